@@ -1,0 +1,53 @@
+# make demo            the whole path on synthetic radiographs   (DATA=<folder> for MURA or knee-oa, STORE=file for no object store)
+# make test            every test that this machine can run      make system   the Debian packages that some tests use
+# make lint            ruff, mypy, import-linter                 make bench    ratios against peers (tests/benchmarks)
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SYSTEM_PACKAGES := iproute2 chromium
+
+.PHONY: demo test test-fast lint format lock system install bench clean
+
+install: $(STAMP)
+
+# Reinstalls only when the lock or the project's metadata changed.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 13) else f"mskray needs Python 3.11 or 3.12, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.11 …")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "No venv could be made: on Debian, apt-get install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: $(STAMP)
+	@exec $(BIN)/python jobs/demo.py $(if $(DATA),--data "$(DATA)") $(if $(STORE),--store $(STORE))
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+# Without the tests that start Ray, train or serve.
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(STAMP)
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra mlflow --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --quiet --output-file requirements.lock $(ARGS)
+
+system:
+	@command -v apt-get >/dev/null || { echo "make system knows Debian only; install by hand: $(SYSTEM_PACKAGES)"; exit 1; }
+	@missing=""; for p in $(SYSTEM_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi; \
+	echo "present: $(SYSTEM_PACKAGES)"
+
+clean:
+	rm -rf $(VENV) demo-out build
