@@ -1,0 +1,8 @@
+"""Train as a Ray job: `ray job submit --working-dir . -- python jobs/train.py CONFIG.yaml [section.key=value …]`."""
+
+import sys
+
+from mskray.cli import main
+
+if __name__ == "__main__":
+    main(["train", *sys.argv[1:]])

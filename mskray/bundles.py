@@ -1,0 +1,171 @@
+"""A trained model as files on object storage, readable without this code and without pickle.
+
+    bundle.json           family, config, label space, image format, metrics, cohort hash, versions, file hashes
+    weights.safetensors   tensors of a torch family
+    card.md               the same for people
+
+`bundle.json` is written last; a folder without it is not a bundle. Loading checks the schema version and the hash of
+every file before anything is used.
+"""
+
+import hashlib
+import platform
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import ray
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load, save
+
+import mskray
+from mskray.errors import UserError
+from mskray.families import Fitted, Predictor, family
+from mskray.storage import Location, locate
+
+SCHEMA_VERSION = 1
+DESCRIPTION, WEIGHTS, CARD = "bundle.json", "weights.safetensors", "card.md"
+_MAX_WEIGHTS = 16 << 30
+
+
+class Bundle(BaseModel):
+    """`bundle.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    family: str
+    config: dict[str, Any]
+    task: str
+    classes: tuple[str, ...]
+    kind: str
+    body_parts: tuple[str, ...]
+    image: dict[str, Any]
+    best: dict[str, Any]
+    history: list[dict[str, Any]]
+    labels: dict[str, int]
+    cohort: dict[str, str]
+    fingerprint: str
+    created: str
+    versions: dict[str, str]
+    files: dict[str, str]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over the files' hashes and what decides a prediction."""
+        parts = [self.family, repr(self.config), repr(self.classes), repr(self.image), repr(sorted(self.files.items()))]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def save_bundle(fitted: Fitted, location: Location, fingerprint: str) -> Bundle:
+    """Write a fitted model to `location` and return its description.
+
+    Args:
+        fingerprint: hash of the job that made it, by which a repeated job finds it.
+    """
+    weights = save({name: value.contiguous() for name, value in fitted.state.items()})
+    location.join(WEIGHTS).write_bytes(weights)
+    bundle = Bundle(
+        name=location.name,
+        **{key: value for key, value in vars(fitted).items() if key != "state"},
+        fingerprint=fingerprint,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions={
+            "mskray": mskray.__version__,
+            "python": platform.python_version(),
+            "ray": ray.__version__,
+            "torch": torch.__version__,
+        },
+        files={WEIGHTS: hashlib.sha256(weights).hexdigest()},
+    )
+    location.join(CARD).write_bytes(card(bundle).encode())
+    location.join(DESCRIPTION).write_json(bundle.model_dump(mode="json"))
+    return bundle
+
+
+def read_description(uri: str | Location) -> Bundle:
+    """Read and check `bundle.json` alone. Raises UserError: no bundle, a newer schema, a broken description."""
+    location = locate(uri)
+    content = read_versioned(location.join(DESCRIPTION), "bundle", SCHEMA_VERSION)
+    try:
+        return Bundle.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"bundle {location}: {DESCRIPTION} is damaged at {first['loc']}: {first['msg']}") from None
+
+
+def load_bundle(uri: str | Location) -> tuple[Bundle, Fitted]:
+    """Load a bundle. Raises UserError: not a bundle, newer schema, a missing file, a file that was changed."""
+    location = locate(uri)
+    bundle = read_description(location)
+    weights = location.join(WEIGHTS).read_bytes(max_bytes=_MAX_WEIGHTS)
+    if hashlib.sha256(weights).hexdigest() != bundle.files.get(WEIGHTS):
+        raise UserError(
+            f"bundle {location}: {WEIGHTS} does not match the hash in {DESCRIPTION}; it was damaged or changed: "
+            "restore it or train again"
+        )
+    facts = {name: getattr(bundle, name) for name in Fitted.__dataclass_fields__ if name != "state"}
+    return bundle, Fitted(state=load(weights), **facts)
+
+
+def load_predictor(uri: str | Location, device: str = "cpu") -> tuple[Bundle, Predictor]:
+    """Load a bundle, ready to predict."""
+    bundle, fitted = load_bundle(uri)
+    return bundle, family(bundle.family).predictor(fitted, device)
+
+
+def read_versioned(location: Location, what: str, newest: int) -> dict[str, Any]:
+    """Read a JSON object whose `schema_version` this program knows, or raise one UserError."""
+    if not location.is_file():
+        raise UserError(f"{location} does not exist: give the folder of a finished {what}")
+    content = location.read_json()
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(version, int) or version < 1:
+        raise UserError(f"{location} has no schema_version: it is not a {what}")
+    if version > newest:
+        raise UserError(
+            f"{location} has schema version {version}, this mskray {mskray.__version__} reads up to {newest}: "
+            "update mskray"
+        )
+    return content
+
+
+def card(bundle: Bundle) -> str:
+    """Write the model card in Markdown."""
+    best = bundle.best
+    figures = [f"| {key.removeprefix('val_')} | {value:.3f} |" for key, value in best.items() if key.startswith("val_")]
+    total = sum(bundle.labels.values())
+    labels = ", ".join(f"{name} {count:,} ({count / total:.0%})" for name, count in bundle.labels.items())
+    return "\n".join(
+        [
+            f"# {bundle.name}",
+            "",
+            f"A `{bundle.family}` that tells {' from '.join(bundle.classes)} on {bundle.kind}s "
+            f"(task `{bundle.task}`), made by mskray {bundle.versions['mskray']} on {bundle.created}.",
+            "",
+            "Not a medical device: for research, not for diagnosis.",
+            "",
+            "## Data",
+            "",
+            f"- cohort `{bundle.cohort['uri']}`, content hash `{bundle.cohort['content_hash'][:16]}`",
+            f"- body parts: {', '.join(bundle.body_parts)}",
+            f"- training images: {total:,}: {labels}",
+            f"- images of {bundle.image['size']} × {bundle.image['size']} px, {bundle.image['dtype']}",
+            "",
+            f"## Validation, image level, epoch {best['epoch']} of {len(bundle.history)}",
+            "",
+            "The epoch was chosen on this split: these figures flatter. `mskray evaluate` gives those of held-out "
+            "studies, with intervals.",
+            "",
+            "| figure | value |",
+            "| --- | --- |",
+            *figures,
+            "",
+            "## Limits",
+            "",
+            "- It knows the body parts above and nothing else; on others its probabilities mean nothing.",
+            "- Probabilities are not calibrated unless an ensemble that contains it says so.",
+            "",
+        ]
+    )

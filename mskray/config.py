@@ -1,0 +1,214 @@
+"""Typed configuration: every value has a type, bounds, a default, a unit and a source.
+
+A config class stands beside the code that it configures (`class Config(Section)`), states its fields with
+`setting(...)`, and is filled from a YAML file and `section.key=value` words:
+
+    mskray train jobs/configs/knee-mobilenet.yaml optimizer.learning_rate=3e-4
+
+What does not fit is named with what is allowed, before any work starts.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from mskray.errors import UserError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """Base of every config class: unknown keys are refused, values cannot change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def setting(default: Any, text: str, *, unit: str = "", source: str = "", **bounds: Any) -> Any:
+    """Declare one config field.
+
+    Args:
+        default: the value when nothing is given; `...` makes the field required.
+        text: what it does, one clause.
+        unit: unit of the value ("px", "epochs", …).
+        source: where the default comes from (paper and section), when it has one.
+        bounds: pydantic bounds (`ge`, `gt`, `le`, `lt`, `min_length`, …).
+    """
+    return Field(default, description=text, json_schema_extra={"unit": unit, "source": source}, **bounds)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping. Raises UserError when the file is missing, unreadable or not a mapping."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"config {path} does not exist: give the path of a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"config {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"config {path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"config {path} must be a mapping of keys to values")
+    return content
+
+
+def apply_overrides(data: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """Return `data` with `section.key=value` words applied; values are read as YAML (`1e-3` is a number)."""
+    result = _copy(data)
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise UserError(f"override {word!r} is not of the form section.key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"override {word!r}: the value is not valid YAML; quote it") from None
+        *sections, last = key.split(".")
+        node = result
+        for name in sections:
+            node = node.setdefault(name, {})
+            if not isinstance(node, dict):
+                raise UserError(f"override {word!r}: {name} is a value, not a section")
+        node[last] = _number(value)
+    return result
+
+
+def validate(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
+    """Build `model` from `data`, or raise one UserError that names every wrong key with what is allowed.
+
+    Args:
+        where: what the data came from (a file, a bundle), for the message.
+    """
+    try:
+        return model.model_validate(_numbers(data))
+    except ValidationError as error:
+        problems = [_problem(model, detail) for detail in error.errors()]
+        raise UserError(f"{where}: " + "; ".join(problems)) from None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One leaf of a config class, as `mskray families NAME` prints it."""
+
+    key: str
+    type: str
+    bounds: str
+    default: Any
+    required: bool
+    unit: str
+    source: str
+    text: str
+
+
+def describe(model: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
+    """Yield every leaf field of a config class, nested sections first-to-last, with dotted keys."""
+    for name, field in model.model_fields.items():
+        section = _section_of(field.annotation)
+        if section is not None:
+            yield from describe(section, f"{prefix}{name}.")
+            continue
+        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        yield Setting(
+            key=prefix + name,
+            type=_type_name(field.annotation),
+            bounds=_bounds(field),
+            default=None if field.is_required() else field.get_default(call_default_factory=True),
+            required=field.is_required(),
+            unit=str(extra.get("unit", "")),
+            source=str(extra.get("source", "")),
+            text=field.description or "",
+        )
+
+
+def _problem(model: type[BaseModel], detail: Any) -> str:
+    location = [part for part in detail["loc"] if isinstance(part, str)]
+    key = ".".join(location)
+    parent, field = _resolve(model, location)
+    if detail["type"] == "extra_forbidden" and parent is not None:
+        known = list(parent.model_fields)
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"unknown key {key} ({hint}allowed: {', '.join(known)})"
+    if detail["type"] == "missing":
+        return f"{key} is required"
+    allowed = ""
+    if field is not None:
+        words = ", ".join(word for word in (_type_name(field.annotation), _bounds(field)) if word)
+        allowed = f" (allowed: {words})"
+    if detail["type"] == "value_error":
+        return f"{key or 'configuration'}: {detail['ctx']['error']!s}"
+    return f"{key} = {detail['input']!r} is not allowed{allowed}"
+
+
+def _resolve(model: type[BaseModel], location: Sequence[str]) -> tuple[type[BaseModel] | None, FieldInfo | None]:
+    parent: type[BaseModel] | None = model
+    field: FieldInfo | None = None
+    for index, name in enumerate(location):
+        if parent is None:
+            return None, field
+        if name not in parent.model_fields:
+            return parent, None
+        field = parent.model_fields[name]
+        if index < len(location) - 1:
+            parent = _section_of(field.annotation)
+    return parent, field
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _type_name(annotation: Any) -> str:
+    origin = typing.get_origin(annotation)
+    if origin is Literal:
+        return " | ".join(str(value) for value in typing.get_args(annotation))
+    if origin in (types.UnionType, typing.Union):
+        return " | ".join(_type_name(part) for part in typing.get_args(annotation))
+    if origin in (tuple, list):
+        inner = [part for part in typing.get_args(annotation) if part is not Ellipsis]
+        return "list of " + " × ".join(_type_name(part) for part in inner)
+    if annotation is type(None):
+        return "null"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+_SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥", "max_length": "length ≤"}
+
+
+def _bounds(field: FieldInfo) -> str:
+    found = [
+        f"{sign} {getattr(item, name):g}"
+        for item in field.metadata
+        for name, sign in _SIGNS.items()
+        if getattr(item, name, None) is not None
+    ]
+    return " and ".join(found)
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads `1e-3` as text; take it as the number it is."""
+    if isinstance(value, str):
+        try:
+            return float(value) if any(sign in value for sign in "eE") and value[:1] in "+-.0123456789" else value
+        except ValueError:
+            return value
+    return value
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return _number(value)
+
+
+def _copy(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(item) if isinstance(item, Mapping) else item for key, item in value.items()}

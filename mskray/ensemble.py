@@ -1,0 +1,164 @@
+"""Soft voting over bundles: the weighted mean of the members' probabilities, calibrated, with a threshold.
+
+    mskray ensemble BUNDLE BUNDLE … --out URI [--calibrate COHORT]
+
+`ensemble.json` names members by URI and hash; a member that changed since is refused. A single bundle is read as an
+ensemble of one, so that whatever predicts knows only `Voter`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mskray import bundles
+from mskray.bundles import Bundle, load_predictor, read_description
+from mskray.errors import UserError
+from mskray.evaluation.calibration import apply_temperature
+from mskray.families import Images, Predictor
+from mskray.storage import Location, locate
+
+SCHEMA_VERSION = 1
+DESCRIPTION = "ensemble.json"
+
+
+class Member(BaseModel):
+    """One bundle of an ensemble."""
+
+    model_config = ConfigDict(frozen=True)
+
+    uri: str
+    hash: str
+    weight: float = Field(1.0, gt=0)
+
+
+class Calibration(BaseModel):
+    """Temperature scaling of the mean; 1 leaves it as it is. `fitted_on` names cohort and split."""
+
+    model_config = ConfigDict(frozen=True)
+
+    temperature: float = Field(1.0, gt=0)
+    fitted_on: str | None = None
+
+
+class Ensemble(BaseModel):
+    """`ensemble.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: str
+    voting: Literal["soft"] = "soft"
+    task: str
+    classes: tuple[str, ...]
+    members: tuple[Member, ...] = Field(min_length=1)
+    calibration: Calibration = Calibration()
+    threshold: float = Field(0.5, ge=0, le=1)
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What an ensemble says of n images.
+
+    Args:
+        probabilities: (n, classes) float32, weighted mean of the members, calibrated.
+        members: each member's own (n, classes) probabilities by name.
+    """
+
+    probabilities: np.ndarray
+    members: Mapping[str, np.ndarray]
+
+
+class Voter:
+    """A loaded ensemble, ready to predict in this process."""
+
+    def __init__(self, ensemble: Ensemble, members: Sequence[tuple[Bundle, Predictor]]) -> None:
+        self.ensemble = ensemble
+        self.classes, self.threshold = ensemble.classes, ensemble.threshold
+        self.bundles = tuple(bundle for bundle, _ in members)
+        self._names = _distinct([bundle.name for bundle in self.bundles])
+        self._predictors = [predictor for _, predictor in members]
+        weights = np.array([member.weight for member in ensemble.members], dtype=np.float64)
+        self._weights = weights / weights.sum()
+
+    def __call__(self, images: Images) -> Vote:
+        """Vote on a batch of radiographs."""
+        votes = [predictor(images).probabilities for predictor in self._predictors]
+        mean = np.tensordot(self._weights, np.stack(votes), axes=1)
+        scaled = apply_temperature(mean, self.ensemble.calibration.temperature)
+        return Vote(scaled.astype(np.float32), dict(zip(self._names, votes, strict=True)))
+
+
+def join(
+    uris: Sequence[str], name: str, weights: Sequence[float] | None = None, calibration: Calibration | None = None
+) -> Ensemble:
+    """Describe the soft-voting ensemble of some bundles.
+
+    Raises:
+        UserError: no bundles, weights that do not fit, or bundles that answer different questions.
+    """
+    if not uris:
+        raise UserError("an ensemble needs at least one bundle")
+    if weights is not None and len(weights) != len(uris):
+        raise UserError(f"{len(weights)} weights for {len(uris)} bundles: give one for each or none")
+    described = [(str(locate(uri)), read_description(uri)) for uri in uris]
+    first = described[0][1]
+    for uri, bundle in described[1:]:
+        if (bundle.task, bundle.classes, bundle.kind) != (first.task, first.classes, first.kind):
+            raise UserError(
+                f"bundle {uri} answers {bundle.task} {'/'.join(bundle.classes)} on {bundle.kind}s, {uris[0]} answers "
+                f"{first.task} {'/'.join(first.classes)} on {first.kind}s: an ensemble needs one question"
+            )
+    members = [
+        Member(uri=uri, hash=bundle.hash, weight=weight)
+        for (uri, bundle), weight in zip(described, weights or [1.0] * len(uris), strict=True)
+    ]
+    return Ensemble(
+        name=name,
+        task=first.task,
+        classes=first.classes,
+        members=tuple(members),
+        calibration=calibration or Calibration(),
+    )
+
+
+def save_ensemble(ensemble: Ensemble, location: Location) -> None:
+    location.join(DESCRIPTION).write_json(ensemble.model_dump(mode="json"))
+
+
+def describe(uri: str | Location) -> Ensemble:
+    """Read the ensemble at `uri`; a bundle counts as an ensemble of one. Raises UserError for anything else."""
+    location = locate(uri)
+    if location.join(bundles.DESCRIPTION).is_file():
+        return join([str(location)], location.name)
+    if not location.join(DESCRIPTION).is_file():
+        raise UserError(
+            f"{location} holds neither {bundles.DESCRIPTION} nor {DESCRIPTION}: give a bundle or an ensemble"
+        )
+    content = bundles.read_versioned(location.join(DESCRIPTION), "ensemble", SCHEMA_VERSION)
+    try:
+        return Ensemble.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"ensemble {location}: {DESCRIPTION} is damaged at {first['loc']}: {first['msg']}") from None
+
+
+def load(uri: str | Location, device: str = "cpu") -> Voter:
+    """Load an ensemble or a bundle with all its members. Raises UserError when a member is missing or has changed."""
+    ensemble = describe(uri)
+    members: list[tuple[Bundle, Any]] = []
+    for member in ensemble.members:
+        bundle, predictor = load_predictor(member.uri, device)
+        if bundle.hash != member.hash:
+            raise UserError(
+                f"ensemble {uri}: member {member.uri} has changed since the ensemble was made: make the ensemble again"
+            )
+        members.append((bundle, predictor))
+    return Voter(ensemble, members)
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Number names that occur more than once, so that votes can be told apart."""
+    return [name if names.count(name) == 1 else f"{name} ({index + 1})" for index, name in enumerate(names)]

@@ -1,0 +1,20 @@
+"""Model families: each file registers one, and the rest of mskray knows them only through `Family`.
+
+    mskray families              lists them
+    mskray families classifier   prints its config
+
+A new family is one new file in this folder with a `@register` class; nothing else is edited.
+"""
+
+from mskray.families.base import (
+    Family,
+    Fitted,
+    Images,
+    Prediction,
+    Predictor,
+    families,
+    family,
+    register,
+)
+
+__all__ = ["Family", "Fitted", "Images", "Prediction", "Predictor", "families", "family", "register"]

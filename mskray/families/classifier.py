@@ -1,0 +1,110 @@
+"""Fine-tuned ImageNet networks on radiographs: baselines of ZHAW, KALM's global rows and the ResNet18 recipe.
+
+mskray train jobs/configs/phantom-mobilenet.yaml
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mskray.cohorts import Cohort
+from mskray.config import Section, setting
+from mskray.families.base import Fitted, Predictor, check_kind, register
+from mskray.families.torch_predictor import TorchPredictor
+from mskray.models.backbones import BACKBONES, Backbone, load_initial
+from mskray.training.config import TorchConfig
+from mskray.training.fit import fit
+from mskray.training.run import Run
+from mskray.training.weights import initial_weights
+
+
+class NetworkSection(Section):
+    """The network and what of it learns."""
+
+    backbone: Literal[BACKBONES] = setting("densenet169", "torchvision network", source="Z, section II-A")  # type: ignore[valid-type]
+    weights: str = setting("imagenet", "none, imagenet (torchvision's own), or the URI of a state dict", min_length=1)
+    freeze: tuple[str, ...] = setting((), "stages that do not learn, such as stem, layer1; their BatchNorm stays as is")
+
+
+class ClassifierConfig(TorchConfig):
+    """Config of the `classifier` family."""
+
+    network: NetworkSection = NetworkSection()
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe:
+    """The classifier's side of the shared loop."""
+
+    config: ClassifierConfig
+    classes: int
+
+    def build(self) -> Backbone:
+        network = self.config.network
+        return Backbone(network.backbone, self.classes, network.freeze)
+
+    def initial_state(self) -> dict[str, Tensor]:
+        """Build the network with its first weights. Raises UserError when they cannot be had or do not fit."""
+        network = self.config.network
+        state = initial_weights(network.weights, network.backbone)
+        torch.manual_seed(self.config.loop.seed)
+        built = self.build()
+        if state is not None:
+            load_initial(built, state, network.weights)
+        return built.state_dict()
+
+    def set_training(self, network: nn.Module) -> None:
+        network.train()
+
+    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
+        """Cross-entropy, weighted by class where `loop.class_weights` asks for it."""
+        smoothing = self.config.loop.label_smoothing
+        return F.cross_entropy(network(images), labels, weight=class_weights, label_smoothing=smoothing)
+
+    def probabilities(self, network: nn.Module, images: Tensor) -> Tensor:
+        return network(images).float().softmax(dim=1)
+
+
+@register
+class Classifier:
+    name: ClassVar[str] = "classifier"
+    summary: ClassVar[str] = "fine-tuned CNN backbone with freezing, class weights, schedules and early stopping"
+    kinds: ClassVar[tuple[str, ...]] = ("radiograph",)
+    Config: ClassVar[type[ClassifierConfig]] = ClassifierConfig
+
+    def fit(self, cohort: Cohort, config: ClassifierConfig, run: Run) -> Fitted:
+        check_kind(self, cohort)
+        task = cohort.task(run.task)
+        recipe = ClassifierRecipe(config, len(task.classes))
+        trained = fit(recipe, recipe.initial_state, cohort, run)
+        return Fitted(
+            family=self.name,
+            config=config.model_dump(mode="json"),
+            task=task.name,
+            classes=task.classes,
+            kind=cohort.manifest.kind,
+            body_parts=tuple(sorted(set(cohort.metadata("train", ["body_part"])["body_part"].to_pylist()))),
+            image=cohort.image.model_dump(mode="json"),
+            state=trained.state,
+            history=trained.history,
+            best=trained.best,
+            labels=trained.labels,
+            cohort={"uri": str(cohort.location), "content_hash": cohort.content_hash},
+        )
+
+    def predictor(self, fitted: Fitted, device: str = "cpu") -> Predictor:
+        config = ClassifierConfig.model_validate(fitted.config)
+        return TorchPredictor(ClassifierRecipe(config, len(fitted.classes)), fitted, device)
+
+    def search_space(self) -> dict[str, Any]:
+        return {
+            "network.backbone": list(BACKBONES),
+            "optimizer.learning_rate": (1e-5, 1e-2),
+            "optimizer.weight_decay": (1e-6, 1e-2),
+            "schedule.name": ["plateau", "cosine", "one_cycle"],
+            "augment.rotation": (0.0, 30.0),
+            "loop.label_smoothing": (0.0, 0.2),
+        }

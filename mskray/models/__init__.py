@@ -1,0 +1,1 @@
+"""torch.nn modules and nothing else, one architecture a file."""

@@ -1,0 +1,84 @@
+"""Rows for a predictor, from a cohort's shards or from files: identity, and pixels as bytes with their shape.
+
+Pixels travel as bytes because files differ in size. These functions run in Ray Data tasks, without torch.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mskray.cohorts import Cohort
+from mskray.errors import UserError
+from mskray.imaging.decode import DecodeError, decode
+from mskray.storage import Location
+
+IDENTITY = ("instance_id", "study_id", "patient_id", "body_part", "view_index")
+PIXELS = ("pixels", "rows", "columns", "dtype")
+
+Reader = Callable[[dict[str, np.ndarray]], pa.Table]
+
+
+def cohort_reader(cohort: Cohort, split: str, label_column: str) -> Reader:
+    """Return a function from one `shard` number to the shard's rows, with `label` (null where missing)."""
+
+    def read(items: dict[str, np.ndarray]) -> pa.Table:
+        shard = cohort.shards(split)[int(items["shard"][0])]
+        data = cohort.read_shard(shard, ["image", label_column, *IDENTITY])
+        labels = data[label_column]
+        return pa.table(
+            {
+                **{name: pa.array(data[name].tolist()) for name in IDENTITY},
+                "label": pa.array(labels.astype(np.int32), pa.int32(), mask=labels < 0),
+                "error": pa.nulls(len(labels), pa.string()),
+                **_pixel_columns(list(data["image"])),
+            }
+        )
+
+    return read
+
+
+def file_reader(root: Location) -> Reader:
+    """Return a function from `path`s below `root` to one row each, with `error` where a file is not readable."""
+
+    def read(items: dict[str, np.ndarray]) -> pa.Table:
+        paths = [str(path) for path in items["path"]]
+        decoded = [_decode_file(root.join(path)) for path in paths]
+        return pa.table(
+            {
+                "path": pa.array(paths, pa.string()),
+                "body_part": pa.array([part for _, part, _ in decoded], pa.string()),
+                "error": pa.array([error for _, _, error in decoded], pa.string()),
+                **_pixel_columns([pixels for pixels, _, _ in decoded]),
+            }
+        )
+
+    return read
+
+
+def pixel_arrays(rows: pa.Table) -> Iterator[np.ndarray]:
+    """Yield the (rows, columns) array of each row that has pixels."""
+    for row in rows.select(list(PIXELS)).to_pylist():
+        yield np.frombuffer(row["pixels"], row["dtype"]).reshape(row["rows"], row["columns"])
+
+
+def _pixel_columns(images: list[np.ndarray | None]) -> dict[str, Any]:
+    return {
+        "pixels": pa.array([None if each is None else each.tobytes() for each in images], pa.large_binary()),
+        "rows": pa.array([0 if each is None else each.shape[0] for each in images], pa.int32()),
+        "columns": pa.array([0 if each is None else each.shape[1] for each in images], pa.int32()),
+        "dtype": pa.array(["" if each is None else each.dtype.name for each in images], pa.string()),
+    }
+
+
+def _decode_file(location: Location) -> tuple[np.ndarray | None, str, str | None]:
+    try:
+        image = decode(location.read_bytes())
+    except DecodeError as error:
+        return None, "", str(error)
+    except (UserError, OSError) as error:
+        return None, "", f"cannot be read: {error}"
+    if image.pixels.ndim != 2:
+        return None, "", f"{image.pixels.shape[0]} frames where a radiograph has one"
+    return image.pixels, str(image.metadata.get("body_part") or "").upper(), None

@@ -1,0 +1,95 @@
+"""The config sections that every torch family shares; a family adds its own `network` section.
+
+`mskray families classifier` prints them all.
+"""
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from mskray.config import Section, setting
+
+Metric = Literal["auroc", "kappa", "balanced_accuracy", "accuracy", "f1", "loss"]
+
+
+class DataSection(Section):
+    """What the loop reads and in what portions."""
+
+    image_size: int = setting(224, "side of the square network input", unit="px", ge=32, le=2048)
+    batch_size: int = setting(32, "images per worker and step", unit="images", ge=1, le=4096)
+    shuffle_window: int = setting(
+        8192, "rows among which order is random, beside the order of shards", unit="rows", ge=64, le=1_000_000
+    )
+    cache: Literal["auto", "memory", "stream"] = setting(
+        "auto", "keep decoded shards in each node's shared memory, stream them anew each epoch, or decide by size"
+    )
+
+
+class OptimizerSection(Section):
+    """How the weights move."""
+
+    name: Literal["adamw", "adam", "sgd"] = setting("adamw", "the optimizer")
+    learning_rate: float = setting(3e-4, "peak learning rate", gt=0, le=10)
+    weight_decay: float = setting(1e-4, "decay of weights (decoupled for adamw)", ge=0, le=1)
+    momentum: float = setting(0.9, "momentum, sgd only", ge=0, lt=1)
+    accumulate: int = setting(1, "steps whose gradients are summed before the weights move", unit="steps", ge=1, le=256)
+    clip_norm: float = setting(0.0, "largest gradient norm; 0 leaves gradients as they are", ge=0, le=1e4)
+
+
+class ScheduleSection(Section):
+    """How the learning rate moves."""
+
+    name: Literal["none", "plateau", "cosine", "one_cycle"] = setting("cosine", "the schedule")
+    factor: float = setting(0.5, "plateau: what the rate is multiplied by", gt=0, lt=1, source="R, slide 05")
+    patience: int = setting(2, "plateau: epochs without improvement before the rate falls", unit="epochs", ge=0, le=100)
+    warmup: float = setting(0.1, "cosine and one_cycle: share of all steps in which the rate rises", ge=0, lt=1)
+
+
+class AugmentSection(Section):
+    """Changes that a radiograph could show by itself: pose, collimation, exposure. Nothing is cut out or recoloured."""
+
+    flip: float = setting(0.5, "probability of a left-right mirror", ge=0, le=1, source="R, slide 05")
+    rotation: float = setting(10.0, "largest rotation either way", unit="degrees", ge=0, le=180, source="R, slide 05")
+    translation: float = setting(0.05, "largest shift, as a share of the side", ge=0, le=0.5)
+    scale: float = setting(0.1, "largest change of size, as a share", ge=0, le=0.5)
+    brightness: float = setting(0.1, "largest change of brightness, as a share of the range", ge=0, le=1)
+    contrast: float = setting(0.2, "largest change of contrast, as a share", ge=0, le=1, source="R, slide 05")
+
+
+class LoopSection(Section):
+    """How long, how exactly, and when to stop."""
+
+    epochs: int = setting(10, "passes over the training split", unit="epochs", ge=1, le=10_000)
+    seed: int = setting(0, "seed of order, augmentation, initialisation and dropout", ge=0, le=2**31 - 1)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(
+        "auto", "number format of the forward pass; auto is fp32 on CPU and mixed precision on GPU"
+    )
+    class_weights: Literal["none", "inverse_frequency"] = setting(
+        "none", "weight of each class in the loss", source="R, slide 05"
+    )
+    label_smoothing: float = setting(0.0, "share of each label spread over the other classes", ge=0, lt=1)
+    metric: Metric = setting("auroc", "validation metric that picks the best epoch, steers plateau and stopping")
+    patience: int = setting(0, "epochs without improvement before training stops; 0 never stops", ge=0, le=1000)
+    checkpoint_every: int = setting(
+        0, "steps between checkpoints beside the one after each epoch; 0 for none", unit="steps", ge=0, le=10_000_000
+    )
+
+
+class TorchConfig(Section):
+    """Base of a torch family's config."""
+
+    data: DataSection = DataSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection = ScheduleSection()
+    augment: AugmentSection = AugmentSection()
+    loop: LoopSection = LoopSection()
+
+    @model_validator(mode="after")
+    def _stopping_leaves_room_for_plateau(self) -> "TorchConfig":
+        """Stopping before the plateau schedule can fire would make it dead weight, as in R's notebook."""
+        if self.schedule.name == "plateau" and 0 < self.loop.patience <= self.schedule.patience:
+            raise ValueError(
+                f"loop.patience = {self.loop.patience} stops training before schedule.patience = "
+                f"{self.schedule.patience} lets the plateau schedule fire: raise loop.patience above it"
+            )
+        return self

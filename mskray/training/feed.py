@@ -1,0 +1,157 @@
+"""From shards in the bucket to batches, in the order of a `Plan`, with the next shards always under way.
+
+A loader task (no torch, half a CPU) reads one shard, drops its unlabelled rows, brings the images to the input
+size and leaves them as uint8 or uint16 in the node's shared memory, from where every rank of that node gathers its
+batches without a copy of the shard. Two ways to hold shards:
+
+- `memory`: the driver asks for every shard once, before the workers start; nothing is read again.
+- `stream`: each rank asks for the shards of the next window while it trains on this one, across the ends of
+  epochs, so that no epoch starts with a wait.
+
+Both give the same batches. `choose_cache` decides by size.
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from mskray.cohorts import Cohort, open_cohort
+from mskray.cohorts.schema import MISSING
+from mskray.imaging.regions import fit_to_canvas
+from mskray.training.plan import Rows
+
+Arrays = dict[str, np.ndarray]
+# Shared memory also holds batches in flight and checkpoints: shards may fill this share of the smallest node's.
+_MEMORY_SHARE = 0.4
+LOADER_CPUS = 0.5
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split of a cohort as the loop reads it; small, so that it travels to every worker.
+
+    Args:
+        labelled: rows with a label in each shard, in the order of `Cohort.shards`.
+    """
+
+    cohort: str
+    name: str
+    task: str
+    image_size: int
+    labelled: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        return sum(self.labelled)
+
+    def load(self, shard: int) -> Arrays:
+        """Read one shard: `image` (n, size, size) in the cohort's dtype and `label` (n,) int64."""
+        cohort = open_cohort(self.cohort, check=False)
+        column = cohort.task(self.task).column
+        data = cohort.read_shard(cohort.shards(self.name)[shard], ["image", column])
+        keep = data[column] != MISSING
+        image, label = data["image"], data[column].astype(np.int64)
+        if not keep.all():
+            image, label = image[keep], label[keep]
+        if image.shape[1] != self.image_size and len(image):
+            image = np.stack([fit_to_canvas(each, self.image_size)[0] for each in image])
+        return {"image": image, "label": label}
+
+
+def describe_split(cohort: Cohort, name: str, task: str, image_size: int) -> tuple[Split, np.ndarray]:
+    """Return a split and its labels (n,) int64, without the unlabelled rows."""
+    labels = cohort.metadata(name, [cohort.task(task).column]).column(0).fill_null(MISSING).to_numpy()
+    ends = np.cumsum([shard.rows for shard in cohort.shards(name)])
+    counts = [int((part != MISSING).sum()) for part in np.split(labels, ends[:-1])]
+    return Split(str(cohort.location), name, task, image_size, tuple(counts)), labels[labels != MISSING].astype(
+        np.int64
+    )
+
+
+@ray.remote(num_cpus=LOADER_CPUS, max_retries=5, scheduling_strategy="SPREAD")
+def _load(split: Split, shard: int) -> Arrays:
+    return split.load(shard)
+
+
+def request(split: Split, shard: int) -> ray.ObjectRef:
+    """Start reading a shard; `ray.get` of the result gives its arrays."""
+    return _load.remote(split, shard)
+
+
+def choose_cache(wanted: str, splits: Sequence[Split], bytes_per_pixel: int) -> str:
+    """Return "memory" or "stream": what `data.cache` says, or by size where it says "auto"."""
+    if wanted != "auto":
+        return wanted
+    need = sum(split.rows * split.image_size**2 * bytes_per_pixel for split in splits)
+    nodes = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    return "memory" if need <= _MEMORY_SHARE * min(nodes, default=0.0) else "stream"
+
+
+class Shards:
+    """The shards that a rank holds or has asked for.
+
+    Args:
+        split: what to read.
+        held: a reference for every shard in "memory" mode, empty in "stream" mode.
+    """
+
+    def __init__(self, split: Split, held: Sequence[Any] = ()) -> None:
+        self._split = split
+        self._keep = bool(held)
+        self._references: dict[int, Any] = dict(enumerate(held))
+        self._arrays: dict[int, Arrays] = {}
+        self._uses: Counter[int] = Counter()
+
+    def expect(self, shards: Iterable[int]) -> None:
+        """Note a coming use of these shards and start reading those that are not at hand."""
+        for shard in shards:
+            self._uses[shard] += 1
+            if shard not in self._references:
+                self._references[shard] = request(self._split, shard)
+
+    def gather(self, rows: Rows) -> Arrays:
+        """Copy the given rows into new arrays, in order."""
+        result: Arrays = {}
+        for shard in np.unique(rows.shard):
+            if shard not in self._arrays:
+                self._arrays[int(shard)] = ray.get(self._references[int(shard)])
+            arrays, here = self._arrays[int(shard)], rows.shard == shard
+            for name, values in arrays.items():
+                if name not in result:
+                    result[name] = np.empty((len(rows), *values.shape[1:]), values.dtype)
+                result[name][here] = values[rows.row[here]]
+        return result
+
+    def release(self, shards: Iterable[int]) -> None:
+        """Note that a use is over and let go of shards that no coming batch needs."""
+        for shard in shards:
+            self._uses[shard] -= 1
+            if self._uses[shard] <= 0 and not self._keep:
+                self._references.pop(shard, None)
+                self._arrays.pop(shard, None)
+
+
+def feed(shards: Shards, batches: Iterable[tuple[Any, Rows]], ahead: int) -> Iterator[tuple[Any, Arrays]]:
+    """Yield (tag, arrays) for each (tag, rows), asking for shards `ahead` batches before they are needed."""
+    waiting: deque[tuple[Any, Rows, list[int]]] = deque()
+    source = iter(batches)
+    exhausted = False
+    while True:
+        while not exhausted and len(waiting) <= ahead:
+            try:
+                tag, rows = next(source)
+            except StopIteration:
+                exhausted = True
+                break
+            needed = [int(shard) for shard in np.unique(rows.shard)]
+            shards.expect(needed)
+            waiting.append((tag, rows, needed))
+        if not waiting:
+            return
+        tag, rows, needed = waiting.popleft()
+        yield tag, shards.gather(rows)
+        shards.release(needed)

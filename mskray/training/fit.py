@@ -1,0 +1,217 @@
+"""Fit a recipe on Ray Train: check what would fail or hang, start loading, train, collect the best epoch."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+from ray.exceptions import RayError
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig as TorchBackend
+from ray.train.torch import TorchTrainer
+from ray.util.queue import Empty, Queue
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mskray import cluster
+from mskray.cohorts import Cohort
+from mskray.errors import UserError
+from mskray.progress import Progress
+from mskray.training.feed import LOADER_CPUS, Split, choose_cache, describe_split, request
+from mskray.training.loop import POSITION, WEIGHTS, Assignment, Trainer
+from mskray.training.recipe import Recipe, inverse_frequency
+from mskray.training.run import Run, Trained
+from mskray.training.session import SCORE, Session
+
+_WORK = "work"
+
+
+def fit(recipe: Recipe, initial: Callable[[], dict[str, Tensor]], cohort: Cohort, run: Run) -> Trained:
+    """Fit `recipe` on the cohort's `train` split, the epoch chosen on its `validation` split.
+
+    Args:
+        initial: returns the network's whole initial state, or raises UserError.
+    Raises:
+        UserError: before any worker starts, when a split or a class is missing or the cluster is too small;
+            later only when workers were lost more often than `resources.max_failures`.
+    """
+    resources = run.resources
+    cluster.require(
+        cluster.Need("training", resources.workers, resources.cpus_per_worker, 1.0 if resources.gpu else 0.0),
+        LOADER_CPUS,
+    )
+    train, labels = _checked_split(cohort, "train", run.task, recipe)
+    validation, _ = _checked_split(cohort, "validation", run.task, recipe)
+    step = recipe.config.data.batch_size * resources.workers
+    if train.rows < step:
+        raise UserError(
+            f"the training split has {train.rows} labelled images, fewer than one step of {resources.workers} "
+            f"worker(s) × {recipe.config.data.batch_size}: lower data.batch_size or resources.workers"
+        )
+    classes = cohort.task(run.task).classes
+    weighted = recipe.config.loop.class_weights == "inverse_frequency"
+    initial_weights = ray.put(initial())
+    held = _hold(recipe, cohort, train, validation)
+    with _listener(run) as queue:
+        work = Assignment(
+            recipe=recipe,
+            train=train,
+            validation=validation,
+            train_shards=held[0],
+            validation_shards=held[1],
+            class_weights=tuple(inverse_frequency(labels, len(classes))) if weighted else None,
+            initial_weights=initial_weights,
+            say=_Say(queue),
+        )
+        result = _train(work, run)
+    counts = np.bincount(labels, minlength=len(classes)).tolist()
+    return _collect(result, dict(zip(classes, counts, strict=True)))
+
+
+def _checked_split(cohort: Cohort, name: str, task: str, recipe: Recipe) -> tuple[Split, np.ndarray]:
+    if name not in cohort.splits:
+        raise UserError(f"cohort {cohort.location} has no {name} split (it has {', '.join(cohort.splits)})")
+    split, labels = describe_split(cohort, name, task, recipe.config.data.image_size)
+    present = np.unique(labels)
+    if len(present) < 2:
+        raise UserError(
+            f"cohort {cohort.location}, split {name}: task {task} needs labelled images of at least two classes of "
+            f"{', '.join(cohort.task(task).classes)}; it has {len(labels)} of {len(present)}"
+        )
+    return split, labels
+
+
+def _hold(recipe: Recipe, cohort: Cohort, train: Split, validation: Split) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Start loading every shard now, while the workers start, if all of them fit in memory."""
+    bytes_per_pixel = np.dtype(cohort.image.dtype).itemsize
+    if choose_cache(recipe.config.data.cache, [train, validation], bytes_per_pixel) == "stream":
+        return (), ()
+    first, second = (
+        tuple(request(split, shard) for shard in range(len(split.labelled))) for split in (train, validation)
+    )
+    return first, second
+
+
+def _train(work: Assignment, run: Run) -> Any:
+    resources = run.resources
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={_WORK: work},
+        torch_config=TorchBackend(backend="nccl" if resources.gpu else "gloo", timeout_s=600),
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpu,
+            resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": 1} if resources.gpu else {})},
+        ),
+        run_config=RunConfig(
+            name=run.name,
+            storage_path=run.location.path,
+            storage_filesystem=run.location.filesystem,
+            failure_config=FailureConfig(max_failures=resources.max_failures),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
+            ),
+        ),
+    )
+    try:
+        return trainer.fit()
+    except RayError as error:
+        raise _explain(error, run) from error
+    except ray.train.TrainingFailedError as error:
+        raise _explain(error, run) from error
+
+
+def _worker(config: dict[str, Any]) -> list[dict[str, Any]]:
+    work: Assignment = config[_WORK]
+    weights = ray.get(work.initial_weights)
+    return Trainer(work, weights, Session(work.say)).run()
+
+
+def _collect(result: Any, labels: dict[str, int]) -> Trained:
+    with result.get_best_checkpoint(SCORE, "max").as_directory() as folder:
+        state = load_file(Path(folder) / WEIGHTS)
+        best = json.loads((Path(folder) / POSITION).read_text(encoding="utf-8"))["history"][-1]
+    with result.checkpoint.as_directory() as folder:
+        history = json.loads((Path(folder) / POSITION).read_text(encoding="utf-8"))["history"]
+    return Trained(state, history, best, labels)
+
+
+def _explain(error: Exception, run: Run) -> Exception:
+    """Give the UserError that a worker raised, if it did; else say where the run can go on from."""
+    cause: BaseException | None = error
+    while cause is not None:
+        for inner in [cause, *getattr(cause, "worker_failures", {}).values()]:
+            inner = getattr(inner, "cause", inner)
+            if isinstance(inner, UserError):
+                return inner
+        cause = cause.__cause__
+    return error
+
+
+class _Say:
+    """Puts a worker's events on the queue without waiting for the answer."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._actor = queue.actor
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        self._actor.put_nowait.remote(event)
+
+
+@contextmanager
+def _listener(run: Run) -> Iterator[Queue]:
+    """Pass events from the workers to `run.report` and the trackers, in a thread, until the block ends."""
+    queue = Queue(actor_options={"num_cpus": 0})
+    done = threading.Event()
+    failures: list[Exception] = []
+
+    def listen() -> None:
+        while True:
+            finished = done.is_set()
+            try:
+                event = queue.get(timeout=0.5)
+            except Empty:
+                if finished:
+                    return
+                continue
+            except RayError:
+                return
+            try:
+                _pass_on(event, run)
+            except Exception as error:  # a tracker that fails must not stop the training
+                failures.append(error)
+
+    thread = threading.Thread(target=listen, name="training-events", daemon=True)
+    run.report(Progress(f"starting {run.resources.workers} training worker(s)", 0, 0, ""))
+    thread.start()
+    try:
+        yield queue
+    finally:
+        done.set()
+        thread.join(timeout=10)
+        queue.shutdown(force=True)
+    if failures:
+        run.report(Progress(f"tracking failed {len(failures)} time(s), first: {failures[0]}", 0, 0, ""))
+
+
+def _pass_on(event: dict[str, Any], run: Run) -> None:
+    if event["kind"] == "epoch":
+        for tracker in run.trackers:
+            tracker.epoch(event)
+    run.report(_progress(event))
+
+
+def _progress(event: dict[str, Any]) -> Progress:
+    stage = f"epoch {event['epoch']}/{event['epochs']}"
+    if event["kind"] == "epoch":
+        figures = f"loss {event['train_loss']:.3f}  " + "  ".join(
+            f"{name.removeprefix('val_')} {event[name]:.3f}" for name in ("val_auroc", "val_kappa", "val_loss")
+        )
+        return Progress(stage + " validated", 1, 1, "epoch", note=figures)
+    note = f"loss {event['loss']:.3f}  waiting for data {event['wait_share']:.0%}"
+    return Progress(stage, event["done"], event["total"], "images", event["rate"], event["left_s"], note)

@@ -1,0 +1,276 @@
+"""The loop that every torch family trains with, on one worker or many.
+
+Order, augmentation and dropout depend on (seed, epoch, step, rank) alone and a checkpoint holds the position, so a
+run that was cut off goes on at the very step and ends with the same weights as one that was not.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mskray.training.augmentation import augment
+from mskray.training.feed import Shards, Split, feed
+from mskray.training.plan import Plan, Rows, segment
+from mskray.training.recipe import Recipe, to_unit_range
+from mskray.training.schedules import Schedule, make_optimizer
+from mskray.training.session import Session, write_json
+from mskray.training.validation import HIGHER_IS_BETTER, validation_metrics
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """All that a worker needs, small enough to travel; `initial_weights` refers to the network's whole state."""
+
+    recipe: Recipe
+    train: Split
+    validation: Split
+    train_shards: tuple[Any, ...]
+    validation_shards: tuple[Any, ...]
+    class_weights: tuple[float, ...] | None
+    initial_weights: Any
+    say: Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Position:
+    """Where the run stands; the JSON half of a checkpoint."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    best: float | None = None
+    best_epoch: int = -1
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Trainer:
+    """One rank's training: built once, restored if there is a checkpoint, then `run`."""
+
+    def __init__(self, work: Assignment, initial_weights: dict[str, Tensor], session: Session) -> None:
+        self.work, self.session, self.recipe = work, session, work.recipe
+        self.config = work.recipe.config
+        data, loop, optimizer = self.config.data, self.config.loop, self.config.optimizer
+        self.plan = Plan(
+            work.train.labelled, data.batch_size, data.shuffle_window, loop.seed, session.rank, session.world
+        )
+        torch.manual_seed(loop.seed)
+        self.network = self.recipe.build()
+        self.network.load_state_dict(initial_weights)
+        self.network.to(session.device)
+        self.model: nn.Module = self.network
+        if session.world > 1:
+            ids = [session.device] if session.device.type == "cuda" else None
+            self.model = DistributedDataParallel(self.network, device_ids=ids)
+        self.optimizer = make_optimizer(self.network.parameters(), optimizer)
+        updates = loop.epochs * -(-self.plan.steps // optimizer.accumulate)
+        better = HIGHER_IS_BETTER[loop.metric]
+        self.schedule = Schedule(self.optimizer, self.config.schedule, optimizer.learning_rate, updates, better)
+        self.autocast_dtype = _autocast_dtype(loop.precision, session.device)
+        self.scaler = torch.amp.GradScaler(session.device.type, enabled=self.autocast_dtype == torch.float16)
+        weights = work.class_weights
+        self.class_weights = None if weights is None else torch.tensor(weights, device=session.device)
+        self.train_shards = Shards(work.train, work.train_shards)
+        self.validation_shards = Shards(work.validation, work.validation_shards)
+        self.position = Position()
+        # Summed on the device: reading it each step would make a GPU wait for the host.
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=session.device)
+        with session.restored() as folder:
+            if folder is not None:
+                self._restore(folder)
+
+    def run(self) -> list[dict[str, float]]:
+        """Train to the end and return the history, an entry an epoch."""
+        loop, position = self.config.loop, self.position
+        batches = feed(self.train_shards, self._order(), ahead=self._ahead())
+        started, seen, waited = time.monotonic(), 0, 0.0
+        clock = time.monotonic()
+        while position.epoch < loop.epochs and not self._should_stop():
+            self.recipe.set_training(self.network)
+            epoch_started = time.monotonic()
+            epoch_wait, epoch_first = 0.0, position.step
+            while position.step < self.plan.steps:
+                (epoch, step), arrays = next(batches)
+                assert (epoch, step) == (position.epoch, position.step), "the feed lost its place"
+                now = time.monotonic()
+                waited, epoch_wait = waited + now - clock, epoch_wait + now - clock
+                self.loss_sum += self._step(arrays)
+                position.step += 1
+                seen += len(arrays["label"]) * self.session.world
+                clock = time.monotonic()
+                if self.session.due(every_s=0.5):
+                    self.session.say(self._step_event(seen, clock - started, waited))
+                if self._checkpoint_due():
+                    self.session.report({"epoch": position.epoch + position.step / self.plan.steps}, self._save, None)
+            seconds = time.monotonic() - epoch_started
+            rows = (self.plan.steps - epoch_first) * self.plan.batch * self.session.world
+            entry = self._finish_epoch(rows / seconds if seconds else 0.0, epoch_wait / seconds if seconds else 0.0)
+            self.session.report(entry, self._save, entry["score"])
+            self.session.say({"kind": "epoch", "epochs": loop.epochs, **entry})
+            clock = time.monotonic()
+        return position.history
+
+    def _order(self) -> Iterator[tuple[tuple[int, int], Rows]]:
+        first = self.position.step
+        for epoch in range(self.position.epoch, self.config.loop.epochs):
+            for step, rows in enumerate(self.plan.batches(epoch, first), start=first):
+                yield (epoch, step), rows
+            first = 0
+
+    def _ahead(self) -> int:
+        return max(2, self.plan.window // self.plan.batch)
+
+    def _step(self, arrays: dict[str, np.ndarray]) -> Tensor:
+        loop, accumulate = self.config.loop, self.config.optimizer.accumulate
+        position, device = self.position, self.session.device
+        torch.manual_seed(_step_seed(loop.seed, position.epoch, position.step, self.session.rank))
+        first = position.step - position.step % accumulate
+        group = min(accumulate, self.plan.steps - first)
+        last_of_group = position.step - first == group - 1
+        images = augment(to_unit_range(arrays["image"], device), self.config.augment)
+        labels = torch.from_numpy(arrays["label"]).to(device)
+        hold = self.model.no_sync() if self.session.world > 1 and not last_of_group else nullcontext()
+        with hold:
+            with self._autocast():
+                loss = self.recipe.loss(self.model, images, labels, self.class_weights)
+            self.scaler.scale(loss / group).backward()
+        if last_of_group:
+            self._update()
+        return loss.detach()
+
+    def _update(self) -> None:
+        clip = self.config.optimizer.clip_norm
+        if clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.after_update()
+
+    def _finish_epoch(self, rate: float, wait_share: float) -> dict[str, Any]:
+        position, loop = self.position, self.config.loop
+        figures = self._validate()
+        sign = 1.0 if HIGHER_IS_BETTER[loop.metric] else -1.0
+        score = sign * figures[f"val_{loop.metric}"]
+        if position.best is None or score > position.best:
+            position.best, position.best_epoch = score, position.epoch
+        losses = self.session.gather(float(self.loss_sum) / self.plan.steps)
+        self.loss_sum.zero_()
+        entry: dict[str, Any] = {
+            "epoch": position.epoch + 1,
+            "train_loss": float(np.mean(losses)),
+            **figures,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "images_per_s": rate,
+            "wait_share": wait_share,
+            "score": score,
+        }
+        position.history.append(entry)
+        self.schedule.after_epoch(figures[f"val_{loop.metric}"])
+        position.epoch, position.step = position.epoch + 1, 0
+        return entry
+
+    @torch.inference_mode()
+    def _validate(self) -> dict[str, float]:
+        """Validation figures over every row, each seen once, split over the ranks."""
+        self.network.eval()
+        split, batch = self.work.validation, self.config.data.batch_size
+        mine = segment(list(enumerate(split.labelled)), self.session.rank, self.session.world)
+        parts = ((start, mine[start : start + batch]) for start in range(0, len(mine), batch))
+        probabilities, labels = [np.empty((0, self.recipe.classes))], [np.empty(0, np.int64)]
+        for _, arrays in feed(self.validation_shards, parts, ahead=self._ahead()):
+            with self._autocast():
+                images = to_unit_range(arrays["image"], self.session.device)
+                probabilities.append(self.recipe.probabilities(self.network, images).float().cpu().numpy())
+            labels.append(arrays["label"])
+        gathered = self.session.gather((np.concatenate(probabilities), np.concatenate(labels)))
+        everything = np.concatenate([part[0] for part in gathered]), np.concatenate([part[1] for part in gathered])
+        assert len(everything[1]) == split.rows, "validation must see every row exactly once"
+        return validation_metrics(*everything)
+
+    def _should_stop(self) -> bool:
+        patience = self.config.loop.patience
+        return patience > 0 and self.position.epoch - 1 - self.position.best_epoch >= patience
+
+    def _checkpoint_due(self) -> bool:
+        every, accumulate = self.config.loop.checkpoint_every, self.config.optimizer.accumulate
+        step = self.position.step
+        return every > 0 and step < self.plan.steps and step % every == 0 and step % accumulate == 0
+
+    def _step_event(self, seen: int, seconds: float, waited: float) -> dict[str, Any]:
+        steps, loop, position = self.plan.steps, self.config.loop, self.position
+        rows = self.plan.batch * self.session.world
+        rate = seen / seconds if seconds else 0.0
+        left = ((loop.epochs - position.epoch) * steps - position.step) * rows
+        return {
+            "kind": "step",
+            "epoch": position.epoch + 1,
+            "epochs": loop.epochs,
+            "done": position.step * rows,
+            "total": steps * rows,
+            "rate": rate,
+            "left_s": left / rate if rate else -1.0,
+            "loss": float(self.loss_sum) / max(position.step, 1),
+            "wait_share": waited / seconds if seconds else 0.0,
+        }
+
+    def _autocast(self) -> Any:
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.session.device.type, dtype=self.autocast_dtype)
+
+    def _save(self, folder: Path) -> None:
+        save_file({name: value.contiguous() for name, value in _state(self.network).items()}, folder / WEIGHTS)
+        torch.save(
+            {
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "scaler": self.scaler.state_dict(),
+            },
+            folder / OPTIMIZER,
+        )
+        self.position.loss_sum = float(self.loss_sum)
+        write_json(folder / POSITION, {"steps": self.plan.steps, **vars(self.position)})
+
+    def _restore(self, folder: Path) -> None:
+        position = json.loads((folder / POSITION).read_text(encoding="utf-8"))
+        steps = position.pop("steps")
+        if steps != self.plan.steps and position["step"]:
+            # Another number of workers cuts epochs into other steps: begin the open epoch anew.
+            position["step"], position["loss_sum"] = 0, 0.0
+        self.position = Position(**position)
+        self.loss_sum.fill_(self.position.loss_sum)
+        self.network.load_state_dict(load_file(folder / WEIGHTS, device=str(self.session.device)))
+        saved = torch.load(folder / OPTIMIZER, map_location=self.session.device, weights_only=True)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
+        self.scaler.load_state_dict(saved["scaler"])
+
+
+WEIGHTS, OPTIMIZER, POSITION = "weights.safetensors", "optimizer.pt", "position.json"
+
+
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu() for name, value in network.state_dict().items()}
+
+
+def _step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    if precision == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

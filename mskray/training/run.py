@@ -1,0 +1,68 @@
+"""A training run as the driver sees it: where it is kept, what it may use, who hears of it, what comes out."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from mskray.config import Section, setting
+from mskray.progress import Report, silent
+from mskray.storage import Location
+from mskray.training.tracking import Tracker
+
+
+class Resources(Section):
+    """What a run may occupy."""
+
+    workers: int = setting(1, "training workers", ge=1, le=4096)
+    gpu: bool = setting(False, "give each worker a GPU")
+    cpus_per_worker: float = setting(1.0, "CPUs reserved for each worker", unit="CPUs", ge=0.1, le=256)
+    max_failures: int = setting(3, "times that lost workers are replaced before the run fails", ge=0, le=1000)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how to train.
+
+    Args:
+        location: folder that holds the run's folder.
+        name: the run's own folder; the same name goes on from its last checkpoint.
+        task: the cohort's task to learn.
+        report: called with progress.
+        trackers: told of every finished epoch.
+    """
+
+    location: Location
+    name: str
+    task: str
+    resources: Resources
+    report: Report = silent
+    trackers: tuple[Tracker, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a torch family's fit returns.
+
+    Args:
+        state: weights of the best epoch.
+        history: an entry an epoch: losses, validation figures, images/s.
+        best: the entry of the best epoch.
+        labels: training images of each class.
+    """
+
+    state: dict[str, Tensor]
+    history: list[dict[str, Any]]
+    best: dict[str, Any]
+    labels: dict[str, int]
+
+
+def run_name(**facts: Any) -> str:
+    """Return 12 hex digits of a hash over all that decides a run's result (JSON values).
+
+    The same job submitted again has the same name, so it finds its checkpoints.
+    """
+    text = json.dumps(facts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

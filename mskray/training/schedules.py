@@ -1,0 +1,78 @@
+"""Optimizers and learning-rate schedules, from config to torch objects."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
+
+from mskray.training.config import OptimizerSection, ScheduleSection
+
+
+def make_optimizer(parameters: Iterable[Parameter], config: OptimizerSection) -> Optimizer:
+    """Build the optimizer over the parameters that learn."""
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    common: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.name == "sgd":
+        return torch.optim.SGD(learning, momentum=config.momentum, **common)
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return kind(learning, **common)
+
+
+class Schedule:
+    """One interface over schedules that move each update and those that move each epoch.
+
+    Args:
+        updates: weight updates in the whole run.
+        higher_is_better: direction of the validation metric, for plateau.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, config: ScheduleSection, peak: float, updates: int, higher_is_better: bool
+    ) -> None:
+        self._each_update: LambdaLR | OneCycleLR | None = None
+        self._plateau: ReduceLROnPlateau | None = None
+        if config.name == "plateau":
+            self._plateau = ReduceLROnPlateau(
+                optimizer, "max" if higher_is_better else "min", factor=config.factor, patience=config.patience
+            )
+        elif config.name == "cosine":
+            self._each_update = LambdaLR(optimizer, _Cosine(updates, config.warmup))
+        elif config.name == "one_cycle":
+            # One update more than will be made: torch raises when stepped past the total.
+            self._each_update = OneCycleLR(
+                optimizer, max_lr=peak, total_steps=updates + 1, pct_start=max(config.warmup, 1e-3)
+            )
+
+    def after_update(self) -> None:
+        if self._each_update:
+            self._each_update.step()
+
+    def after_epoch(self, metric: float) -> None:
+        if self._plateau:
+            self._plateau.step(metric)
+
+    def state_dict(self) -> dict[str, Any]:
+        inner = self._each_update or self._plateau
+        return inner.state_dict() if inner else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        inner = self._each_update or self._plateau
+        if inner:
+            inner.load_state_dict(state)
+
+
+class _Cosine:
+    """Linear rise over the first `warmup` share of the updates, then half a cosine down to zero."""
+
+    def __init__(self, updates: int, warmup: float) -> None:
+        self.updates, self.rise = max(updates, 1), max(round(updates * warmup), 0)
+
+    def __call__(self, update: int) -> float:
+        if update < self.rise:
+            return (update + 1) / (self.rise + 1)
+        share = (update - self.rise) / max(self.updates - self.rise, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))

@@ -1,0 +1,89 @@
+"""The loop's view of where it runs: its rank, its device, what it reports, what it goes on from.
+
+Everything that the loop knows of Ray Train is here.
+"""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train.torch import get_device
+
+# A checkpoint taken inside an epoch has no validation figure: it is kept as the latest, never as the best.
+UNSCORED = -1e30
+SCORE = "selection"
+
+
+class Session:
+    """One training worker.
+
+    Args:
+        say: sends an event (a small dict) to the driver; called on rank 0 only.
+    """
+
+    def __init__(self, say: Callable[[dict[str, Any]], None]) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        self.device = get_device()
+        self._say = say
+        self._said = float("-inf")
+        # Ray gives a worker one thread a CPU it reserved; the loader's CPU is idle most of the time.
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+
+    @contextmanager
+    def restored(self) -> Iterator[Path | None]:
+        """Give the folder of the latest checkpoint of this run, or None at its beginning."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as folder:
+            yield Path(folder)
+
+    def report(self, metrics: dict[str, Any], write: Callable[[Path], None], score: float | None) -> None:
+        """Report metrics with a checkpoint that rank 0 writes and Ray uploads while training goes on.
+
+        Every rank must call it at the same step.
+        """
+        payload = {**metrics, SCORE: UNSCORED if score is None else score}
+        if self.rank != 0:
+            ray.train.report(payload, checkpoint=None)
+            return
+        folder = Path(tempfile.mkdtemp(prefix="mskray-checkpoint-"))
+        write(folder)
+        ray.train.report(
+            payload,
+            checkpoint=Checkpoint.from_directory(str(folder)),
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=True,
+        )
+
+    def due(self, every_s: float) -> bool:
+        """Tell rank 0 whether its last event is at least `every_s` seconds ago; other ranks never say anything."""
+        return self.rank == 0 and time.monotonic() - self._said >= every_s
+
+    def say(self, event: dict[str, Any]) -> None:
+        """Send an event to the driver, from rank 0 only."""
+        if self.rank == 0:
+            self._said = time.monotonic()
+            self._say(event)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every rank's value, on every rank, in rank order."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value), encoding="utf-8")

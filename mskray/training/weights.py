@@ -1,0 +1,55 @@
+"""Initial weights: none, ImageNet's by torchvision, or a state dict at a URI. Loaded once, on the driver."""
+
+import io
+from urllib.error import URLError
+
+import torch
+import torchvision
+from safetensors.torch import load
+from torch import Tensor
+
+from mskray.errors import UserError
+from mskray.storage import locate
+
+# A state dict larger than this is a mistake (VGG19, the largest backbone, has 575 MB).
+_MAX_BYTES = 4 << 30
+
+
+def initial_weights(weights: str, backbone: str) -> dict[str, Tensor] | None:
+    """Return the state dict that `network.weights` names, or None for "none".
+
+    Args:
+        weights: "none", "imagenet", or the URI of a `.safetensors` file or a `.pth` state dict.
+    Raises:
+        UserError: no network for "imagenet", no file, or a file that holds more than tensors.
+    """
+    if weights == "none":
+        return None
+    if weights == "imagenet":
+        return _imagenet(backbone)
+    data = locate(weights).read_bytes(max_bytes=_MAX_BYTES)
+    try:
+        if weights.endswith(".safetensors"):
+            return load(data)
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a broken file makes torch raise; UnpicklingError for more than tensors
+        raise _unreadable(weights, error) from None
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"weights {weights} hold no state dict: give a mapping of names to tensors")
+    return state
+
+
+def _imagenet(backbone: str) -> dict[str, Tensor]:
+    try:
+        return torchvision.models.get_model(backbone, weights="DEFAULT").state_dict()
+    except (URLError, OSError) as error:
+        raise UserError(
+            f"ImageNet weights of {backbone} could not be fetched ({error}): give network.weights=<URI of a state "
+            "dict> or network.weights=none where there is no network"
+        ) from None
+
+
+def _unreadable(weights: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    return UserError(f"weights {weights} cannot be read as a state dict ({reason}): give .safetensors or a plain .pth")

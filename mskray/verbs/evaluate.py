@@ -1,0 +1,100 @@
+"""`mskray evaluate BUNDLE|ENSEMBLE --cohort URI --split NAME`: held-out studies become a report."""
+
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import mskray
+from mskray import cluster, ensemble
+from mskray.bundles import read_description
+from mskray.cohorts import Cohort, open_cohort
+from mskray.evaluation.report import Box, Context, Picture, write_report
+from mskray.evaluation.result import Evaluation, evaluate, worst_errors
+from mskray.imaging.intensity import to_uint8
+from mskray.prediction.batch import Predicting
+from mskray.progress import Progress, Report, silent
+from mskray.storage import Location, check_access, locate
+
+REPORT, METRICS, PREDICTIONS = "report.html", "metrics.json", "predictions.parquet"
+
+
+def evaluate_model(
+    model: str,
+    cohort_uri: str,
+    split: str,
+    out: str | None = None,
+    *,
+    workers: int = 1,
+    gpu: bool = False,
+    resamples: int = 1000,
+    report: Report = silent,
+) -> tuple[Evaluation, Location]:
+    """Predict a split, compute every figure with its interval, and write report, metrics and predictions.
+
+    Args:
+        model: URI of a bundle or ensemble.
+        out: folder of the report; beside the model when None.
+    Returns:
+        The evaluation and the report's folder.
+    Raises:
+        UserError: before any work, when model, cohort, split or `out` does not do.
+    """
+    location = locate(model)
+    target = locate(out) if out else location.join("evaluation", split)
+    for place, write in ((location, False), (locate(cohort_uri), False), (target, True)):
+        check_access(place, write)
+    described = ensemble.describe(location)
+    cohort = open_cohort(cohort_uri)
+    cohort.shards(split)  # an unknown split is refused here, before anything is loaded
+    cohort.task(described.task)
+    with cluster.session():
+        table = Predicting(str(location), described, workers, gpu, report).cohort(cohort, split)
+    report(Progress("computing figures and intervals", 0, 0, ""))
+    result = evaluate(table, described.classes, threshold=described.threshold, resamples=resamples)
+    bundles = [read_description(member.uri) for member in described.members]
+    history = bundles[0].history if len(bundles) == 1 else []
+    context: Context = {
+        "bundle": described.name,
+        "family": " + ".join(sorted({bundle.family for bundle in bundles})),
+        "cohort": str(cohort.location),
+        "cohort_hash": cohort.content_hash,
+        "split": split,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "versions": {"mskray": mskray.__version__, "Python": platform.python_version(), **bundles[0].versions},
+    }
+    page = write_report(result, context, _pictures(cohort, split, worst_errors(result)), history)
+    target.join(PREDICTIONS).write_bytes(parquet_bytes(table))
+    target.join(METRICS).write_json(result.to_dict())
+    target.join(REPORT).write_bytes(page.encode())
+    return result, target
+
+
+def figure_lines(result: Evaluation) -> str:
+    """Return the headline figures as text, one line a level."""
+    lines = []
+    for name, level in (("study", result.study), ("image", result.image)):
+        figures = level.overall.figures
+        words = [
+            f"{key} {figures[key].value:.3f} ({figures[key].low:.3f} to {figures[key].high:.3f})"
+            for key in ("auroc", "kappa", "accuracy", "sensitivity", "specificity")
+            if key in figures and figures[key].value is not None
+        ]
+        lines.append(f"{name:5}  n = {level.overall.n:,}  " + "  ".join(words))
+    return "\n".join(lines)
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """Return the table as one Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def _pictures(cohort: Cohort, split: str, instance_ids: Sequence[str]) -> list[Picture]:
+    images = cohort.images(split, instance_ids)
+    table = cohort.metadata(split, ["instance_id", "findings"])
+    findings = {row["instance_id"]: row["findings"] for row in table.to_pylist() if row["instance_id"] in images}
+    return [Picture(name, to_uint8(images[name]), [Box(**box) for box in findings[name]]) for name in instance_ids]

@@ -1,0 +1,48 @@
+"""`mskray predict BUNDLE|ENSEMBLE IN --out predictions.parquet`: images become a table of probabilities."""
+
+import pyarrow as pa
+
+from mskray import cluster, ensemble
+from mskray.cohorts import open_cohort
+from mskray.cohorts.schema import MANIFEST
+from mskray.prediction.batch import Predicting
+from mskray.progress import Report, silent
+from mskray.storage import check_access, locate
+from mskray.verbs.evaluate import parquet_bytes
+
+
+def predict(
+    model: str,
+    source: str,
+    out: str,
+    *,
+    split: str | None = None,
+    workers: int = 1,
+    gpu: bool = False,
+    report: Report = silent,
+) -> pa.Table:
+    """Predict a cohort (one split or all), a folder or prefix of images, or one image; write a Parquet file.
+
+    Raises:
+        UserError: before any work, when model, source or `out` does not do.
+    """
+    location, place, target = locate(model), locate(source), locate(out)
+    for where, write in ((location, False), (place, False), (target, True)):
+        check_access(where, write)
+    predicting = Predicting(str(location), ensemble.describe(location), workers, gpu, report)
+    with cluster.session():
+        if place.join(MANIFEST).is_file():
+            cohort = open_cohort(place)
+            names = [split] if split else list(cohort.splits)
+            for name in names:
+                cohort.shards(name)  # an unknown split is refused before any is predicted
+            parts = [_with_split(predicting.cohort(cohort, name), name) for name in names]
+            table = pa.concat_tables(parts)
+        else:
+            table = predicting.files(place)
+    target.write_bytes(parquet_bytes(table))
+    return table
+
+
+def _with_split(table: pa.Table, name: str) -> pa.Table:
+    return table.append_column("split", pa.array([name] * len(table), pa.string()))

@@ -1,0 +1,115 @@
+"""`mskray train CONFIG.yaml [section.key=value …]`: a cohort becomes a bundle.
+
+The config file holds the job's own keys and the family's sections side by side:
+
+    family: classifier
+    cohort: s3://bucket/cohorts/knees
+    out: s3://bucket/bundles/knees
+    network: {backbone: mobilenet_v2, weights: imagenet}
+    loop: {epochs: 4}
+"""
+
+from collections.abc import Mapping
+from operator import attrgetter
+from typing import Any
+
+from pydantic import BaseModel
+
+from mskray import cluster
+from mskray.bundles import DESCRIPTION, Bundle, read_description, save_bundle
+from mskray.cohorts import Cohort, open_cohort
+from mskray.config import Section, describe, setting, validate
+from mskray.errors import UserError
+from mskray.families import Family, families, family
+from mskray.progress import Progress, Report, silent
+from mskray.storage import Location, check_access, locate
+from mskray.training.run import Resources, Run, run_name
+from mskray.training.tracking import trackers
+
+
+class TrainJob(Section):
+    """A job's own keys; the family's sections stand beside them."""
+
+    family: str = setting(..., "the model family (`mskray families` lists them)")
+    cohort: str = setting(..., "URI of the cohort to learn from", min_length=1)
+    out: str = setting(..., "URI of the bundle to write", min_length=1)
+    task: str = setting("", "the cohort's task to learn; empty for its first")
+    experiment: str = setting("mskray", "MLflow experiment", min_length=1)
+    resources: Resources = Resources()
+
+
+def parse_job(data: Mapping[str, Any], where: str) -> tuple[TrainJob, Family, Any]:
+    """Validate a job: (job, its family, the family's config). Raises UserError naming each wrong key."""
+    if not isinstance(data.get("family"), str):
+        raise UserError(f"{where}: family is required: one of {', '.join(families())}")
+    chosen = family(data["family"])
+    whole = validate(job_model(chosen), data, where)
+    job = TrainJob(**{name: getattr(whole, name) for name in TrainJob.model_fields})
+    config = chosen.Config(**{name: getattr(whole, name) for name in chosen.Config.model_fields})
+    return job, chosen, config
+
+
+def job_model(chosen: Family) -> type[BaseModel]:
+    """Return the config class of a whole job: the job's keys and the family's sections."""
+    return type("Job", (TrainJob, chosen.Config), {"__doc__": f"A training job of {chosen.name}."})
+
+
+def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent) -> Bundle:
+    """Train as the job says and write the bundle; go on where an interrupted run of the same job stopped.
+
+    A bundle that the same job wrote before is returned as it is.
+
+    Raises:
+        UserError: before any work, when the cohort, `out`, the tracking server or the cluster does not allow it.
+    """
+    out, cohort_location = locate(job.out), locate(job.cohort)
+    check_access(cohort_location)
+    check_access(out, write=True)
+    cohort = open_cohort(cohort_location)
+    task = cohort.task(job.task).name if job.task else cohort.tasks[0].name
+    fingerprint = run_name(
+        family=chosen.name,
+        config=config.model_dump(mode="json"),
+        cohort=cohort.content_hash,
+        task=task,
+        workers=job.resources.workers,
+    )
+    finished = _finished(out, fingerprint)
+    if finished is not None:
+        report(Progress(f"{out} is already trained by this very job", 0, 0, ""))
+        return finished
+    with cluster.session():
+        return _train(job, chosen, config, cohort, task, out, fingerprint, report)
+
+
+def _train(
+    job: TrainJob,
+    chosen: Family,
+    config: Any,
+    cohort: Cohort,
+    task: str,
+    out: Location,
+    fingerprint: str,
+    report: Report,
+) -> Bundle:
+    settings = {each.key: attrgetter(each.key)(config) for each in describe(chosen.Config)}
+    params = {"family": chosen.name, "cohort": str(cohort.location), "task": task, **settings}
+    listeners = trackers(out.join("tensorboard"), job.experiment, f"{out.name}-{fingerprint}", params)
+    run = Run(out.join("run"), fingerprint, task, job.resources, report, listeners)
+    fitted = chosen.fit(cohort, config, run)
+    bundle = save_bundle(fitted, out, fingerprint)
+    for listener in listeners:
+        listener.finish({"bundle": str(out), "bundle_hash": bundle.hash})
+    out.join("run").delete_dir()
+    return bundle
+
+
+def _finished(out: Location, fingerprint: str) -> Bundle | None:
+    if not out.join(DESCRIPTION).is_file():
+        return None
+    bundle = read_description(out)
+    if bundle.fingerprint == fingerprint:
+        return bundle
+    raise UserError(
+        f"{out} already holds a bundle of another job ({bundle.name}, {bundle.created}): give another out, or delete it"
+    )

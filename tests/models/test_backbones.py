@@ -1,0 +1,67 @@
+"""Backbones: every one builds, answers, is cut into stages without loss, freezes, takes ImageNet-shaped weights."""
+
+import pytest
+import torch
+import torchvision
+
+from mskray.errors import UserError
+from mskray.models.backbones import BACKBONES, Backbone, load_initial, stages
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_stages_make_up_the_whole_network(name: str) -> None:
+    with torch.device("meta"):
+        network = Backbone(name, 3).network
+    parts = [parameter for modules in stages(network, name).values() for m in modules for parameter in m.parameters()]
+    assert len(parts) == len(list(network.parameters()))
+    assert list(stages(network, name))[-1] == "head"
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "efficientnet_b0", "mobilenet_v2", "mobilenet_v3_small"])
+def test_it_answers_with_a_logit_a_class(name: str) -> None:
+    network = Backbone(name, 3).eval()
+    with torch.inference_mode():
+        assert network(torch.rand(2, 1, 64, 64)).shape == (2, 3)
+
+
+def test_frozen_stages_do_not_learn_and_their_batchnorm_does_not_drift() -> None:
+    network = Backbone("resnet18", 2, ("stem", "layer1"))
+    network.train()
+    frozen, free = network.network.bn1, network.network.layer2[0].bn1
+    before = frozen.running_mean.clone(), free.running_mean.clone()
+    network(torch.rand(4, 1, 64, 64)).sum().backward()
+    assert torch.equal(frozen.running_mean, before[0])
+    assert not torch.equal(free.running_mean, before[1])
+    assert network.network.conv1.weight.grad is None
+    assert network.network.fc.weight.grad is not None
+
+
+def test_an_unknown_stage_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="resnet18 has no stage layer9; it has stem, layer1"):
+        Backbone("resnet18", 2, ("layer9",))
+
+
+def test_imagenet_shaped_weights_load_below_a_fresh_head() -> None:
+    donor = torchvision.models.mobilenet_v2(weights=None).state_dict()
+    network = Backbone("mobilenet_v2", 2)
+    load_initial(network, donor, "donor.safetensors")
+    own = network.network.state_dict()
+    assert torch.equal(own["features.0.0.weight"], donor["features.0.0.weight"])
+    assert own["classifier.1.weight"].shape == (2, 1280)
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    donor = torchvision.models.resnet18(weights=None).state_dict()
+    with pytest.raises(UserError, match="do not fit the network"):
+        load_initial(Backbone("mobilenet_v2", 2), donor, "donor.pth")
+
+
+def test_grey_images_are_normalised_as_imagenet_was() -> None:
+    network = Backbone("resnet18", 2).eval()
+    seen: list[torch.Tensor] = []
+    network.network.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        network(torch.full((1, 1, 32, 32), 0.485))
+    assert seen[0].shape == (1, 3, 32, 32)
+    assert float(seen[0][0, 0].mean()) == pytest.approx(0, abs=1e-6)
+    assert float(seen[0][0, 2].mean()) == pytest.approx((0.485 - 0.406) / 0.225, abs=1e-5)

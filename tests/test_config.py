@@ -1,0 +1,81 @@
+"""Configuration: what is refused, and that the line names what is allowed."""
+
+import pytest
+
+from mskray.config import Section, apply_overrides, describe, read_yaml, setting, validate
+from mskray.errors import UserError
+
+
+class Inner(Section):
+    rate: float = setting(0.1, "how fast", unit="1/s", source="K, eq. 3", gt=0, le=1)
+
+
+class Outer(Section):
+    name: str = setting(..., "what it is called")
+    size: int = setting(4, "how large", ge=1)
+    inner: Inner = Inner()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({}, ["name is required"]),
+        ({"name": "a", "sise": 3}, ["unknown key sise", "did you mean size?", "allowed: name, size, inner"]),
+        ({"name": "a", "inner": {"rat": 3}}, ["unknown key inner.rat", "did you mean rate?"]),
+        ({"name": "a", "inner": {"rate": 2}}, ["inner.rate = 2", "float, > 0 and ≤ 1"]),
+        ({"name": "a", "size": "big"}, ["size = 'big'", "int, ≥ 1"]),
+        ({"name": "a", "size": 0, "inner": {"rate": 0}}, ["size = 0", "inner.rate = 0"]),
+        ({"name": "a", "inner": 3}, ["inner = 3"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(data: dict, words: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        validate(Outer, data, "job.yaml")
+    message = str(caught.value)
+    assert message.startswith("job.yaml: ")
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["a.b=2"], {"a": {"b": 2, "c": 1}}),
+        (["a.c=1e-3"], {"a": {"b": 1, "c": 0.001}}),
+        (["a.c=-2E5"], {"a": {"b": 1, "c": -200000.0}}),
+        (["d=[1, 2]"], {"a": {"b": 1, "c": 1}, "d": [1, 2]}),
+        (["a.c=e"], {"a": {"b": 1, "c": "e"}}),
+        (["a.c=s3://b/k=v"], {"a": {"b": 1, "c": "s3://b/k=v"}}),
+        (["x.y.z=true"], {"a": {"b": 1, "c": 1}, "x": {"y": {"z": True}}}),
+    ],
+)
+def test_overrides(words: list[str], expected: dict) -> None:
+    data = {"a": {"b": 1, "c": 1}}
+    assert apply_overrides(data, words) == expected
+    assert data == {"a": {"b": 1, "c": 1}}
+
+
+@pytest.mark.parametrize("word", ["a", "=3", "a.b.c=3", "a=[1"])
+def test_malformed_overrides_are_refused(word: str) -> None:
+    with pytest.raises(UserError, match="override"):
+        apply_overrides({"a": {"b": 1}}, [word])
+
+
+@pytest.mark.parametrize(("text", "match"), [("a: [", "not valid YAML"), ("- 1", "must be a mapping"), ("", "mapping")])
+def test_files_that_are_no_mapping_are_refused(tmp_path, text: str, match: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=match):
+        read_yaml(path)
+
+
+def test_numbers_in_exponent_notation_are_numbers() -> None:
+    assert validate(Outer, {"name": "a", "inner": {"rate": "1e-2"}}, "x").inner.rate == 0.01
+
+
+def test_describe_lists_every_leaf_with_unit_and_source() -> None:
+    rows = {row.key: row for row in describe(Outer)}
+    assert list(rows) == ["name", "size", "inner.rate"]
+    assert rows["name"].required
+    assert (rows["inner.rate"].unit, rows["inner.rate"].source, rows["inner.rate"].default) == ("1/s", "K, eq. 3", 0.1)
