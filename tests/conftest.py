@@ -1,0 +1,62 @@
+"""What many tests share: one real object store a session (SeaweedFS), and a fresh place in it for each test."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from infra.seaweedfs import ObjectStore, start_object_store
+from mskray.storage import Location, locate
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """A running store; `env` and `reader_env` are the AWS variables for it."""
+    with start_object_store(tmp_path_factory.mktemp("object-store")) as store:
+        yield store
+
+
+@pytest.fixture
+def aws_nothing(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No AWS variable, config file or instance role of the machine that runs the tests."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent/config")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent/credentials")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return monkeypatch
+
+
+@pytest.fixture
+def s3_folder(object_store: ObjectStore, aws_nothing: pytest.MonkeyPatch) -> Location:
+    """An empty prefix of the store, with this process's AWS variables set for it."""
+    for name, value in object_store.env.items():
+        aws_nothing.setenv(name, value)
+    return locate(f"s3://{object_store.bucket}/{uuid4().hex}")
+
+
+def pytest_configure() -> None:
+    """Pin Ray's authentication before anything imports it, which is when it looks: a token that another session
+    left behind would otherwise decide the mode."""
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(object_store: ObjectStore) -> Iterator[str]:
+    """One Ray session of three logical CPUs for all tests that need it; the address for drivers in other processes.
+
+    Its workers can reach the object store.
+    """
+    import ray
+
+    with pytest.MonkeyPatch.context() as start:
+        for name, value in object_store.env.items():
+            start.setenv(name, value)
+        context = ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+    try:
+        yield context.address_info["gcs_address"]
+    finally:
+        ray.shutdown()
