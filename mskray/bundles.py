@@ -11,7 +11,7 @@ every file before anything is used.
 import hashlib
 import platform
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import torch
@@ -33,7 +33,7 @@ class Bundle(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: int = SCHEMA_VERSION
     name: str
     family: str
     config: dict[str, Any]

@@ -73,6 +73,7 @@ def ingest(
     """Turn images of a foreign layout into a cohort. Run again, it continues or changes nothing."""
     from mskray.cohorts import ingest as run
     from mskray.config import apply_overrides
+    from mskray.verbs.cohort import ingest_lines
 
     settings: dict[str, Any] = {"size": size, "bits": bits, "fit": fit, "seed": seed}
     if split_fractions is not None:
@@ -80,7 +81,7 @@ def ingest(
     display = Display()
     summary = run(source, location, out, apply_overrides({}, option or []), settings, display)
     display.end()
-    print(summary)
+    print(ingest_lines(summary))
 
 
 @cohort_app.command("show")

@@ -6,6 +6,8 @@ what there is and raises one line with the numbers instead.
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +17,6 @@ from ray.data import DataContext
 
 from mskray.errors import UserError
 
-# Ray measures the object store against /dev/shm; a small one (containers) is a warning of its own, not ours.
 _LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune", "ray.serve")
 
 
@@ -36,19 +37,23 @@ def session(quiet: bool = True) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=os.environ.get("RAY_ADDRESS") or "local",
             include_dashboard=None if os.environ.get("RAY_ADDRESS") else False,
             log_to_driver=not quiet,
-            logging_level=logging.WARNING if quiet else logging.INFO,
+            logging_level=logging.ERROR if quiet else logging.INFO,
             configure_logging=True,
         )
     except (ConnectionError, RuntimeError) as error:
         raise UserError(f"no Ray cluster answers at {os.environ.get('RAY_ADDRESS', 'local')}: {error}") from None
+    # Ray's own handler prints a stack trace for SIGTERM; what the program had installed ends it in order.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
     if quiet:
         for name in _LOGGERS:
-            logging.getLogger(name).setLevel(logging.WARNING)
+            logging.getLogger(name).setLevel(logging.ERROR)
     silence_data()
     try:
         yield

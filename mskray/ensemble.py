@@ -31,7 +31,7 @@ class Member(BaseModel):
 
     uri: str
     hash: str
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0)
 
 
 class Calibration(BaseModel):
@@ -39,7 +39,7 @@ class Calibration(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     fitted_on: str | None = None
 
 
@@ -48,14 +48,14 @@ class Ensemble(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: int = SCHEMA_VERSION
     name: str
     voting: Literal["soft"] = "soft"
     task: str
     classes: tuple[str, ...]
     members: tuple[Member, ...] = Field(min_length=1)
     calibration: Calibration = Calibration()
-    threshold: float = Field(0.5, ge=0, le=1)
+    threshold: float = Field(default=0.5, ge=0, le=1)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -86,13 +86,27 @@ class Fitted:
 class Family(Protocol):
     """A way to learn from a cohort."""
 
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    kinds: ClassVar[tuple[str, ...]]
-    Config: ClassVar[type[Section]]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def summary(self) -> str:
+        """One clause: what it learns."""
+        ...
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of cohort that it reads."""
+        ...
+
+    @property
+    def Config(self) -> type[Section]: ...
 
     def fit(self, cohort: Cohort, config: Any, run: Run) -> Fitted:
-        """Learn from the cohort's `train` split, choosing by its `validation` split."""
+        """Learn from the cohort's `train` split, choosing by its `validation` split.
+
+        `config` is an instance of `Config`.
+        """
         ...
 
     def predictor(self, fitted: Fitted, device: str = "cpu") -> Predictor:
@@ -105,14 +119,15 @@ class Family(Protocol):
 
 
 _REGISTRY: dict[str, Family] = {}
-F = TypeVar("F", bound=type)
+F = TypeVar("F", bound=Family)
 
 
-def register(kind: F) -> F:
+def register(kind: type[F]) -> type[F]:
     """Class decorator: make a family known by its `name`."""
-    if kind.name in _REGISTRY:
-        raise ValueError(f"two families are called {kind.name}")
-    _REGISTRY[kind.name] = kind()
+    made = kind()
+    if made.name in _REGISTRY:
+        raise ValueError(f"two families are called {made.name}")
+    _REGISTRY[made.name] = made
     return kind
 
 

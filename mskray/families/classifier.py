@@ -24,7 +24,7 @@ from mskray.training.weights import initial_weights
 class NetworkSection(Section):
     """The network and what of it learns."""
 
-    backbone: Literal[BACKBONES] = setting("densenet169", "torchvision network", source="Z, section II-A")  # type: ignore[valid-type]
+    backbone: Literal[BACKBONES] = setting("densenet169", "torchvision network", source="ZHAW, section II-A")  # type: ignore[valid-type]
     weights: str = setting("imagenet", "none, imagenet (torchvision's own), or the URI of a state dict", min_length=1)
     freeze: tuple[str, ...] = setting((), "stages that do not learn, such as stem, layer1; their BatchNorm stays as is")
 

@@ -40,6 +40,9 @@ class Backbone(nn.Module):
         UserError: when a frozen stage is not one of the network's.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str, classes: int, frozen: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.network = _replace_head(torchvision.models.get_model(name, weights=None), name, classes)
@@ -67,22 +70,22 @@ class Backbone(nn.Module):
         return self
 
 
-def stages(network: nn.Module, name: str) -> dict[str, list[nn.Module]]:
+def stages(network: Any, name: str) -> dict[str, list[nn.Module]]:
     """Name the network's stages from input to head; their modules together are the whole network."""
     if name.startswith("resnet"):
         layers = {f"layer{index}": [getattr(network, f"layer{index}")] for index in range(1, 5)}
-        return {"stem": [network.conv1, network.bn1], **layers, HEAD: [network.fc]}  # type: ignore[dict-item]
+        return {"stem": [network.conv1, network.bn1], **layers, HEAD: [network.fc]}
     features: Any = network.features
     if name.startswith("densenet"):
         blocks = {"stem": [features.conv0, features.norm0]}
         for index in range(1, 5):
             parts = [getattr(features, f"denseblock{index}"), getattr(features, f"transition{index}", features.norm5)]
             blocks[f"block{index}"] = parts
-        return {**blocks, HEAD: [network.classifier]}  # type: ignore[dict-item]
+        return {**blocks, HEAD: [network.classifier]}
     if name.startswith("vgg"):
-        return {**dict(_between_pools(features)), HEAD: [network.classifier]}  # type: ignore[dict-item]
+        return {**dict(_between_pools(features)), HEAD: [network.classifier]}
     numbered = {f"block{index}": [module] for index, module in enumerate(features)}
-    return {**numbered, HEAD: [network.classifier]}  # type: ignore[dict-item]
+    return {**numbered, HEAD: [network.classifier]}
 
 
 def load_initial(network: Backbone, state: dict[str, Tensor], where: str) -> None:

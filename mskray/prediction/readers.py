@@ -17,7 +17,8 @@ from mskray.storage import Location
 IDENTITY = ("instance_id", "study_id", "patient_id", "body_part", "view_index")
 PIXELS = ("pixels", "rows", "columns", "dtype")
 
-Reader = Callable[[dict[str, np.ndarray]], pa.Table]
+Reader = Callable[[Any], Any]
+"""A function for `map_batches`: a batch of items as arrays in, an Arrow table out."""
 
 
 def cohort_reader(cohort: Cohort, split: str, label_column: str) -> Reader:

@@ -40,7 +40,9 @@ class ScheduleSection(Section):
     """How the learning rate moves."""
 
     name: Literal["none", "plateau", "cosine", "one_cycle"] = setting("cosine", "the schedule")
-    factor: float = setting(0.5, "plateau: what the rate is multiplied by", gt=0, lt=1, source="R, slide 05")
+    factor: float = setting(
+        0.5, "plateau: what the rate is multiplied by", gt=0, lt=1, source="ResNet18 deck, slide 05"
+    )
     patience: int = setting(2, "plateau: epochs without improvement before the rate falls", unit="epochs", ge=0, le=100)
     warmup: float = setting(0.1, "cosine and one_cycle: share of all steps in which the rate rises", ge=0, lt=1)
 
@@ -48,12 +50,16 @@ class ScheduleSection(Section):
 class AugmentSection(Section):
     """Changes that a radiograph could show by itself: pose, collimation, exposure. Nothing is cut out or recoloured."""
 
-    flip: float = setting(0.5, "probability of a left-right mirror", ge=0, le=1, source="R, slide 05")
-    rotation: float = setting(10.0, "largest rotation either way", unit="degrees", ge=0, le=180, source="R, slide 05")
+    flip: float = setting(0.5, "probability of a left-right mirror", ge=0, le=1, source="ResNet18 deck, slide 05")
+    rotation: float = setting(
+        10.0, "largest rotation either way", unit="degrees", ge=0, le=180, source="ResNet18 deck, slide 05"
+    )
     translation: float = setting(0.05, "largest shift, as a share of the side", ge=0, le=0.5)
     scale: float = setting(0.1, "largest change of size, as a share", ge=0, le=0.5)
     brightness: float = setting(0.1, "largest change of brightness, as a share of the range", ge=0, le=1)
-    contrast: float = setting(0.2, "largest change of contrast, as a share", ge=0, le=1, source="R, slide 05")
+    contrast: float = setting(
+        0.2, "largest change of contrast, as a share", ge=0, le=1, source="ResNet18 deck, slide 05"
+    )
 
 
 class LoopSection(Section):
@@ -65,7 +71,7 @@ class LoopSection(Section):
         "auto", "number format of the forward pass; auto is fp32 on CPU and mixed precision on GPU"
     )
     class_weights: Literal["none", "inverse_frequency"] = setting(
-        "none", "weight of each class in the loss", source="R, slide 05"
+        "none", "weight of each class in the loss", source="ResNet18 deck, slide 05"
     )
     label_smoothing: float = setting(0.0, "share of each label spread over the other classes", ge=0, lt=1)
     metric: Metric = setting("auroc", "validation metric that picks the best epoch, steers plateau and stopping")
@@ -86,7 +92,7 @@ class TorchConfig(Section):
 
     @model_validator(mode="after")
     def _stopping_leaves_room_for_plateau(self) -> "TorchConfig":
-        """Stopping before the plateau schedule can fire would make it dead weight, as in R's notebook."""
+        """Stopping before the plateau schedule can fire would make it dead weight, as in the ResNet18 deck."""
         if self.schedule.name == "plateau" and 0 < self.loop.patience <= self.schedule.patience:
             raise ValueError(
                 f"loop.patience = {self.loop.patience} stops training before schedule.patience = "

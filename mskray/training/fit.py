@@ -126,10 +126,10 @@ def _train(work: Assignment, run: Run) -> Any:
         raise _explain(error, run) from error
 
 
-def _worker(config: dict[str, Any]) -> list[dict[str, Any]]:
+def _worker(config: dict[Any, Any]) -> None:
     work: Assignment = config[_WORK]
     weights = ray.get(work.initial_weights)
-    return Trainer(work, weights, Session(work.say)).run()
+    Trainer(work, weights, Session(work.say)).run()
 
 
 def _collect(result: Any, labels: dict[str, int]) -> Trained:
@@ -157,7 +157,7 @@ class _Say:
     """Puts a worker's events on the queue without waiting for the answer."""
 
     def __init__(self, queue: Queue) -> None:
-        self._actor = queue.actor
+        self._actor: Any = queue.actor
 
     def __call__(self, event: dict[str, Any]) -> None:
         self._actor.put_nowait.remote(event)

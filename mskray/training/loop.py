@@ -88,8 +88,8 @@ class Trainer:
             if folder is not None:
                 self._restore(folder)
 
-    def run(self) -> list[dict[str, float]]:
-        """Train to the end and return the history, an entry an epoch."""
+    def run(self) -> None:
+        """Train to the end, reporting each epoch."""
         loop, position = self.config.loop, self.position
         batches = feed(self.train_shards, self._order(), ahead=self._ahead())
         started, seen, waited = time.monotonic(), 0, 0.0
@@ -117,7 +117,6 @@ class Trainer:
             self.session.report(entry, self._save, entry["score"])
             self.session.say({"kind": "epoch", "epochs": loop.epochs, **entry})
             clock = time.monotonic()
-        return position.history
 
     def _order(self) -> Iterator[tuple[tuple[int, int], Rows]]:
         first = self.position.step
@@ -138,8 +137,7 @@ class Trainer:
         last_of_group = position.step - first == group - 1
         images = augment(to_unit_range(arrays["image"], device), self.config.augment)
         labels = torch.from_numpy(arrays["label"]).to(device)
-        hold = self.model.no_sync() if self.session.world > 1 and not last_of_group else nullcontext()
-        with hold:
+        with self._no_exchange() if not last_of_group else nullcontext():
             with self._autocast():
                 loss = self.recipe.loss(self.model, images, labels, self.class_weights)
             self.scaler.scale(loss / group).backward()
@@ -223,6 +221,10 @@ class Trainer:
             "loss": float(self.loss_sum) / max(position.step, 1),
             "wait_share": waited / seconds if seconds else 0.0,
         }
+
+    def _no_exchange(self) -> Any:
+        """Keep gradients on this rank; they travel with the last step of a group."""
+        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
 
     def _autocast(self) -> Any:
         if self.autocast_dtype is None:

@@ -12,8 +12,11 @@ from mskray.training.config import TorchConfig
 class Recipe(Protocol):
     """A family's side of the loop. It travels to the workers, so it holds settings only, no tensors."""
 
-    config: TorchConfig
-    classes: int
+    @property
+    def config(self) -> TorchConfig: ...
+
+    @property
+    def classes(self) -> int: ...
 
     def build(self) -> nn.Module:
         """Return a freshly initialised network; the loop has seeded torch before."""
@@ -42,7 +45,7 @@ def to_unit_range(images: np.ndarray, device: torch.device) -> Tensor:
 
 
 def inverse_frequency(labels: np.ndarray, classes: int) -> list[float]:
-    """Weight of each class: rows / (classes × rows of the class), so that the mean weight over rows is 1 (R, slide 05).
+    """Weight of each class: rows / (classes × rows of the class), so that the mean weight over rows is 1 (ResNet18 deck, slide 05).
 
     A class without a row gets weight 0.
     """

@@ -97,4 +97,6 @@ def _pictures(cohort: Cohort, split: str, instance_ids: Sequence[str]) -> list[P
     images = cohort.images(split, instance_ids)
     table = cohort.metadata(split, ["instance_id", "findings"])
     findings = {row["instance_id"]: row["findings"] for row in table.to_pylist() if row["instance_id"] in images}
-    return [Picture(name, to_uint8(images[name]), [Box(**box) for box in findings[name]]) for name in instance_ids]
+    return [
+        Picture(name, to_uint8(images[name]), [Box(**box) for box in findings[name] or []]) for name in instance_ids
+    ]

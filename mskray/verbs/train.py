@@ -51,7 +51,7 @@ def parse_job(data: Mapping[str, Any], where: str) -> tuple[TrainJob, Family, An
 
 def job_model(chosen: Family) -> type[BaseModel]:
     """Return the config class of a whole job: the job's keys and the family's sections."""
-    return type("Job", (TrainJob, chosen.Config), {"__doc__": f"A training job of {chosen.name}."})
+    return type("Job", (chosen.Config, TrainJob), {"__doc__": f"A training job of {chosen.name}."})
 
 
 def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent) -> Bundle:

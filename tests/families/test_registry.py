@@ -1,0 +1,64 @@
+"""The registry: what is listed, that a new family needs one file, that a wrong name or kind is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mskray.errors import UserError
+from mskray.families import families, family
+from mskray.verbs.families import families_table, family_table
+
+NEW_FAMILY = """
+from mskray.config import Section, setting
+from mskray.families.base import register
+
+
+@register
+class Coin:
+    name, summary, kinds = "coin", "a coin", ("radiograph",)
+
+    class Config(Section):
+        bias: float = setting(0.5, "probability of heads", ge=0, le=1)
+
+    def fit(self, cohort, config, run): ...
+    def predictor(self, fitted, device="cpu"): ...
+    def search_space(self): return {"bias": (0.0, 1.0)}
+"""
+
+
+def test_every_family_states_its_config_and_a_search_space_within_it() -> None:
+    for name, each in families().items():
+        keys = {row["key"] for row in json.loads(family_table(name, as_json=True))["settings"]}
+        assert set(each.search_space()) <= keys
+        assert each.summary
+        assert each.kinds
+
+
+def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match="unknown family 'clasifier': known are classifier"):
+        family("clasifier")
+
+
+def test_tables_name_every_key_with_bounds_and_default() -> None:
+    assert "classifier" in families_table()
+    text = family_table("classifier")
+    assert "optimizer.learning_rate" in text
+    assert "> 0 and ≤ 10" in text
+    assert "resources.workers" in text
+    assert "densenet169" in text
+
+
+@pytest.mark.slow
+def test_a_new_family_is_one_new_file(tmp_path: Path) -> None:
+    """A file that appears in the families folder is listed; nothing else is edited."""
+    (tmp_path / "coin.py").write_text(NEW_FAMILY)
+    program = (
+        "import mskray.families as f; "
+        f"f.__path__.append({str(tmp_path)!r}); "
+        "from mskray.verbs.families import family_table; print(family_table('coin'))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert "probability of heads" in done.stdout
