@@ -1,0 +1,35 @@
+"""Cohorts: foreign layouts become Parquet shards of decoded images, and are read back as arrays.
+
+- `schema`   what a cohort is on disk
+- `sources`  one file per foreign layout
+- `ingest`   source → cohort: listing, splits, shards, quarantine
+- `read`     cohort → arrays, tables, Ray data sets
+
+    mskray ingest SOURCE IN --out URI
+    mskray cohort show URI
+"""
+
+from mskray.cohorts.build import IngestSettings
+from mskray.cohorts.contact_sheet import Group, contact_sheet, summary
+from mskray.cohorts.ingest import IngestSummary, ingest
+from mskray.cohorts.read import Cohort, open_cohort
+from mskray.cohorts.schema import SPLITS, ImageFormat, Manifest, Shard, Task
+from mskray.cohorts.sources import get_source, source_names
+
+__all__ = [
+    "SPLITS",
+    "Cohort",
+    "Group",
+    "ImageFormat",
+    "IngestSettings",
+    "IngestSummary",
+    "Manifest",
+    "Shard",
+    "Task",
+    "contact_sheet",
+    "get_source",
+    "ingest",
+    "open_cohort",
+    "source_names",
+    "summary",
+]

@@ -1,0 +1,116 @@
+"""What an ingest has already done at its destination, and how it is finished: the ledger, quarantine, stale objects.
+
+_ingest/<split>/<number>-<plan>.json   one entry a shard, written after the shard
+_ingest/files.parquet                  fingerprints of the last finished ingest, to tell what changed since
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mskray.cohorts.plan import Plan, Quarantined, ShardPlan
+from mskray.cohorts.schema import LEDGER, QUARANTINE, SPLITS
+from mskray.cohorts.shards import Entry
+from mskray.storage import Location
+
+FILES = f"{LEDGER}/files.parquet"
+_OURS = re.compile(
+    rf"(split=({'|'.join(SPLITS)})/part-\d{{5}}-[0-9a-f]{{16}}\.parquet|{LEDGER}/\w+/\d{{5}}-[0-9a-f]{{16}}\.json)"
+)
+_THREADS = 16
+_QUARANTINE_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()),
+        ("reason", pa.string()),
+        ("stage", pa.string()),
+        ("split", pa.string()),
+        ("row", pa.int32()),
+    ]
+)
+
+
+def existing(out: Location) -> dict[str, int]:
+    """Path → bytes of every shard and ledger entry at the destination; nothing else there is ever looked at."""
+    folders = [LEDGER, *(f"split={split}" for split in SPLITS)]
+    found = {}
+    for folder in folders:
+        place = out.join(folder)
+        if place.is_dir():
+            found.update({f"{folder}/{entry.path}": entry.size for entry in place.walk()})
+    return {path: size for path, size in found.items() if _OURS.fullmatch(path)}
+
+
+def finished(out: Location, shards: Sequence[ShardPlan], objects: dict[str, int]) -> dict[ShardPlan, Entry]:
+    """Entries of those planned shards that are already written, whole and with the same plan."""
+
+    def read(plan: ShardPlan) -> Entry | None:
+        entry = Entry.from_json(out.join(plan.ledger).read_json())
+        whole = entry.shard is None or objects.get(entry.shard.path) == entry.shard.bytes
+        return entry if entry.complete and whole else None
+
+    known = [plan for plan in shards if plan.ledger in objects]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        entries = pool.map(read, known)
+        return {plan: entry for plan, entry in zip(known, entries, strict=True) if entry is not None}
+
+
+def delete_stale(out: Location, objects: Iterable[str], shards: Sequence[ShardPlan]) -> int:
+    """Delete shards and entries of older plans; returns how many shards went."""
+    current = {path for plan in shards for path in (plan.path, plan.ledger)}
+    stale = sorted(set(objects) - current)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        list(pool.map(lambda path: out.join(path).delete(), stale))
+    return sum(path.startswith("split=") for path in stale)
+
+
+def write_quarantine(out: Location, rows: Sequence[Quarantined]) -> None:
+    """Write `quarantine.parquet`, sorted by path; a row holds no identifier but the path itself."""
+    ordered = sorted(rows, key=lambda row: (row.path, row.reason, row.row or 0))
+    _write_table(out.join(QUARANTINE), pa.Table.from_pylist([asdict(row) for row in ordered], _QUARANTINE_SCHEMA))
+
+
+def compare_files(out: Location, plan: Plan) -> tuple[Counter[str], bytes]:
+    """Count files changed, added and removed since the last finished ingest (none at the first).
+
+    Returns:
+        The counts, and the new list of files to be written with `write_files` once the ingest is finished.
+    """
+    table = plan.table.select(["instance_id", "fingerprint"]).sort_by("instance_id")
+    data = _parquet(table)
+    place = out.join(FILES)
+    counts: Counter[str] = Counter()
+    if place.is_file():
+        old = pq.read_table(pa.BufferReader(place.read_bytes()))
+        before = dict(zip(old["instance_id"].to_pylist(), old["fingerprint"].to_pylist(), strict=True))
+        for name, mark in zip(table["instance_id"].to_pylist(), table["fingerprint"].to_pylist(), strict=True):
+            known = before.pop(name, None)
+            counts["added"] += known is None
+            counts["changed"] += known not in (None, mark)
+        counts["removed"] = len(before)
+    return counts, data
+
+
+def write_files(out: Location, data: bytes) -> None:
+    """Write the list of files that `compare_files` made."""
+    _write_changed(out.join(FILES), data)
+
+
+def _write_table(place: Location, table: pa.Table) -> None:
+    _write_changed(place, _parquet(table))
+
+
+def _write_changed(place: Location, data: bytes) -> None:
+    """Write an object unless it already holds these bytes: an ingest that changes nothing touches nothing."""
+    if not (place.is_file() and place.read_bytes() == data):
+        place.write_bytes(data)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()

@@ -1,0 +1,256 @@
+"""A folder or prefix of DICOM files, in any order and under any names: grouped by what their headers say.
+
+    mskray ingest dicom FOLDER --out URI labels=labels.csv
+
+Patient, study, series, instance, body part, view and laterality come from the header; only the header is read while
+listing. Views of a study are numbered by series and instance number. A blank PatientID (a de-identified file) makes
+each study a patient of its own. Files that are no DICOM, or hold no image, go to quarantine.
+
+Labels come from a CSV with a column `uid` (of a SOP instance, a series or a study; the most specific wins) and label
+columns as in the source `manifest`. Without one the cohort is unlabelled, good for prediction.
+"""
+
+import io
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pydicom
+from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectoryStorage
+
+from mskray.cohorts.ahead import ahead
+from mskray.cohorts.schema import Task
+from mskray.cohorts.sources import UNKNOWN_PART, Item, Rejected, Source, fingerprint, register
+from mskray.cohorts.sources._table import Labels, find_labels, read_table
+from mskray.config import Section, setting
+from mskray.errors import UserError
+from mskray.imaging.decode import DecodeError, DecodeLimits, decode
+from mskray.imaging.dicom import is_dicom
+from mskray.imaging.quiet import quiet
+from mskray.storage import FileEntry, Location, locate
+
+_THREADS = 16
+_WAITING = 256
+# Headers of images are a few KiB; private groups make some of them longer.
+_MOST_HEADER_BYTES = 16 * 2**20
+_PAGE = 64 * 2**10
+_TAGS = [
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Modality",
+    "PatientID",
+    "BodyPartExamined",
+    "ViewPosition",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesNumber",
+    "InstanceNumber",
+    "ImageLaterality",
+    "Laterality",
+    "Rows",
+]
+
+LabelsByUid = dict[str, dict[str, int | None]]
+
+
+class DicomOptions(Section):
+    labels: str = setting("", "CSV with the columns uid and label or label_<task>; empty: no labels")
+    classes: dict[str, list[str]] = setting({}, "task → class names in the order of their index")
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What the listing needs of one file's header; "" where it is blank."""
+
+    path: str
+    mark: str
+    patient: str
+    study: str
+    series: str
+    instance: str
+    series_number: int
+    instance_number: int
+    part: str
+    view: str
+    side: str
+
+
+@register
+class Dicom(Source[DicomOptions]):
+    name = "dicom"
+    summary = "a folder or prefix of DICOM files, grouped by study and series; labels from a CSV by UID"
+    Options = DicomOptions
+
+    def root(self, location: Location, options: DicomOptions) -> Location:
+        if not location.is_dir():
+            raise UserError(f"{location} is not a folder: the source dicom reads all files below a folder or prefix")
+        return location
+
+    def tasks(self, location: Location | None, options: DicomOptions) -> tuple[Task, ...]:
+        return _labels(options)[1]
+
+    def items(self, location: Location | None, options: DicomOptions) -> Iterator[Item | Rejected]:
+        assert location is not None
+        labels, _ = _labels(options)
+        headers: list[_Header] = []
+        for found in ahead(lambda entry: _read(location, entry), location.walk(), _THREADS, _WAITING):
+            if isinstance(found, Rejected):
+                yield found
+            else:
+                headers.append(found)
+        headers.sort(key=lambda each: (each.study, each.series_number, each.series, each.instance_number, each.path))
+        views: Counter[str] = Counter()
+        for header in headers:
+            known = (labels[uid] for uid in (header.instance, header.series, header.study) if uid in labels)
+            yield Item(
+                path=header.path,
+                patient_id=header.patient or header.study,
+                study_id=header.study,
+                fingerprint=header.mark,
+                labels=next(known, {}),
+                body_part=header.part or UNKNOWN_PART,
+                view=header.view or None,
+                view_index=views[header.study],
+                laterality=header.side if header.side in ("L", "R") else None,
+                instance_id=header.instance or None,
+            )
+            views[header.study] += 1
+
+
+def _labels(options: DicomOptions) -> tuple[LabelsByUid, tuple[Task, ...]]:
+    if not options.labels:
+        return {}, ()
+    place = locate(options.labels)
+    table = read_table(place, ("uid",))
+    columns: Labels = find_labels(table, options.classes)
+    found: LabelsByUid = {}
+    problems = [f"line {line}: {reason}" for line, reason in table.malformed]
+    for line, row in table.rows:
+        try:
+            found[row["uid"]] = columns.of(row)
+        except ValueError as error:
+            problems.append(f"line {line}: {error}")
+    if problems:
+        # A label that is lost here would pass for "not known" later.
+        raise UserError(f"{place} has {len(problems)} rows that cannot be read ({problems[0]}): repair them")
+    return found, columns.tasks
+
+
+def _read(root: Location, entry: FileEntry) -> _Header | Rejected:
+    """Read one header. Raises UserError where the store, not the file, is at fault."""
+    place, mark = root.join(entry.path), fingerprint(entry)
+    try:
+        with place.filesystem.open_input_file(place.path) as source:
+            file = io.BufferedReader(_Bounded(source, _MOST_HEADER_BYTES), _PAGE)
+            start = file.peek(2048)[:2048]
+            if not is_dicom(start):
+                return Rejected(entry.path, "not a DICOM file")
+            if DeflatedExplicitVRLittleEndian.encode() not in start:
+                return _header(entry.path, mark, file)
+        return _deflated(entry.path, mark, place)
+    except (FileNotFoundError, PermissionError) as error:
+        return Rejected(entry.path, f"cannot be read ({type(error).__name__})")
+    except _TooLong:
+        return Rejected(entry.path, f"its DICOM header is longer than {_MOST_HEADER_BYTES // 2**20} MiB")
+    except OSError as error:
+        raise UserError(f"cannot read {place}: {error}; check the store and run the ingest again") from None
+
+
+def _header(path: str, mark: str, file: Any) -> _Header | Rejected:
+    try:
+        with quiet("pydicom"):
+            data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+            words = {name: _word(data, name) for name in _TAGS}
+    except (_TooLong, OSError):
+        raise
+    # pydicom raises many kinds of errors on damaged headers; each of them is this file's alone.
+    except Exception as error:
+        return Rejected(path, f"damaged DICOM header ({type(error).__name__})")
+    if data.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        return Rejected(path, "a DICOMDIR, not an image")
+    if not words["Rows"]:
+        return Rejected(path, f"DICOM {words['Modality'] or 'object'} holds no image")
+    if not words["StudyInstanceUID"]:
+        return Rejected(path, "no StudyInstanceUID in its DICOM header")
+    return _Header(
+        path=path,
+        mark=mark,
+        patient=words["PatientID"],
+        study=words["StudyInstanceUID"],
+        series=words["SeriesInstanceUID"],
+        instance=words["SOPInstanceUID"],
+        series_number=_number(words["SeriesNumber"]),
+        instance_number=_number(words["InstanceNumber"]),
+        part=words["BodyPartExamined"].upper(),
+        view=words["ViewPosition"].upper(),
+        side=(words["ImageLaterality"] or words["Laterality"]).upper(),
+    )
+
+
+def _deflated(path: str, mark: str, place: Location) -> _Header | Rejected:
+    """A deflated header cannot be read without inflating what follows: the guarded decoder does both."""
+    try:
+        image = decode(place.read_bytes(max_bytes=DecodeLimits().max_bytes))
+    except DecodeError as error:
+        return Rejected(path, error.reason)
+    if not image.study_id:
+        return Rejected(path, "no StudyInstanceUID in its DICOM header")
+    known: dict[str, Any] = image.metadata
+    return _Header(
+        path=path,
+        mark=mark,
+        patient=image.patient_id or "",
+        study=image.study_id,
+        series=image.series_id or "",
+        instance=image.instance_id or "",
+        series_number=0,
+        instance_number=int(known.get("instance_number") or 0),
+        part=str(known.get("body_part") or ""),
+        view=str(known.get("view_position") or ""),
+        side=str(known.get("laterality") or ""),
+    )
+
+
+def _word(data: pydicom.Dataset, name: str) -> str:
+    return str(data.get(name) or "").replace("\x00", "").strip()
+
+
+def _number(text: str) -> int:
+    try:
+        return int(float(text))
+    except (ValueError, OverflowError):
+        return 0
+
+
+class _TooLong(Exception):
+    """A header went on beyond the bound."""
+
+
+class _Bounded(io.RawIOBase):
+    """An Arrow file of which at most `most` bytes can be read."""
+
+    name = ""  # pydicom asks for it
+
+    def __init__(self, file: Any, most: int) -> None:
+        self._file, self._left = file, most
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        self._left -= len(data)
+        if self._left < 0:
+            raise _TooLong
+        buffer[: len(data)] = data
+        return len(data)

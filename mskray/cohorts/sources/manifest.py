@@ -1,0 +1,143 @@
+"""A CSV with one row an image: the documented way to bring any data.
+
+    mskray ingest manifest images.csv --out URI
+
+| column | |
+| --- | --- |
+| `path` | required: PNG, JPEG, TIFF or DICOM file, relative to the CSV's folder (or to `root`) |
+| `patient_id` | required: who it is; never stored, only its keyed hash |
+| `study_id` | images of one examination; without it, a patient's images of one body part are one study |
+| `body_part` | e.g. WRIST; UNKNOWN where empty |
+| `view` | e.g. PA, LATERAL |
+| `view_index` | 0-based place in the study; without it, the order of the rows |
+| `laterality` | L or R |
+| `split` | train, validation (or val, valid) or test; a patient without one is assigned |
+| `label` | task abnormality: normal or abnormal, or 0 or 1; empty = not known |
+| `label_<task>` | any other task: class names (sorted) or, with `classes.<task>`, also their index |
+
+UTF-8 with or without byte order mark, commas, quotes as in RFC 4180; other columns are not read. A row that cannot
+be used goes to quarantine with its line; a missing column or an unreadable file is one line before any work.
+"""
+
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from mskray.cohorts.schema import Task
+from mskray.cohorts.sources import UNKNOWN_PART, Item, Rejected, Source, fingerprint, register
+from mskray.cohorts.sources._table import Labels, Row, Table, find_labels, read_table
+from mskray.config import Section, setting
+from mskray.errors import UserError
+from mskray.storage import Location, locate
+
+_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
+# Another store's URI or a Windows drive.
+_FOREIGN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[/\\]")
+_SIDES = {"": None, "l": "L", "left": "L", "r": "R", "right": "R"}
+
+
+class ManifestOptions(Section):
+    root: str = setting("", "folder or URI that paths are relative to; empty: the folder of the CSV")
+    classes: dict[str, list[str]] = setting({}, "task → class names in the order of their index")
+
+
+@register
+class ManifestCsv(Source[ManifestOptions]):
+    name = "manifest"
+    summary = "a CSV with path, patient_id and, where known, study_id, body_part, view, laterality, split, label"
+    Options = ManifestOptions
+    split_note = "splits as in the CSV's column, where it has one"
+
+    def root(self, location: Location, options: ManifestOptions) -> Location:
+        if not location.is_file():
+            raise UserError(f"{location} is not a file: the source manifest reads a CSV")
+        return locate(options.root) if options.root else locate(location.uri.rpartition("/")[0])
+
+    def tasks(self, location: Location | None, options: ManifestOptions) -> tuple[Task, ...]:
+        assert location is not None
+        return _read(location, options)[1].tasks
+
+    def items(self, location: Location | None, options: ManifestOptions) -> Iterator[Item | Rejected]:
+        assert location is not None
+        table, labels = _read(location, options)
+        root = self.root(location, options)
+        for line, reason in table.malformed:
+            yield Rejected(f"{table.name} line {line}", reason, line)
+        files = _fingerprints(root, [_inside(row["path"], root) for _, row in table.rows])
+        seen: set[str] = set()
+        views: Counter[tuple[str, str]] = Counter()
+        for line, row in table.rows:
+            path = _inside(row["path"], root)
+            try:
+                if path is None:
+                    raise ValueError("no path" if not row["path"] else f"path is not inside {root}")
+                if path in seen:
+                    raise ValueError("listed more than once")
+                seen.add(path)
+                if path not in files:
+                    raise ValueError("there is no such file")
+                yield _item(row, line, path, files[path], labels, views)
+            except ValueError as error:
+                yield Rejected(row["path"] or f"{table.name} line {line}", str(error), line)
+
+
+def _read(location: Location, options: ManifestOptions) -> tuple[Table, Labels]:
+    table = read_table(location, ("path", "patient_id"))
+    return table, find_labels(table, options.classes)
+
+
+def _item(row: Row, line: int, path: str, mark: str, labels: Labels, views: Counter[tuple[str, str]]) -> Item:
+    """One row as an item. Raises ValueError with the reason."""
+    if not row["patient_id"]:
+        raise ValueError("no patient_id")
+    part = row.get("body_part", "").upper() or UNKNOWN_PART
+    study = row.get("study_id") or part
+    side, split = row.get("laterality", "").lower(), row.get("split", "").lower()
+    if side not in _SIDES:
+        raise ValueError(f"laterality {row['laterality']!r} is neither L nor R")
+    if split and split not in _SPLITS:
+        raise ValueError(f"split {row['split']!r} is none of train, validation, test")
+    values = labels.of(row)
+    index = row.get("view_index", "")
+    if index and not (index.isdecimal() and int(index) < 2**31):
+        raise ValueError(f"view_index {index!r} is no whole number from 0")
+    key = (row["patient_id"], study)
+    place = int(index) if index else views[key]
+    views[key] += 1
+    return Item(
+        path=path,
+        patient_id=row["patient_id"],
+        study_id=study,
+        fingerprint=mark,
+        labels=values,
+        body_part=part,
+        view=row.get("view", "").upper() or None,
+        view_index=place,
+        laterality=_SIDES[side],
+        split=_SPLITS.get(split),
+        row=line,
+    )
+
+
+def _inside(path: str, root: Location) -> str | None:
+    """The path relative to the root, None where it is empty or leads out of the root."""
+    folder = root.path.rstrip("/") + "/"
+    for prefix in (root.uri.rstrip("/") + "/", folder):
+        path = path.removeprefix(prefix)
+    if not path or _FOREIGN.match(path):
+        return None
+    path = posixpath.normpath(path.replace("\\", "/"))
+    return None if path in (".", "..") or path.startswith(("../", "/")) else path
+
+
+def _fingerprints(root: Location, paths: list[str | None]) -> dict[str, str]:
+    """Fingerprints of those paths that are files, by one listing of the folder that they share."""
+    wanted = {path for path in paths if path is not None}
+    if not wanted:
+        return {}
+    shared = posixpath.commonpath([posixpath.dirname(path) for path in wanted])
+    place, prefix = (root.join(shared), f"{shared}/") if shared else (root, "")
+    if not place.is_dir():
+        return {}
+    return {path: fingerprint(entry) for entry in place.walk() if (path := prefix + entry.path) in wanted}
