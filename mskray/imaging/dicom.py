@@ -70,7 +70,7 @@ def read_dicom(data: bytes, limits: DecodeLimits) -> DecodedImage:
     """
     if data[:4] == b"DICM":
         data = bytes(128) + data
-    with quiet("pydicom"):
+    with quiet("pydicom", "openjpeg"):
         _check_deflated(data, limits)
         header = dcmread(BytesIO(data), force=True)
         syntax = _transfer_syntax(header)

@@ -154,9 +154,10 @@ def _table(header: Dataset, item: Dataset, prefix: str = "LUT") -> tuple[int, np
     count = count or 65_536
     data = item[f"{prefix}Data"].value
     if isinstance(data, bytes):
-        wide = len(data) >= 2 * count
-        order = ">" if header.file_meta.TransferSyntaxUID.is_little_endian is False else "<"
-        entries = np.frombuffer(data, f"{order}u2" if wide else "u1")[:count]
+        # 16-bit words in the file's byte order; 8-bit entries lie two to a word, the first in its low byte.
+        little = header.file_meta.TransferSyntaxUID.is_little_endian
+        words = np.frombuffer(data, "<u2" if little else ">u2", len(data) // 2).astype("<u2")
+        entries = (words if len(words) >= count else words.view(np.uint8))[:count]
     else:
         entries = np.asarray(data if isinstance(data, Sequence) else [data], dtype=np.int64)[:count]
     if entries.size == 0 or not 1 <= depth <= 16:
