@@ -7,6 +7,7 @@ that needs them, so that `--help` and mistakes answer at once.
 """
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ cohort_app = typer.Typer(help="Look at cohorts.", no_args_is_help=True)
 app.add_typer(cohort_app, name="cohort")
 
 _INTERRUPTED = 130
+_OPTION = re.compile(r"[a-z_]+=")
 
 Workers = Annotated[int, typer.Option(min=1, help="Actors that predict, each with one CPU.")]
 Gpu = Annotated[bool, typer.Option("--gpu", help="Give each worker a GPU.")]
@@ -58,8 +60,11 @@ def _terminate(number: int, frame: Any) -> None:
 
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(help="mura, knee-oa, manifest, dicom, phantom")],
-    location: Annotated[str | None, typer.Argument(metavar="IN", help="Folder, file or URI; not for phantom.")] = None,
+    source: Annotated[str, typer.Argument(help="mura, knee-oa, manifest, dicom or phantom.")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[IN] [key=value]…", help="Folder, file or URI (none for phantom); the source's options."),
+    ] = None,
     out: Annotated[str, typer.Option(help="URI of the cohort to make.")] = ...,  # type: ignore[assignment]
     size: Annotated[int, typer.Option(help="Side of the stored square images, px.")] = 224,
     bits: Annotated[int, typer.Option(help="8 or 16 bits a stored pixel.")] = 8,
@@ -68,18 +73,21 @@ def ingest(
         str | None, typer.Option(help="Cut patients anew: train,validation,test, such as 0.7,0.15,0.15.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
-    option: Annotated[list[str] | None, typer.Option("--option", "-o", help="A source's own key=value.")] = None,
 ) -> None:
     """Turn images of a foreign layout into a cohort. Run again, it continues or changes nothing."""
     from mskray.cohorts import ingest as run
     from mskray.config import apply_overrides
     from mskray.verbs.cohort import ingest_lines
 
+    options = [word for word in words or [] if _OPTION.match(word)]
+    places = [word for word in words or [] if not _OPTION.match(word)]
+    if len(places) > 1:
+        raise UserError(f"ingest takes one IN, not {len(places)}: {', '.join(places)}")
     settings: dict[str, Any] = {"size": size, "bits": bits, "fit": fit, "seed": seed}
     if split_fractions is not None:
         settings["split_fractions"] = _fractions(split_fractions)
     display = Display()
-    summary = run(source, location, out, apply_overrides({}, option or []), settings, display)
+    summary = run(source, places[0] if places else None, out, apply_overrides({}, options), settings, display)
     display.end()
     print(ingest_lines(summary))
 

@@ -1,0 +1,175 @@
+"""Training on Ray Train: the same weights streamed or held, cut off or not; every row validated once on any ranks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from mskray.bundles import Bundle, load_bundle
+from mskray.cohorts import Cohort
+from mskray.errors import UserError
+from mskray.progress import Progress
+from mskray.storage import Location, locate
+from mskray.verbs.train import parse_job, train
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def job(cohort: Cohort, out: Location, **sections) -> dict:
+    return {
+        "family": "classifier",
+        "cohort": str(cohort.location),
+        "out": str(out),
+        "network": {"backbone": "mobilenet_v3_small", "weights": "none"},
+        "data": {"image_size": 64, "batch_size": 8, "shuffle_window": 64},
+        "loop": {"epochs": 2, "checkpoint_every": 3},
+        **sections,
+    }
+
+
+def run(data: dict, report=lambda progress: None) -> Bundle:
+    return train(*parse_job(data, "test"), report=report)
+
+
+def figures(bundle: Bundle) -> list[dict[str, float]]:
+    """History without what depends on the clock."""
+    return [{k: v for k, v in entry.items() if k not in ("images_per_s", "wait_share")} for entry in bundle.history]
+
+
+def same(first: Bundle, second: Bundle) -> None:
+    assert len(first.history) == len(second.history)
+    for one, other in zip(figures(first), figures(second), strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(phantom_cohort: Cohort, ray_cluster: str, tmp_path_factory) -> tuple[Bundle, list[Progress], Path]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    seen: list[Progress] = []
+    return run(job(phantom_cohort, locate(folder / "bundle")), seen.append), seen, folder / "bundle"
+
+
+def test_a_run_leaves_a_bundle_events_and_no_checkpoints(undisturbed) -> None:
+    bundle, progress, folder = undisturbed
+    assert [entry["epoch"] for entry in bundle.history] == [1, 2]
+    assert bundle.best in bundle.history
+    assert load_bundle(str(folder))[0] == bundle
+    assert list((folder / "tensorboard").iterdir())
+    assert not (folder / "run").exists()
+    steps = [each for each in progress if each.stage == "epoch 2/2"]
+    assert steps[-1].rate > 0
+    assert "waiting for data" in steps[-1].note
+
+
+def test_the_same_job_again_returns_the_bundle_and_another_job_is_refused(phantom_cohort, undisturbed) -> None:
+    bundle, _, folder = undisturbed
+    before = (folder / "bundle.json").stat().st_mtime_ns
+    assert run(job(phantom_cohort, locate(folder))) == bundle
+    assert (folder / "bundle.json").stat().st_mtime_ns == before
+    other = job(phantom_cohort, locate(folder), optimizer={"learning_rate": 1e-2})
+    with pytest.raises(UserError, match="already holds a bundle of another job"):
+        run(other)
+
+
+def test_a_killed_worker_changes_nothing(phantom_cohort, undisturbed, s3_folder: Location) -> None:
+    """Streamed, with the bundle in the object store, one worker killed in mid-epoch: the same figures."""
+    killed: list[int] = []
+
+    def kill_once(progress: Progress) -> None:
+        if progress.stage == "epoch 2/2" and not killed and progress.done > 24:
+            killed.extend(_training_workers())
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    data = job(phantom_cohort, s3_folder.join("bundle"))
+    # cache=stream would be another job by name; the figures must be the same.
+    data["data"] = {**data["data"], "cache": "stream"}
+    bundle = run(data, kill_once)
+    assert killed, "no worker was there to be killed"
+    same(bundle, undisturbed[0])
+
+
+def test_a_killed_driver_goes_on_where_it_was(phantom_cohort, undisturbed, tmp_path: Path, ray_cluster: str) -> None:
+    config = tmp_path / "job.yaml"
+    config.write_text(json.dumps(job(phantom_cohort, locate(tmp_path / "bundle"))))
+    command = [sys.executable, "-m", "mskray.cli", "train", str(config)]
+    environment = {**os.environ, "RAY_ADDRESS": ray_cluster}
+    driver = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        _wait_for(driver, "epoch 2/2")
+    finally:
+        driver.kill()
+        driver.wait(timeout=30)
+    assert not (tmp_path / "bundle" / "bundle.json").exists()
+    deadline = time.monotonic() + 60
+    while _training_workers() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    seen: list[Progress] = []
+    bundle = run(job(phantom_cohort, locate(tmp_path / "bundle")), seen.append)
+    assert not any(each.stage == "epoch 1/2" for each in seen), "epoch 1 was trained again"
+    same(bundle, undisturbed[0])
+
+
+def test_two_workers_share_each_epoch(phantom_cohort, tmp_path: Path, ray_cluster: str) -> None:
+    data = job(phantom_cohort, locate(tmp_path / "bundle"), resources={"workers": 2, "cpus_per_worker": 1})
+    data["loop"] = {"epochs": 1}
+    seen: list[Progress] = []
+    bundle = run(data, seen.append)
+    assert bundle.history[0]["val_loss"] > 0
+    rows = phantom_cohort.count("train") // 16 * 16
+    assert {each.total for each in seen if each.stage == "epoch 1/1"} == {rows}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resources": {"workers": 4}}, r"4 × 1 CPU and 0.5 to read data, the cluster has 3: it would wait for ever"),
+        ({"resources": {"gpu": True}}, r"needs 1 × 1 GPU, the cluster has 0"),
+        ({"task": "grade"}, "has no task 'grade': its tasks are abnormality"),
+        ({"data": {"batch_size": 4000}}, "fewer than one step"),
+        ({"network": {"weights": "nowhere.pth"}}, r"nowhere\.pth"),
+        ({"network": {"freeze": ["layer9"]}}, "has no stage layer9"),
+        ({"cohort": "nowhere"}, "nowhere"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_it_starts(
+    phantom_cohort, ray_cluster: str, tmp_path: Path, changes: dict, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run({**job(phantom_cohort, locate(tmp_path / "bundle")), **changes})
+
+
+def _training_workers() -> list[int]:
+    """Processes of Ray Train's workers in this session's cluster."""
+    session = ray._private.worker._global_node.get_session_dir_path()
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "ppid"]):
+        title = " ".join(process.info["cmdline"] or [])
+        if title.startswith("ray::RayTrainWorker") or "TrainWorker" in title.split(" ")[0]:
+            parent = psutil.Process(process.info["ppid"])
+            if session in " ".join(parent.cmdline()):
+                found.append(process.info["pid"])
+    return found
+
+
+def _wait_for(driver: subprocess.Popen, text: str, timeout_s: float = 240) -> None:
+    """Read the driver's progress until `text` shows."""
+    lines: list[str] = []
+    watchdog = threading.Timer(timeout_s, driver.kill)
+    watchdog.start()
+    try:
+        for line in driver.stderr:
+            lines.append(line)
+            if text in line:
+                return
+        pytest.fail(f"{text!r} never showed:\n" + "".join(lines[-20:]))
+    finally:
+        watchdog.cancel()
