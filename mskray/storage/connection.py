@@ -22,7 +22,7 @@ from mskray.errors import UserError
 
 # Seconds. A store under load may pause for several seconds; one that sends nothing for 30 is gone.
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 30
-PROBE_CONNECT_TIMEOUT, PROBE_READ_TIMEOUT = 3, 10
+PROBE_CONNECT_TIMEOUT, PROBE_READ_TIMEOUT = 3, 5
 # Attempts a request, first included: botocore's back-off adds up to about 7 s, Arrow's to about 30 s (measured).
 BOTO_ATTEMPTS, ARROW_ATTEMPTS = 4, 8
 
@@ -129,9 +129,6 @@ class Connection:
             force_virtual_addressing=style == "virtual",
             proxy_options=proxy,
             tls_ca_file_path=authority if isinstance(authority, str) else None,
-            # Copying a folder in threads while each file also writes in the background can exhaust Arrow's I/O threads
-            # and wait for ever (apache/arrow#32372).
-            background_writes=False,
             **elsewhere,
         )
 

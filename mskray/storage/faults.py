@@ -1,6 +1,7 @@
 """Which errors of an object store pass by themselves, and what the others mean to a user, in one line."""
 
 import logging
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -27,6 +28,12 @@ THROTTLING = {
 # NoSuchUpload: a multipart upload whose completion was answered into a cut connection; the next attempt starts anew.
 PASSING = THROTTLING | {"InternalError", "ServiceUnavailable", "RequestTimeout", "OperationAborted", "NoSuchUpload"}
 
+# Arrow's errors are OSErrors that differ in their text alone. Its S3 client retries the named ones itself, and answers
+# without an S3 message; an error code it does not know (MinIO's SlowDownRead, Ceph's Busy) it never retries.
+ARROW = re.compile(
+    r"AWS Error (NETWORK_CONNECTION|SLOW_DOWN|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|THROTTLING)"
+    r"|AWS Error UNKNOWN \(HTTP status (429|500|502|503|504)\)"
+)
 # What boto3 raises for a request that failed.
 FAILURES = (boto.ClientError, boto.BotoCoreError, ResponseParserError, RecursionError)
 
@@ -48,6 +55,8 @@ def is_transient(error: BaseException) -> bool:
         return code in PASSING or status in (429, 500, 502, 503, 504)
     if isinstance(error, boto.SSLError):
         return False
+    if isinstance(error, OSError) and ARROW.search(str(error)):
+        return True
     return isinstance(
         error,
         boto.HTTPClientError | boto.ConnectionError | boto.IncompleteReadError | boto.FlexibleChecksumError,
@@ -139,4 +148,5 @@ def _reason(error: Exception) -> str:
         return "timed out"
     if isinstance(error, boto.ConnectionClosedError):
         return "connection closed"
-    return str(error).rpartition("] ")[2].partition(" (_ssl")[0].strip("()'\" ") or type(error).__name__
+    cause = error.kwargs.get("error", error) if isinstance(error, boto.BotoCoreError) else error
+    return str(cause).rpartition("] ")[2].partition(" (_ssl")[0].strip("()'\" ") or type(error).__name__
