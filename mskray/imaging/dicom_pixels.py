@@ -85,7 +85,8 @@ def _stored(header: Dataset, syntax: UID, shape: Shape) -> tuple[np.ndarray, str
     except RuntimeError as error:  # what pydicom raises when its plugins have all failed
         raise DecodeError(f"corrupt DICOM: {syntax.name} pixel data could not be decoded") from error
     array = array.reshape(shape.frames, shape.rows, shape.columns, *([3] if shape.samples == 3 else []))
-    return array.astype(array.dtype.newbyteorder("="), copy=False), str(properties["photometric_interpretation"])
+    photometric = "".join(filter(str.isprintable, str(properties["photometric_interpretation"])))[:16]
+    return array.astype(array.dtype.newbyteorder("="), copy=False), photometric
 
 
 def _check_length(header: Dataset, shape: Shape) -> None:
