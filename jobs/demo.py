@@ -9,7 +9,6 @@ Everything is started here and stopped here, also after Ctrl-C and after a failu
 
 import argparse
 import os
-import secrets
 import shutil
 import signal
 import sys
@@ -159,9 +158,7 @@ def _store(kind: str) -> Iterator[str]:
     print("0/6  starting a local S3 store (SeaweedFS) on loopback with new credentials")
     with start_object_store(OUT / "store") as store:
         os.environ.update(store.env)
-        bucket = f"mskray-{secrets.token_hex(4)}"
-        store.create_bucket(bucket)
-        yield f"s3://{bucket}"
+        yield f"s3://{store.bucket}"
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,0 +1,125 @@
+"""The whole path on phantoms in an object store: bundle → ensemble → report → batch predictions."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mskray.bundles import load_predictor
+from mskray.cohorts import Cohort
+from mskray.errors import UserError
+from mskray.families import Images
+from mskray.storage import Location, locate
+from mskray.verbs.cohort import show
+from mskray.verbs.ensemble import make_ensemble
+from mskray.verbs.evaluate import evaluate_model
+from mskray.verbs.predict import predict
+from mskray.verbs.train import parse_job, train
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def bundle(phantom_cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Location:
+    out = locate(tmp_path_factory.mktemp("bundles") / "small")
+    job = {
+        "family": "classifier",
+        "cohort": str(phantom_cohort.location),
+        "out": str(out),
+        "network": {"backbone": "mobilenet_v3_small", "weights": "none"},
+        "data": {"image_size": 64, "batch_size": 8},
+        "loop": {"epochs": 1},
+    }
+    train(*parse_job(job, "test"))
+    return out
+
+
+def test_an_evaluation_counts_every_row_and_its_report_stands_alone(
+    phantom_cohort: Cohort, bundle: Location, s3_folder: Location
+) -> None:
+    result, folder = evaluate_model(
+        str(bundle), str(phantom_cohort.location), "test", str(s3_folder.join("report")), resamples=200
+    )
+    assert result.counts["images"] == phantom_cohort.count("test")
+    metrics = folder.join("metrics.json").read_json()
+    assert metrics["levels"]["image"]["overall"]["n"] == phantom_cohort.count("test")
+    page = folder.join("report.html").read_bytes().decode()
+    assert "not a medical device" in page.lower()
+    assert not re.search(r'(src|href)="https?:', page)
+    table = pq.read_table(io.BytesIO(folder.join("predictions.parquet").read_bytes()))
+    assert sorted(table["instance_id"].to_pylist()) == sorted(
+        phantom_cohort.metadata("test", ["instance_id"])["instance_id"].to_pylist()
+    )
+
+
+def test_a_calibrated_ensemble_predicts_a_cohort_as_its_members_do(
+    phantom_cohort: Cohort, bundle: Location, tmp_path: Path
+) -> None:
+    made = make_ensemble([str(bundle)], str(tmp_path / "one"), calibrate=str(phantom_cohort.location))
+    assert made.calibration.temperature > 0
+    assert made.calibration.fitted_on is not None
+    assert 0 <= made.threshold <= 1
+    table = predict(str(bundle), str(phantom_cohort.location), str(tmp_path / "all.parquet"))
+    assert len(table) == sum(phantom_cohort.count(split) for split in phantom_cohort.splits)
+    one = table.filter(table["split"].cast("string").to_numpy() == "test").slice(0, 1).to_pylist()[0]
+    image = phantom_cohort.images("test", [one["instance_id"]])[one["instance_id"]]
+    _, predictor = load_predictor(bundle)
+    expected = predictor(Images([image])).probabilities[0]
+    assert [one["prob_normal"], one["prob_abnormal"]] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_a_folder_is_predicted_file_by_file_and_bad_files_are_named(
+    ray_cluster: str, bundle: Location, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 60), dtype=np.uint8)
+    cv2.imwrite(str(folder / "a.png"), pixels)
+    cv2.imwrite(str(folder / "deep" / "b c.jpg"), pixels)
+    (folder / "cut.png").write_bytes((folder / "a.png").read_bytes()[:200])
+    (folder / "letter.png").write_bytes(b"%PDF-1.7 dear colleague")
+    table = predict(str(bundle), str(folder), str(tmp_path / "out.parquet"))
+    rows = {row["path"]: row for row in table.to_pylist()}
+    assert set(rows) == {"a.png", "deep/b c.jpg", "cut.png", "letter.png"}
+    assert rows["a.png"]["prob_normal"] + rows["a.png"]["prob_abnormal"] == pytest.approx(1, abs=1e-5)
+    assert rows["deep/b c.jpg"]["error"] is None
+    assert rows["cut.png"]["prob_normal"] is None
+    assert "truncated" in rows["cut.png"]["error"]
+    assert "PDF" in rows["letter.png"]["error"]
+    alone = predict(str(bundle), str(folder / "a.png"), str(tmp_path / "one.parquet")).to_pylist()
+    assert alone[0]["prob_abnormal"] == pytest.approx(rows["a.png"]["prob_abnormal"], abs=1e-5)
+
+
+def test_a_cohort_is_described_with_a_contact_sheet(phantom_cohort: Cohort, tmp_path: Path) -> None:
+    text = show(str(phantom_cohort.location), str(tmp_path / "sheet.png"))
+    assert "quarantine: empty" in text
+    assert "abnormal" in text
+    assert cv2.imread(str(tmp_path / "sheet.png")).std() > 10
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model, cohort, out: evaluate_model(model, cohort, "tset", out), "has no split 'tset'"),
+        (lambda model, cohort, out: evaluate_model(out, cohort, "test", out), "holds neither bundle.json nor"),
+        (lambda model, cohort, out: evaluate_model(model, out, "test", out), "cohort.json"),
+        (lambda model, cohort, out: predict(model, out, out + ".parquet"), "holds no files|does not exist"),
+        (lambda model, cohort, out: predict(model, cohort, out, split="x"), "has no split 'x'"),
+        (lambda model, cohort, out: make_ensemble([model], out, calibrate=out), "cohort.json"),
+    ],
+)
+def test_mistakes_are_one_line(phantom_cohort: Cohort, bundle: Location, tmp_path: Path, call, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=message) as caught:
+        call(str(bundle), str(phantom_cohort.location), str(tmp_path / "empty"))
+    assert "\n" not in str(caught.value)
+
+
+def test_metrics_are_strict_json(phantom_cohort: Cohort, bundle: Location, tmp_path: Path) -> None:
+    _, folder = evaluate_model(str(bundle), str(phantom_cohort.location), "validation", str(tmp_path), resamples=100)
+    json.loads(folder.join("metrics.json").read_bytes(), parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
