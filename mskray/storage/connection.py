@@ -19,6 +19,7 @@ from botocore.utils import get_environ_proxies
 from pyarrow.fs import AwsStandardS3RetryStrategy, FileSystem, S3FileSystem
 
 from mskray.errors import UserError
+from mskray.storage.faults import is_transient
 
 # Seconds. A store under load may pause for several seconds; one that sends nothing for 30 is gone.
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 30
@@ -105,6 +106,8 @@ class Connection:
             try:
                 headers = self.client.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]
             except boto.ClientError as error:
+                if is_transient(error):
+                    return self._region
                 headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
             except boto.BotoCoreError:
                 return self._region  # whatever is wrong, the request itself will say it better
