@@ -28,10 +28,12 @@ from mskray.storage import Location, locate
 
 # Small row groups let a reader fetch a few images of a shard; below 64 rows the footer outgrows its use.
 _ROW_GROUP = 128
-# zstd at its fastest: a third slower to write than lz4 and 10 % smaller, and radiographs hardly shrink further.
-_COMPRESSION_LEVEL = 1
-_READERS = 8
-_READ_AHEAD = 16
+# Black borders shrink away and noise does not: 224 px phantoms come to 0.68 of their pixels, with zstd level 1 to 0.61
+# at 1.6 times the CPU time to write and 2.3 times to read.
+_COMPRESSION = "lz4"
+# Files are read ahead a few at a time: handing each alone from thread to thread costs a tenth of its decoding.
+_READERS = 6
+_FILES_A_READ = 4
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,10 @@ def _read(
         except UserError as error:
             return _unreadable(error, root.join(row["path"]))
 
-    yield from zip(rows, ahead(fetch, rows, _READERS, _READ_AHEAD), strict=True)
+    groups = [rows[start : start + _FILES_A_READ] for start in range(0, len(rows), _FILES_A_READ)]
+    fetched = ahead(lambda group: [fetch(row) for row in group], groups, _READERS, _READERS)
+    for group, data in zip(groups, fetched, strict=True):
+        yield from zip(group, data, strict=True)
 
 
 def _unreadable(error: UserError, file: Location) -> Unreadable:
@@ -223,8 +228,7 @@ def _parquet(table: pa.Table) -> pa.Buffer:
         table,
         sink,
         row_group_size=_ROW_GROUP,
-        compression="zstd",
-        compression_level=_COMPRESSION_LEVEL,
+        compression=_COMPRESSION,
         use_dictionary=words,
         write_statistics=words,
     )
