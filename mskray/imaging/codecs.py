@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
+import gdcm
+import openjpeg
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
     HTJ2K,
@@ -157,13 +159,11 @@ def check_frame(frame: bytes, syntax: UID, rows: int, columns: int, samples: int
         )
     if not 2 <= header.precision <= bits_allocated:
         raise DecodeError(f"corrupt DICOM: {header.precision} bits a sample in {bits_allocated}-bit pixels")
-    if syntax in JPEG and _is_for_gdcm(header):
+    if syntax == JPEGBaseline8Bit and header.precision != 8:
+        raise DecodeError(f"corrupt DICOM: {header.precision} bits a sample in JPEG baseline, which has 8")
+    if syntax in JPEG and plugin_for(syntax, header.precision) == _PLUGIN:
         _check_scans(frame, header)
     return header
-
-
-def _is_for_gdcm(header: StreamHeader) -> bool:
-    return header.process not in (0, 1, 2) or header.precision > 8
 
 
 def _check_scans(frame: bytes, header: StreamHeader) -> None:
@@ -202,14 +202,10 @@ def is_available(syntax: str) -> bool:
 def decode_frame(frame: bytes, runner: Any) -> bytes | bytearray:
     """pydicom calls this for each frame; `runner` is its `DecodeRunner`: what the header says, to be corrected here."""
     syntax = runner.transfer_syntax
-    header = check_frame(
-        frame, syntax, runner.rows, runner.columns, runner.samples_per_pixel, max(8, runner.bits_allocated)
-    )
+    header = check_frame(frame, syntax, runner.rows, runner.columns, runner.samples_per_pixel, runner.bits_allocated)
     runner.set_option("bits_allocated", 8 if header.precision <= 8 else 16)
     if syntax not in JPEG_2000:
         return _decode_with_gdcm(frame, header, runner)
-    import openjpeg  # here, as GDCM below: processes that read PNG files never load it
-
     if runner.photometric_interpretation in ("YBR_ICT", "YBR_RCT"):
         runner.set_option("photometric_interpretation", "RGB")  # OpenJPEG has undone the transform
     array = openjpeg.decode(BytesIO(frame))
@@ -218,8 +214,6 @@ def decode_frame(frame: bytes, runner: Any) -> bytes | bytearray:
 
 
 def _decode_with_gdcm(frame: bytes, header: StreamHeader, runner: Any) -> bytes:
-    import gdcm
-
     fragment = gdcm.Fragment()
     fragment.SetByteStringValue(frame)
     fragments = gdcm.SequenceOfFragments.New()

@@ -132,7 +132,7 @@ def _check_picture(header: Dataset) -> None:
     if "PixelData" in header:
         return
     known = (_known_name(kind) or "").removesuffix(" Storage")
-    if "Rows" in header or known.endswith("Image"):
+    if "Rows" in header or " Image" in known:
         raise DecodeError("DICOM image without pixel data: its header alone, or truncated")
     name = _code(header, "Modality") or known
     raise DecodeError(f"DICOM {name} holds no image" if name else "DICOM without an image, or truncated")
