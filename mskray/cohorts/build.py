@@ -12,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import ray.data
-import ray.exceptions
 
 from mskray import __version__
 from mskray.cluster import silence_data
 from mskray.cohorts import ledger
+from mskray.cohorts.careful import CAREFUL_FROM, attempt
 from mskray.cohorts.plan import INGEST_VERSION, Plan, Quarantined, ShardPlan, make_plan
 from mskray.cohorts.schema import (
     MANIFEST,
@@ -128,23 +128,27 @@ class Build:
         def write_one(row: dict[str, Any]) -> dict[str, Any]:
             rows = _unpack(row["rows"])
             split, number, plan_hash = keys[int(row["place"])]
-            entry = write_shard(job, ShardPlan(split, number, plan_hash, 0, len(rows)), rows)
-            return {"place": row["place"], "entry": json.dumps(entry.to_json())}
+            shard = ShardPlan(split, number, plan_hash, 0, len(rows))
+            try:
+                entry = write_shard(job, shard, rows, careful=attempt() >= CAREFUL_FROM)
+            except UserError as error:
+                # Ray would wrap it in a trace and lose its type.
+                return {"place": row["place"], "entry": "", "error": str(error)}
+            return {"place": row["place"], "entry": json.dumps(entry.to_json()), "error": ""}
 
         total = sum(shard.rows for shard in todo)
         done, started = 0, time.monotonic()
         entries: dict[ShardPlan, Entry] = {}
         self.report(Progress("ingest", 0, total))
-        try:
-            dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_TASKS)).map(write_one)
-            for row in dataset.iter_rows():
-                shard = todo[int(row["place"])]
-                entries[shard] = Entry.from_json(json.loads(row["entry"]))
-                done += shard.rows
-                rate = done / max(1e-6, time.monotonic() - started)
-                self.report(Progress("ingest", done, total, rate=rate, left_s=(total - done) / rate))
-        except ray.exceptions.RayError as error:
-            raise _user_error(error) or error from None
+        dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_TASKS)).map(write_one)
+        for row in dataset.iter_rows():
+            if row["error"]:
+                raise UserError(row["error"])
+            shard = todo[int(row["place"])]
+            entries[shard] = Entry.from_json(json.loads(row["entry"]))
+            done += shard.rows
+            rate = done / max(1e-6, time.monotonic() - started)
+            self.report(Progress("ingest", done, total, rate=rate, left_s=(total - done) / rate))
         return entries
 
     def manifest(
@@ -231,12 +235,3 @@ def _pack(table: pa.Table) -> bytes:
 
 def _unpack(data: bytes) -> list[dict[str, Any]]:
     return pa.ipc.open_stream(data).read_all().to_pylist()
-
-
-def _user_error(error: BaseException | None) -> UserError | None:
-    """The UserError that a task raised, dug out of what Ray wrapped around it."""
-    while error is not None:
-        if isinstance(error, UserError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None

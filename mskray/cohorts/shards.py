@@ -7,7 +7,9 @@ Memory: the pixels of the shard once, their compressed form, and a few source fi
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -16,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mskray.cohorts.ahead import ahead
+from mskray.cohorts.careful import Crashed, apart
 from mskray.cohorts.plan import Quarantined, ShardPlan
 from mskray.cohorts.schema import ImageFormat, Shard, Task, cells, is_pixels, shard_schema
 from mskray.cohorts.sources import UNKNOWN_PART, Loaded, Source
@@ -79,9 +82,11 @@ class Entry:
         return cls(shard, tuple(Quarantined(**each) for each in data["quarantined"]), data["complete"])
 
 
-def write_shard(job: ShardJob, plan: ShardPlan, rows: list[dict[str, Any]]) -> Entry:
+def write_shard(job: ShardJob, plan: ShardPlan, rows: list[dict[str, Any]], careful: bool = False) -> Entry:
     """Make one shard from its planned rows and write it with its ledger entry.
 
+    Args:
+        careful: decode each file in a process apart (`mskray.cohorts.careful`).
     Raises:
         UserError, OSError: storage that cannot be read or written after its retries. Nothing partial is left.
     """
@@ -93,19 +98,25 @@ def write_shard(job: ShardJob, plan: ShardPlan, rows: list[dict[str, Any]]) -> E
     quarantined: list[Quarantined] = []
     complete = True
     root = None if job.root is None else locate(job.root)
-    for row, data in _read(job, root, rows):
-        place = len(records)
-        try:
-            if isinstance(data, Unreadable):
+    with apart(partial(_load, job)) if careful else nullcontext(partial(_load, job)) as load:
+        for row, data in _read(job, root, rows):
+            place = len(records)
+            try:
+                if isinstance(data, Unreadable):
+                    complete = False
+                    raise DecodeError(data.reason)
+                loaded = load(row["path"], data)
+                images[place], placement = _fit(loaded.image.pixels, job.image)
+                if masks is not None:
+                    masks[place] = 0 if loaded.mask is None else fit_mask_to_canvas(loaded.mask, size, job.image.fit)
+                records.append(_record(row, loaded, placement, job.tasks))
+            except DecodeError as error:
+                quarantined.append(Quarantined(row["path"], error.reason, "decode", plan.split, row["row"]))
+            except Crashed:
+                # Memory may have run out for another reason: the next ingest tries again.
                 complete = False
-                raise DecodeError(data.reason)
-            loaded = _load(job, row["path"], data)
-            images[place], placement = _fit(loaded.image.pixels, job.image)
-            if masks is not None:
-                masks[place] = 0 if loaded.mask is None else fit_mask_to_canvas(loaded.mask, size, job.image.fit)
-            records.append(_record(row, loaded, placement, job.tasks))
-        except DecodeError as error:
-            quarantined.append(Quarantined(row["path"], error.reason, "decode", plan.split, row["row"]))
+                reason = "decoding it killed the process"
+                quarantined.append(Quarantined(row["path"], reason, "decode", plan.split, row["row"]))
     shard = None
     if records:
         table = _table(job, records, images, masks)

@@ -212,6 +212,24 @@ class Deadly(KneeOA):
         return super().fetch(root, path)
 
 
+class Poison(KneeOA):
+    """Dies of one certain file, always."""
+
+    def load(self, path, data, options):
+        if path.endswith("9000003L.png"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().load(path, data, options)
+
+
+class Down(KneeOA):
+    """A store that stops answering."""
+
+    def fetch(self, root, path):
+        if path.endswith("9000003L.png"):
+            raise UserError("no answer from the store") from ConnectionError()
+        return super().fetch(root, path)
+
+
 class Torchless(KneeOA):
     """Refuses every file in a process that has imported torch."""
 
@@ -235,6 +253,23 @@ def test_a_killed_worker_costs_nothing_and_doubles_nothing(copy):
     done = ingest(Deadly(), copy / "in", copy / "again", settings=SMALL, key=KEY)
     assert (copy / "killed").exists()
     assert done.content_hash == open_cohort(copy / "out").content_hash
+
+
+@pytest.mark.usefixtures("by_value")
+def test_a_file_that_kills_its_decoder_is_quarantined(copy):
+    done = ingest(Poison(), copy / "in", copy / "again", settings=SMALL, key=KEY)
+    rows = open_cohort(copy / "again").quarantine().to_pylist()
+    assert {row["path"]: row["reason"] for row in rows}["train/3/9000003L.png"] == "decoding it killed the process"
+    assert (done.counts.images, done.counts.quarantined) == (53, 4)
+
+
+@pytest.mark.usefixtures("by_value")
+def test_a_store_that_fails_ends_the_ingest_in_one_line_and_it_can_go_on(copy):
+    with pytest.raises(UserError) as error:
+        ingest(Down(), copy / "in", copy / "again", settings=SMALL, key=KEY)
+    assert str(error.value) == "no answer from the store"
+    assert not (copy / "again" / "cohort.json").exists()
+    assert run(copy, "again").content_hash == open_cohort(copy / "out").content_hash
 
 
 @pytest.mark.usefixtures("by_value")

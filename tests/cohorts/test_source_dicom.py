@@ -143,3 +143,14 @@ def test_labels_that_cannot_be_read_stop_before_work(tmp_path):
 
 def test_without_labels_there_is_no_task(tmp_path):
     assert SOURCE.tasks(locate(tmp_path), SOURCE.Options()) == ()
+
+
+@pytest.mark.slow
+def test_headers_are_read_from_an_object_store(tmp_path, s3_folder):
+    study(tmp_path, "a", 1)
+    (tmp_path / "b").write_bytes(b"not a picture")
+    for name in ("a", "b"):
+        s3_folder.join(name).write_bytes((tmp_path / name).read_bytes())
+    (item,) = list(SOURCE.items(s3_folder, SOURCE.Options()))[1:]
+    assert (item.path, item.study_id, item.view) == ("a", "1.2.1", "PA")
+    assert listing(s3_folder)[1] == {"b": "not a DICOM file"}
