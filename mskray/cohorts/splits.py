@@ -15,7 +15,7 @@ from mskray.errors import UserError
 # Held-out patients are the scarce ones: they are dealt first, and a tie is decided for them.
 _ORDER = ("test", "validation", "train")
 # A stratum with fewer patients than this expected in the smallest split would be cut by chance alone.
-_EXPECTED = 2.0
+_EXPECTED = 1.0
 
 
 def check_fractions(fractions: Sequence[float]) -> Fractions:
