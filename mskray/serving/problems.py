@@ -1,0 +1,190 @@
+"""Every error is a problem detail (RFC 9457): what was wrong, where, what to do; never a stack trace.
+
+curl -i localhost:8000/nowhere        HTTP 404, application/problem+json
+"""
+
+import logging
+import re
+import traceback
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mskray.serving.schemas import UnreadableView
+
+MEDIA_TYPE = "application/problem+json"
+SCHEMA_NAME = "Problem"
+_GENERIC = "about:blank"
+_PREFIX = "urn:mskray:"
+
+KINDS: dict[str, tuple[int, str]] = {
+    "malformed-form": (400, "The form cannot be read"),
+    "wrong-token": (401, "A valid bearer token is needed"),
+    "too-large": (413, "The request is too large"),
+    "not-a-form": (415, "The body is not multipart/form-data"),
+    "no-views": (422, "The study has no views"),
+    "too-many-views": (422, "The study has too many views"),
+    "unreadable-views": (422, "Views of the study cannot be read"),
+    "invalid-value": (422, "A value is not allowed"),
+    "unavailable": (503, "The ensemble does not answer"),
+}
+"""What can go wrong beside what HTTP itself names: kind to status and title."""
+
+# Serve hands this logger to its log files, one a replica, with the request id in each line.
+_log = logging.getLogger("ray.serve")
+
+
+class InvalidValue(BaseModel):
+    """A value that is not allowed."""
+
+    where: str = Field(description="Where it stands.", examples=["query.partial"])
+    what: str = Field(description="What is wrong with it.", examples=["must be true or false"])
+
+
+class ProblemDetails(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str = Field(description="The kind of problem, for programs.", examples=[_PREFIX + "unreadable-views"])
+    title: str = Field(description="The kind of problem, for people.", examples=[KINDS["unreadable-views"][1]])
+    status: int = Field(description="The HTTP status.", examples=[422])
+    detail: str | None = Field(
+        None,
+        description="What was wrong this time, and what to do.",
+        examples=["1 of 2 views cannot be read: send them again, or ask for the others alone with ?partial=true"],
+    )
+    request_id: str | None = Field(None, description="The X-Request-Id of the response, for the server's logs.")
+    views: list[UnreadableView] | None = Field(None, description="The views that could not be read.")
+    errors: list[InvalidValue] | None = Field(None, description="The values that are not allowed.")
+
+
+class Problem(HTTPException):
+    """An error of one of `KINDS`, to be raised anywhere in a request.
+
+    Args:
+        kind: key of `KINDS`.
+        detail: what was wrong this time, and what to do.
+        more: `views` or `errors` of `ProblemDetails`.
+    """
+
+    def __init__(
+        self, kind: str, detail: str, headers: Mapping[str, str] | None = None, **more: Sequence[BaseModel]
+    ) -> None:
+        status, self.title = KINDS[kind]
+        self.kind, self.more = kind, more
+        super().__init__(status, detail, headers=dict(headers) if headers else None)
+
+
+def request_id(request: Request) -> str | None:
+    """Return the request's id: Serve's proxy takes the client's X-Request-Id or makes one."""
+    given = request.headers.get("x-request-id")
+    return None if given is None else re.sub(r"[^A-Za-z0-9._:-]", "_", given)[:128]
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app` a problem detail."""
+
+    async def ours(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        if isinstance(error, Problem):
+            return _respond(
+                request, _PREFIX + error.kind, error.title, error.status_code, error.detail, error.headers, **error.more
+            )
+        phrase = HTTPStatus(error.status_code).phrase
+        # Starlette repeats the phrase where it has nothing to add.
+        detail = _WHAT_TO_DO.get(error.status_code, None if error.detail == phrase else error.detail)
+        return _respond(request, _GENERIC, phrase, error.status_code, detail, error.headers)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        status, title = KINDS["invalid-value"]
+        errors = [
+            InvalidValue(where=".".join(str(part) for part in each["loc"]), what=each["msg"]) for each in error.errors()
+        ]
+        detail = "; ".join(f"{each.where}: {each.what}" for each in errors)
+        return _respond(request, _PREFIX + "invalid-value", title, status, detail, errors=errors)
+
+    app.add_exception_handler(HTTPException, ours)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_middleware(Unexpected)
+
+
+class Unexpected:
+    """Middleware: what nobody caught becomes a 500 without a word of its message, which could quote a header."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("request failed with %s at\n%s", type(error).__qualname__, where)
+            if started:
+                raise
+            request, phrase = Request(scope), HTTPStatus.INTERNAL_SERVER_ERROR.phrase
+            response = _respond(request, _GENERIC, phrase, 500, "a defect of the server; its log has this request id")
+            await response(scope, receive, send)
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe error responses for OpenAPI, each with an example for every kind of problem."""
+    described: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        kinds = {kind: title for kind, (number, title) in KINDS.items() if number == status}
+        types = {_PREFIX + kind: title for kind, title in kinds.items()} or {_GENERIC: HTTPStatus(status).phrase}
+        described[status] = {
+            "description": "; ".join(types.values()) + ".",
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": {"$ref": f"#/components/schemas/{SCHEMA_NAME}"},
+                    "examples": {
+                        kind.removeprefix(_PREFIX): {"value": {"type": kind, "title": title, "status": status}}
+                        for kind, title in types.items()
+                    },
+                }
+            },
+        }
+    return described
+
+
+_WHAT_TO_DO = {
+    404: "there is nothing at this path; /openapi.json lists what there is",
+    405: "this path does not know the method; the Allow header lists those it knows",
+}
+
+
+def _respond(
+    request: Request,
+    kind: str,
+    title: str,
+    status: int,
+    detail: str | None,
+    headers: Mapping[str, str] | None = None,
+    **more: Any,
+) -> JSONResponse:
+    details = ProblemDetails(
+        type=kind, title=title, status=status, detail=detail, request_id=request_id(request), **more
+    )
+    content = details.model_dump(mode="json", exclude_none=True)
+    return JSONResponse(content, status, headers=dict(headers) if headers else None, media_type=MEDIA_TYPE)

@@ -1,0 +1,38 @@
+"""A tiny real ensemble for the tests of the server."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from mskray.ensemble import Voter
+
+# Imports stand inside the fixtures: Ray reads its authentication mode when it is imported, and `tests/conftest.py`
+# sets it only after pytest has imported this file.
+
+
+@pytest.fixture(scope="session")
+def ensemble_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of an ensemble of two: `first` (weight 3; KNEE, WRIST) and `second` (weight 1; KNEE)."""
+    from serving_samples import fitted
+
+    from mskray.bundles import save_bundle
+    from mskray.ensemble import Calibration, join, save_ensemble
+    from mskray.storage import locate
+
+    folder: Path = tmp_path_factory.mktemp("models")
+    members = {"first": (0, ("KNEE", "WRIST")), "second": (1, ("KNEE",))}
+    for name, (seed, parts) in members.items():
+        save_bundle(fitted(seed, parts), locate(folder / name), fingerprint=name)
+    calibration = Calibration(temperature=1.5, fitted_on="held-out")
+    made = join([str(folder / name) for name in members], "knees", [3.0, 1.0], calibration)
+    save_ensemble(made.model_copy(update={"threshold": 0.4}), locate(folder / "ensemble"))
+    return str(folder / "ensemble")
+
+
+@pytest.fixture(scope="session")
+def voter(ensemble_uri: str) -> "Voter":
+    from mskray.ensemble import load
+
+    return load(ensemble_uri)

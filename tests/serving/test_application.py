@@ -1,0 +1,40 @@
+"""The two deployments: what the ingress makes of members that do not answer, and what it need not import."""
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+from ray.exceptions import ActorDiedError, RayActorError
+from ray.serve._private.common import DeploymentID
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from mskray.serving.application import answer_of
+from mskray.serving.problems import Problem
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RayActorError(), Problem),
+        (ActorDiedError(), Problem),
+        (BackPressureError(9, 8), Problem),
+        (DeploymentUnavailableError(DeploymentID("Members", "mskray")), Problem),
+        (ValueError("a defect"), ValueError),
+    ],
+)
+def test_members_that_do_not_answer(error: Exception, expected: type[Exception]) -> None:
+    async def failing() -> None:
+        raise error
+
+    with pytest.raises(expected) as raised:
+        asyncio.run(answer_of(failing()))
+    if isinstance(raised.value, Problem):
+        assert (raised.value.status_code, raised.value.kind) == (503, "unavailable")
+        assert raised.value.headers == {"Retry-After": "5"}
+
+
+def test_the_ingress_does_not_import_torch() -> None:
+    code = "import sys, mskray.serving.application; print('torch' in sys.modules, 'ray.data' in sys.modules)"
+    answered = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answered.stdout.split() == ["False", "False"]
