@@ -75,7 +75,7 @@ class Trainer:
         updates = loop.epochs * -(-self.plan.steps // optimizer.accumulate)
         better = HIGHER_IS_BETTER[loop.metric]
         self.schedule = Schedule(self.optimizer, self.config.schedule, optimizer.learning_rate, updates, better)
-        self.autocast_dtype = _autocast_dtype(loop.precision, session.device)
+        self.autocast_dtype = autocast_dtype(loop.precision, session.device)
         self.scaler = torch.amp.GradScaler(session.device.type, enabled=self.autocast_dtype == torch.float16)
         weights = work.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights, device=session.device)
@@ -270,7 +270,8 @@ def _step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return the format of the forward pass, None for fp32."""
     if precision == "auto":
         if device.type != "cuda":
             return None

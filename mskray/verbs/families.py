@@ -11,12 +11,12 @@ from mskray.verbs.train import job_model
 
 def families_table(as_json: bool = False) -> str:
     """Return every family with what it reads and learns."""
-    rows = [{"name": name, "reads": list(each.kinds), "summary": each.summary} for name, each in families().items()]
+    known = families()
     if as_json:
+        rows = [{"name": name, "reads": each.kinds, "summary": each.summary} for name, each in known.items()]
         return json.dumps(rows, indent=2)
-    return table(
-        ["family", "reads", "learns"], [[row["name"], ", ".join(row["reads"]), row["summary"]] for row in rows]
-    )
+    lines = [[name, ", ".join(each.kinds), each.summary] for name, each in known.items()]
+    return table(["family", "reads", "learns"], lines)
 
 
 def family_table(name: str, as_json: bool = False) -> str:
