@@ -14,7 +14,7 @@ import pyarrow as pa
 import ray.data
 
 from mskray import __version__
-from mskray.cluster import silence_data
+from mskray.cluster import Need, require, silence_data
 from mskray.cohorts import ledger
 from mskray.cohorts.careful import CAREFUL_FROM, attempt
 from mskray.cohorts.plan import INGEST_VERSION, Plan, Quarantined, ShardPlan, make_plan
@@ -114,6 +114,7 @@ class Build:
     def write(self, plan: Plan, todo: Sequence[ShardPlan]) -> dict[ShardPlan, Entry]:
         """Write the shards that are left, one Ray task a shard; returns what became of each."""
         silence_data()
+        require(Need("ingest", workers=1, cpus_per_worker=1), reading_cpus=0)
         job = ShardJob(
             source=self.source,
             options=self.options,

@@ -26,8 +26,10 @@ from typing import Any
 from mskray.cluster import session
 from mskray.cohorts import ledger
 from mskray.cohorts.build import Build, IngestSettings
+from mskray.cohorts.plan import ShardPlan
 from mskray.cohorts.read import read_manifest
 from mskray.cohorts.schema import MANIFEST, Counts, Manifest
+from mskray.cohorts.shards import Entry
 from mskray.cohorts.sources import Source, get_source
 from mskray.cohorts.splits import check_fractions
 from mskray.config import validate
@@ -87,12 +89,13 @@ def ingest(
     run = _prepare(source, location_in, location_out, options, settings, report or (lambda _: None), key)
     plan = run.plan()
     objects = ledger.existing(run.out)
-    entries = ledger.finished(run.out, plan.shards, objects)
-    kept = len(entries)
-    todo = [shard for shard in plan.shards if shard not in entries]
+    kept = ledger.finished(run.out, plan.shards, objects)
+    todo = [shard for shard in plan.shards if shard not in kept]
+    written: dict[ShardPlan, Entry] = {}
     if todo:
         with session():
-            entries.update(run.write(plan, todo))
+            written = run.write(plan, todo)
+    entries = {**kept, **written}
     quarantined = [*plan.quarantined, *(row for entry in entries.values() for row in entry.quarantined)]
     ledger.write_quarantine(run.out, quarantined)
     reasons = dict(Counter(row.reason for row in quarantined).most_common())
@@ -104,13 +107,13 @@ def ingest(
         location=run.out,
         counts=manifest.counts,
         reasons=reasons,
-        written=len(todo),
-        kept=kept,
+        written=len(written),
+        kept=len(kept),
         deleted=ledger.delete_stale(run.out, objects, plan.shards),
         changed=changes["changed"],
         added=changes["added"],
         removed=changes["removed"],
-        decoded=sum(entry.rows for shard, entry in entries.items() if shard in todo),
+        decoded=sum(entry.rows for entry in written.values()),
         seconds=time.monotonic() - started,
         content_hash=manifest.content_hash,
     )
@@ -180,7 +183,8 @@ def _check_same(run: Build, before: Manifest) -> None:
         now["split fractions"] = ("the source's own splits", fractions)
     for what, (old, new) in now.items():
         if old != new:
+            remedy = "use the key that made it (MSKRAY_HASH_KEY)" if what == "hash key" else "keep to that"
             raise UserError(
                 f"{run.out} already holds a cohort with another {what} ({old}, now {new}): "
-                "give another --out, or delete that cohort first"
+                f"{remedy}, give another --out, or delete that cohort first"
             )

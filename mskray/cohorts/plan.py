@@ -109,8 +109,12 @@ class _Listing:
     _seen: set[str] = field(default_factory=set)
 
     def add(self, item: Item | Rejected, keys: Pseudonymiser) -> None:
+        shown = item.path.encode("utf-8", "backslashreplace").decode()
         if isinstance(item, Rejected):
-            self.quarantined.append(Quarantined(item.path, item.reason, "listing", None, item.row))
+            self.quarantined.append(Quarantined(shown, item.reason, "listing", None, item.row))
+            return
+        if shown != item.path:
+            self.quarantined.append(Quarantined(shown, "its name is not UTF-8", "listing", item.split, item.row))
             return
         instance = keys.instance(item.instance_id or item.path)
         if instance in self._seen:

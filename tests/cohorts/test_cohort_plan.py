@@ -1,5 +1,6 @@
 """From items to shards: keys, duplicates, splits that clash, cuts, and which change touches which shard."""
 
+import os
 from collections import Counter
 
 import pytest
@@ -97,6 +98,14 @@ def test_rejected_items_are_quarantined_as_they_are():
     made = plan([*items(patients=4), Rejected("x.txt", "no image", 7)])
     (row,) = made.quarantined
     assert (row.path, row.reason, row.stage, row.row) == ("x.txt", "no image", "listing", 7)
+
+
+@pytest.mark.parametrize("kind", [Item, Rejected])
+def test_a_name_that_is_not_utf8_can_be_written_to_quarantine(kind):
+    path = os.fsdecode(b"caf\xe9.png")
+    bad = Item(path, "p", "s", "1-1") if kind is Item else Rejected(path, "no image")
+    (row,) = plan([*items(patients=4), bad]).quarantined
+    assert row.path == "caf\\udce9.png"
 
 
 def test_own_splits_are_kept_and_a_patient_in_two_keeps_the_larger():

@@ -290,6 +290,11 @@ def test_the_same_cohort_through_an_object_store(copy, s3_folder):
     assert done.content_hash == open_cohort(copy / "out").content_hash
     cohort = open_cohort(s3_folder.join("cohort"))
     cohort.verify()
+    local = open_cohort(copy / "out")
+    assert cohort.metadata("train").equals(local.metadata("train"))
+    some = cohort.metadata("train", ["instance_id"])["instance_id"].to_pylist()[3:30:9]
+    for name, image in cohort.images("train", some).items():
+        np.testing.assert_array_equal(image, local.images("train", [name])[name])
     assert ingest("knee-oa", copy / "in", s3_folder.join("cohort"), settings=SMALL, key=KEY).written == 0
     # And from one: the files are read from the store by the workers.
     for path in (copy / "in" / "val").rglob("*.png"):
