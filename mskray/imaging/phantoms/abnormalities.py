@@ -1,0 +1,311 @@
+"""What can be wrong with a phantom's bone: a fracture, a lytic lesion, a plate with screws, each with its exact mask.
+
+An abnormality is planned once per study, in the bone's own coordinates, and drawn into each view from there; so its
+size, place and obliquity agree between views as they do on a patient. Lengths are in reference mm.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mskray.imaging.phantoms.plan import ABNORMALITY, PhantomSpec, PhantomStudy, stream
+from mskray.imaging.phantoms.shapes import Array, Paint, Shadow, Tube, look_up
+
+_KNOTS = 8
+_OCCULT = 0.1  # chance that a fracture or lesion does not show in one of the further views
+
+
+@dataclass(frozen=True)
+class Fracture:
+    """A break across the bone: a jagged gap, the ends set off sideways and bent; small ones are cracks from one side.
+
+    `slope`: how oblique the plane of the break is, in mm along the bone per mm towards (lateral, front).
+    """
+
+    bone: str
+    occult: frozenset[int]
+    place: float
+    reach: float  # share of the width that is broken, 1 = through and through
+    gap: float
+    slope: tuple[float, float]
+    shift: tuple[float, float]
+    bow: tuple[float, float]
+    jagged: tuple[float, ...]
+    side: float
+    kind: str = "fracture"
+
+    def warp(self, shadow: Shadow) -> Any:
+        """Moves the fragments: their far ends stay in their joints, their broken ends part."""
+        offset = _across(shadow, self.shift) * shadow.px_per_mm / 2
+        bow = _across(shadow, self.bow) * shadow.px_per_mm
+        if abs(offset) + abs(bow) < 0.05:
+            return None
+        place = np.float32(self.place)
+
+        def moved(along: Array, across: Array) -> tuple[Array, Array]:
+            station = along * np.float32(1 / shadow.length)
+            beyond = self._distance(shadow, along, across) > 0
+            lever = np.where(beyond, (1 - station) / (1 - place), station / place).clip(0, 1.2)
+            return along, across - lever * np.where(beyond, np.float32(bow + offset), np.float32(bow - offset))
+
+        return moved
+
+    def _distance(self, shadow: Shadow, along: Array, across: Array) -> Array:
+        """Signed px along the bone from the break."""
+        centre, half, _ = shadow.station(self.place)
+        slope = _across(shadow, self.slope)
+        place = np.clip((across - np.float32(centre)) * np.float32(0.5 / half) + np.float32(0.5), 0, 1)
+        teeth = look_up(np.array([self.jagged], np.float32) * np.float32(shadow.px_per_mm), place)
+        teeth += (across - np.float32(centre)) * np.float32(slope)
+        return along - np.float32(self.place * shadow.length) - teeth
+
+    def draw(self, paint: Paint, bone: Array) -> Array:
+        """Takes the gap out of a bone's attenuation, in place, and returns its mask (rows, columns) bool.
+
+        Where the plane of the break is oblique to the ray, the gap is smeared and correspondingly faint.
+        """
+        shadow = paint.shadow
+        centre, half, deep = shadow.station(self.place)
+        gap = self.gap * shadow.px_per_mm
+        smear = 0.45 * abs(_along_ray(shadow, self.slope)) * 2 * deep * shadow.px_per_mm
+        wide = gap + smear
+        distance = np.abs(self._distance(shadow, paint.along, paint.across + np.float32(centre)))
+        edge = max(0.35 * wide, 0.7)
+        broken = np.clip((np.float32(wide / 2 + edge / 2) - distance) / np.float32(edge), 0, 1)
+        side = self.side if _across(shadow, (self.side, self.side)) >= 0 else -self.side
+        if self.reach < 1:
+            end = (2 * self.reach - 1) * half
+            broken *= np.clip((np.float32(end + 1) - side * paint.across) * np.float32(0.5), 0, 1)
+        loss = 0.95 * max(gap / wide, 0.3) * min(1.0, 0.35 + wide / 2.0)
+        # The broken rim is compacted: a faint bright line on both sides of the gap.
+        rim = np.clip(1 - np.abs(distance - np.float32(wide / 2 + edge)) / np.float32(edge), 0, 1) * (broken < 0.5)
+        inside = paint.outer > 0
+        bone *= 1 - np.float32(loss) * broken + np.float32(0.25 if self.reach == 1 else 0.1) * rim
+        overhang = 0.3 * abs(_across(shadow, self.shift)) * shadow.px_per_mm
+        mask = distance <= max(wide / 2 + edge / 2 + overhang, 0.75)
+        if self.reach < 1:
+            mask &= side * paint.across <= end + 1
+        return np.asarray(mask & inside)
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """A lytic lesion: bone is lost from a lobed region, with or without a dense rim."""
+
+    bone: str
+    occult: frozenset[int]
+    place: float
+    offset: tuple[float, float]  # of the half-width, towards (lateral, front)
+    radius: float
+    stretch: float  # along the bone
+    lobes: tuple[float, ...]
+    loss: float
+    soft: float  # width of the margin relative to the radius
+    rim: float
+    kind: str = "lesion"
+
+    def warp(self, shadow: Shadow) -> Any:
+        """A lesion wider than its bone blows it up."""
+        half = shadow.station(self.place)[1]
+        swell = min(max(1.15 * self.radius * shadow.px_per_mm / half - 0.8, 0.0), 0.6)
+        if swell * half < 0.3:
+            return None
+        length = self.stretch * self.radius * shadow.px_per_mm
+
+        def moved(along: Array, across: Array) -> tuple[Array, Array]:
+            centre = np.float32(shadow.station(self.place)[0])
+            distance = (along - np.float32(self.place * shadow.length)) * np.float32(1 / length)
+            return along, centre + (across - centre) / (1 + np.float32(swell) * np.exp(-(distance**2)))
+
+        return moved
+
+    def draw(self, paint: Paint, bone: Array) -> Array:
+        """Takes the lesion out of a bone's attenuation, in place, and returns its mask."""
+        shadow = paint.shadow
+        half = shadow.station(self.place)[1]
+        radius = max(self.radius * shadow.px_per_mm, 0.9)
+        along = (paint.along - np.float32(self.place * shadow.length)) * np.float32(1 / (self.stretch * radius))
+        across = (paint.across - np.float32(_across(shadow, self.offset) * half)) * np.float32(1 / radius)
+        angle = np.arctan2(across, along) * np.float32(0.5 / np.pi) + np.float32(0.5)
+        edge = look_up(_lobed(self.lobes), angle)
+        depth = 1 - np.hypot(along, across) / edge
+        soft = max(self.soft, 1.2 / radius)
+        lost = np.clip(depth * np.float32(1 / soft) + np.float32(0.5), 0, 1)
+        rim = np.exp(-(((depth + np.float32(0.08)) * np.float32(1 / max(0.1, 0.8 / radius))) ** 2))
+        bone *= 1 - np.float32(self.loss) * lost + np.float32(self.rim) * rim * (lost < 0.9)
+        return np.asarray((depth >= 0) & (paint.outer > 0))
+
+
+@dataclass(frozen=True)
+class Implant:
+    """A plate on the surface of the bone with screws through it, or, when small, screws alone."""
+
+    bone: str
+    place: float
+    towards: tuple[float, float]  # the side of the bone it lies on: unit (lateral, front)
+    length: float
+    width: float
+    thickness: float
+    screws: tuple[float, ...]  # along the plate, −0.5 … 0.5
+    bite: tuple[float, ...]  # each screw's length over the bone's diameter
+    occult: frozenset[int] = frozenset()
+    kind: str = "implant"
+
+    def warp(self, shadow: Shadow) -> None:
+        """An implant moves nothing."""
+        return
+
+    def draw_metal(self, paint: Paint) -> tuple[Array, Array]:
+        """Ray length in metal (mm, rows × columns) and its mask."""
+        shadow, scale = paint.shadow, paint.shadow.px_per_mm
+        centre, half, _ = shadow.station(self.place)
+        del centre
+        lie = _across(shadow, self.towards)
+        facing = _along_ray(shadow, self.towards)
+        along = paint.along - np.float32(self.place * shadow.length)
+        seat = lie * (half + 0.5 * self.thickness * scale)
+        plate_half = (abs(facing) * self.width + abs(lie) * self.thickness) * scale / 2
+        metal = np.zeros_like(along)
+        drill = max(0.2 * self.width * scale, 0.6)
+        if self.length > 0:
+            plate = _bar(along, paint.across - np.float32(seat), self.length * scale / 2, plate_half)
+            # Face on the ray crosses the thickness, edge on the width.
+            metal += plate * np.float32(abs(facing) * self.thickness + abs(lie) * self.width)
+            if abs(facing) > 0.6:
+                for hole in np.linspace(-0.42, 0.42, max(3, round(self.length / (1.1 * self.width)))):
+                    ring = np.hypot(along - np.float32(hole * self.length * scale), paint.across - np.float32(seat))
+                    metal *= 1 - 0.75 * np.clip(np.float32(drill + 0.5) - ring, 0, 1)
+        for place, bite in zip(self.screws, self.bite, strict=True):
+            here = along - np.float32(place * max(self.length, 2.2 * self.width) * scale)
+            thread = 1 + np.float32(0.18) * np.sin(paint.across * np.float32(2 * np.pi / max(1.1 * scale, 3)))
+            reach = 2 * half * bite * lie
+            across = paint.across - np.float32(seat - reach / 2)
+            shaft = _bar(here, across, drill, abs(reach) / 2 + drill, thread)
+            head = np.clip(np.float32(1.9 * drill + 0.5) - np.hypot(here, paint.across - np.float32(seat)), 0, 1)
+            np.maximum(metal, shaft * np.float32(0.4 * self.width + 2.0 * half * abs(facing) * bite / scale), out=metal)
+            np.maximum(metal, head * np.float32(0.8 * self.width), out=metal)
+        return metal, np.asarray(metal > 0.35 * self.thickness)
+
+
+Abnormality = Fracture | Lesion | Implant
+
+
+def plan(spec: PhantomSpec, study: PhantomStudy, hosts: tuple[Tube, ...]) -> tuple[Abnormality, ...]:
+    """The abnormalities of a study: none when it is normal, else one or (three times in ten) two of the same kind.
+
+    `hosts` must be those of the first view, so that all views agree.
+    """
+    if not study.label:
+        return ()
+    rng = stream(spec.seed, ABNORMALITY, study.index)
+    kind = spec.kinds[int(rng.integers(len(spec.kinds)))]
+    many = 2 if rng.random() < 0.3 and kind != "implant" else 1
+    stretches = np.array([bone.length * (bone.host[1] - bone.host[0]) for bone in hosts if bone.host])
+    chosen = rng.choice(len(hosts), min(many, len(hosts)), replace=False, p=stretches / stretches.sum())
+    views = range(1, len(study.views))
+    planned: list[Abnormality] = []
+    for index in chosen:
+        occult = frozenset(view for view in views if rng.random() < _OCCULT)
+        size = float(rng.uniform(*spec.lesion_scale))
+        planned.append(_MAKERS[kind](hosts[int(index)], occult, size, rng))
+    return tuple(planned)
+
+
+def _fracture(bone: Tube, occult: frozenset[int], size: float, rng: np.random.Generator) -> Fracture:
+    assert bone.host is not None
+    place = float(rng.uniform(*bone.host))
+    half = bone.half_width(place)
+    through = size >= 0.6
+    push = half * size * rng.uniform(0.5, 2.0) if through else 0.0
+    turn = rng.uniform(0, 2 * np.pi)
+    return Fracture(
+        bone=bone.name,
+        occult=occult,
+        place=place,
+        reach=1.0 if through else float(min(1.5 * size, 0.85)),
+        gap=float(half * rng.uniform(0.25, 0.6) * (0.35 + 0.65 * size)),
+        slope=(float(rng.uniform(-0.7, 0.7)), float(rng.uniform(-0.5, 0.5))),
+        shift=(float(push * np.cos(turn)), float(push * np.sin(turn))),
+        bow=(float(rng.normal(0, 0.6) * push), float(rng.normal(0, 0.6) * push)),
+        jagged=tuple((rng.normal(0, 0.07, _KNOTS) * half).tolist()),
+        side=float(rng.choice((-1.0, 1.0))),
+    )
+
+
+def _lesion(bone: Tube, occult: frozenset[int], size: float, rng: np.random.Generator) -> Lesion:
+    assert bone.host is not None
+    place = float(rng.uniform(*bone.host))
+    half = bone.half_width(place)
+    radius = half * (0.08 + 1.1 * size)
+    room = max(1 - 0.9 * radius / half, 0.0)
+    return Lesion(
+        bone=bone.name,
+        occult=occult,
+        place=place,
+        offset=(float(rng.uniform(-room, room)), float(rng.uniform(-room, room))),
+        radius=float(radius),
+        stretch=float(rng.uniform(1.2, 2.4)),
+        lobes=tuple(rng.normal(0, (0.09, 0.09, 0.07, 0.07, 0.05, 0.05, 0.04, 0.04)).tolist()),
+        loss=float(rng.uniform(0.65, 0.9)),
+        soft=float(rng.uniform(0.12, 0.4)),
+        rim=float(rng.uniform(0.2, 0.6)) if rng.random() < 0.7 else 0.0,
+    )
+
+
+def _implant(bone: Tube, occult: frozenset[int], size: float, rng: np.random.Generator) -> Implant:
+    del occult  # metal shows in every view
+    assert bone.host is not None
+    low, high = bone.host
+    length = bone.length * min(high - low, 0.7) * size * rng.uniform(0.7, 1.0)
+    reach = 0.5 * length / bone.length
+    place = float(rng.uniform(min(low + reach, 0.5 * (low + high)), max(high - reach, 0.5 * (low + high))))
+    half = bone.half_width(place)
+    turn = rng.choice((0.0, 0.5, 1.0, 1.5)) * np.pi + rng.normal(0, 0.2)
+    width = half * rng.uniform(0.8, 1.2) * (0.45 + 0.55 * size)
+    alone = size < 0.2
+    count = int(rng.integers(1, 3)) if alone else int(np.clip(round(length / (1.2 * width)), 3, 8))
+    places = np.linspace(-0.42, 0.42, count) if count > 1 else np.zeros(1)
+    return Implant(
+        bone=bone.name,
+        place=place,
+        towards=(float(np.cos(turn)), float(np.sin(turn))),
+        length=0.0 if alone else float(length),
+        width=float(width),
+        thickness=float(0.3 * width),
+        screws=tuple((places + rng.normal(0, 0.015, count)).tolist()),
+        bite=tuple(rng.uniform(0.8, 1.1, count).tolist()),
+    )
+
+
+_MAKERS: dict[str, Callable[[Tube, frozenset[int], float, np.random.Generator], Abnormality]] = {
+    "fracture": _fracture,
+    "lesion": _lesion,
+    "implant": _implant,
+}
+
+
+def _across(shadow: Shadow, vector: tuple[float, float]) -> float:
+    """The part of a (lateral, front) vector that lies across the shadow."""
+    return vector[0] * shadow.side[0] + vector[1] * shadow.side[1]
+
+
+def _along_ray(shadow: Shadow, vector: tuple[float, float]) -> float:
+    return vector[0] * shadow.depth[0] + vector[1] * shadow.depth[1]
+
+
+def _lobed(lobes: tuple[float, ...]) -> Array:
+    """Radius over a full turn, (1, 129), from four harmonics."""
+    angle = np.linspace(-np.pi, np.pi, 129)
+    waves = [
+        lobes[2 * i] * np.cos((i + 2) * angle) + lobes[2 * i + 1] * np.sin((i + 2) * angle)
+        for i in range(len(lobes) // 2)
+    ]
+    return np.asarray((1 + np.sum(waves, axis=0)).clip(0.55, 1.5)[None], np.float32)
+
+
+def _bar(along: Array, across: Array, half_along: float, half_across: float, swell: Any = 1.0) -> Array:
+    """A filled rectangle with soft edges of one pixel, 0 … 1."""
+    a = np.clip(np.float32(half_along + 0.5) * swell - np.abs(along), 0, 1)
+    return np.asarray(a * np.clip(np.float32(half_across + 0.5) - np.abs(across), 0, 1))
