@@ -107,7 +107,7 @@ def _train(backbone: str, base: str, images: int, show: Any) -> str:
 def _ask(model: str, cohort_uri: str) -> None:
     import cv2
     import requests
-    from mskray.serving import start, stop
+    from mskray.serving.run import start, stop
 
     from mskray.cohorts import open_cohort
 
@@ -119,7 +119,7 @@ def _ask(model: str, cohort_uri: str) -> None:
         ("views", (f"view{index}.png", cv2.imencode(".png", images[row["instance_id"]])[1].tobytes(), "image/png"))
         for index, row in enumerate(study)
     ]
-    url = start(model)
+    url = start(model, port=0)
     try:
         answer = requests.post(f"{url}/v1/studies", files=files, data={"body_part": study[0]["body_part"]}, timeout=60)
         answer.raise_for_status()

@@ -63,7 +63,7 @@ def ingest(
     source: Annotated[str, typer.Argument(help="mura, knee-oa, manifest, dicom or phantom.")],
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[IN] [key=value]…", help="Folder, file or URI (none for phantom); the source's options."),
+        typer.Argument(metavar="[IN] [key=value]…", help="Folder, file or URI, none for phantom; a source's options."),
     ] = None,
     out: Annotated[str, typer.Option(help="URI of the cohort to make.")] = ...,  # type: ignore[assignment]
     size: Annotated[int, typer.Option(help="Side of the stored square images, px.")] = 224,
@@ -208,9 +208,11 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
 ) -> None:
     """Serve a model over HTTP until Ctrl-C."""
-    from mskray.serving import serve_forever
+    from mskray.serving.run import serve_forever
 
-    serve_forever(model, host=host, port=port)
+    display = Display()
+    serve_forever(model, host, port, report=display)
+    display.end()
 
 
 def _fractions(text: str) -> list[float]:

@@ -45,9 +45,9 @@ def to_unit_range(images: np.ndarray, device: torch.device) -> Tensor:
 
 
 def inverse_frequency(labels: np.ndarray, classes: int) -> list[float]:
-    """Weight of each class: rows / (classes × rows of the class), so that the mean weight over rows is 1 (ResNet18 deck, slide 05).
+    """Weight of each class: rows / (classes × rows of the class), as on the ResNet18 deck's slide 05.
 
-    A class without a row gets weight 0.
+    The mean weight over rows is 1. A class without a row gets weight 0.
     """
     counts = np.bincount(labels, minlength=classes).astype(float)
     return [float(len(labels) / (classes * count)) if count else 0.0 for count in counts]
