@@ -17,15 +17,15 @@ class Progress:
 
     Args:
         stage: what is being done ("ingest", "epoch 2/4").
-        done, total: how much of it, in `unit`; total 0 where it is not known.
+        done, total: how much of it, in `unit`; total 0 where it is not known, both 0 for a mere message.
         rate: units per second; 0 where it is not known.
         left_s: seconds left of the whole work; negative where it is not known.
         note: anything else, ready to print.
     """
 
     stage: str
-    done: int
-    total: int
+    done: int = 0
+    total: int = 0
     unit: str = "images"
     rate: float = 0.0
     left_s: float = -1.0
@@ -36,10 +36,11 @@ class Progress:
         return self.total > 0 and self.done >= self.total
 
     def __str__(self) -> str:
-        words = [
-            self.stage,
-            f"{self.done:,}/{self.total:,} {self.unit}" if self.total else f"{self.done:,} {self.unit}",
-        ]
+        words = [self.stage]
+        if self.total:
+            words.append(f"{self.done:,}/{self.total:,} {self.unit}")
+        elif self.done:
+            words.append(f"{self.done:,} {self.unit}")
         if self.rate:
             words.append(f"{self.rate:,.0f} {self.unit}/s" if self.rate >= 10 else f"{self.rate:.1f} {self.unit}/s")
         if self.left_s >= 0 and not self.complete:

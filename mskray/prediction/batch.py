@@ -83,7 +83,7 @@ class Predicting:
             num_cpus=1,
             num_gpus=1 if self.gpu else 0,
         )
-        self.report(Progress("loading the model", 0, 0, ""))
+        self.report(Progress("loading the model"))
         parts, done, started = [], 0, time.monotonic()
         for part in predicted.iter_batches(batch_size=None, batch_format="pyarrow"):
             parts.append(part)

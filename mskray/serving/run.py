@@ -44,12 +44,12 @@ def serve_forever(
         try:
             url = start(ensemble, host, port, limits=limits, report=report)
             try:
-                report(Progress(f"serving at {url}, Ctrl-C stops", 0, 0, ""))
+                report(Progress(f"serving at {url}, Ctrl-C stops"))
                 threading.Event().wait()
             finally:
                 stop()
         except KeyboardInterrupt:
-            report(Progress("stopped", 0, 0, ""))
+            report(Progress("stopped"))
 
 
 def start(
@@ -76,7 +76,7 @@ def start(
     check_exposure(host, digest)
     port = _free_port(host, port)
     uri = str(locate(ensemble))
-    report(Progress("checking the ensemble", 0, 0, ""))
+    report(Progress("checking the ensemble"))
     load(uri)
     cpus = _cpus()
     require(Need("serving", 1, cpus), reading_cpus=0.0)
@@ -86,13 +86,13 @@ def start(
             "Ray Serve runs on this cluster already: end it with `serve shutdown`, or add this ensemble to its "
             "config (serve/config.yaml) and `serve deploy` it"
         )
-    report(Progress("starting Ray Serve", 0, 0, ""))
+    report(Progress("starting Ray Serve"))
     deadline = time.monotonic() + timeout_s
     try:
         serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=port))
         target = serve.RunTarget(build(uri, limits, digest, cpus), name=APPLICATION, route_prefix="/")
         serve.run_many([target], wait_for_applications_running=False)
-        report(Progress("loading the members", 0, 0, ""))
+        report(Progress("loading the members"))
         _wait_until_running(deadline, timeout_s)
         _wait_until_answering(_url(_own_address(host), port), deadline, timeout_s)
     except BaseException:

@@ -187,7 +187,7 @@ def _listener(run: Run) -> Iterator[Queue]:
                 failures.append(error)
 
     thread = threading.Thread(target=listen, name="training-events", daemon=True)
-    run.report(Progress(f"starting {run.resources.workers} training worker(s)", 0, 0, ""))
+    run.report(Progress(f"starting {run.resources.workers} training worker(s)"))
     thread.start()
     try:
         yield queue
@@ -196,7 +196,7 @@ def _listener(run: Run) -> Iterator[Queue]:
         thread.join(timeout=10)
         queue.shutdown(force=True)
     if failures:
-        run.report(Progress(f"tracking failed {len(failures)} time(s), first: {failures[0]}", 0, 0, ""))
+        run.report(Progress(f"tracking failed {len(failures)} time(s), first: {failures[0]}"))
 
 
 def _pass_on(event: dict[str, Any], run: Run) -> None:

@@ -52,7 +52,7 @@ def evaluate_model(
     cohort.task(described.task)
     with cluster.session():
         table = Predicting(str(location), described, workers, gpu, report).cohort(cohort, split)
-    report(Progress("computing figures and intervals", 0, 0, ""))
+    report(Progress("computing figures and intervals"))
     result = evaluate(table, described.classes, threshold=described.threshold, resamples=resamples)
     bundles = [read_description(member.uri) for member in described.members]
     history = bundles[0].history if len(bundles) == 1 else []

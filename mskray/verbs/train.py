@@ -76,7 +76,7 @@ def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent) -
     )
     finished = _finished(out, fingerprint)
     if finished is not None:
-        report(Progress(f"{out} is already trained by this very job", 0, 0, ""))
+        report(Progress(f"{out} is already trained by this very job"))
         return finished
     with cluster.session():
         return _train(job, chosen, config, cohort, task, out, fingerprint, report)

@@ -5,7 +5,7 @@ size, place and obliquity agree between views as they do on a patient. Lengths a
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -153,10 +153,6 @@ class Implant:
     occult: frozenset[int] = frozenset()
     kind: str = "implant"
 
-    def warp(self, shadow: Shadow) -> None:
-        """An implant moves nothing."""
-        return
-
     def draw_metal(self, paint: Paint) -> tuple[Array, Array]:
         """Ray length in metal (mm, rows × columns) and its mask."""
         shadow, scale = paint.shadow, paint.shadow.px_per_mm
@@ -193,15 +189,16 @@ Abnormality = Fracture | Lesion | Implant
 
 
 def plan(spec: PhantomSpec, study: PhantomStudy, hosts: tuple[Tube, ...]) -> tuple[Abnormality, ...]:
-    """The abnormalities of a study: none when it is normal, else one or (three times in ten) two of the same kind.
+    """The abnormalities of a study: none when it is normal, else one to three of the same kind in different bones.
 
+    Two through-and-through fractures in five are held by a plate, where implants are among the spec's kinds.
     `hosts` must be those of the first view, so that all views agree.
     """
     if not study.label:
         return ()
     rng = stream(spec.seed, ABNORMALITY, study.index)
     kind = spec.kinds[int(rng.integers(len(spec.kinds)))]
-    many = 2 if rng.random() < 0.3 and kind != "implant" else 1
+    many = 1 if kind == "implant" else int(rng.choice((1, 2, 3), p=(0.55, 0.3, 0.15)))
     stretches = np.array([bone.length * (bone.host[1] - bone.host[0]) for bone in hosts if bone.host])
     chosen = rng.choice(len(hosts), min(many, len(hosts)), replace=False, p=stretches / stretches.sum())
     views = range(1, len(study.views))
@@ -209,7 +206,12 @@ def plan(spec: PhantomSpec, study: PhantomStudy, hosts: tuple[Tube, ...]) -> tup
     for index in chosen:
         occult = frozenset(view for view in views if rng.random() < _OCCULT)
         size = float(rng.uniform(*spec.lesion_scale))
-        planned.append(_MAKERS[kind](hosts[int(index)], occult, size, rng))
+        bone = hosts[int(index)]
+        made = _MAKERS[kind](bone, occult, size, rng)
+        if isinstance(made, Fracture) and made.reach == 1 and "implant" in spec.kinds and rng.random() < 0.4:
+            planned += _plated(made, bone, size, rng)
+        else:
+            planned.append(made)
     return tuple(planned)
 
 
@@ -232,6 +234,18 @@ def _fracture(bone: Tube, occult: frozenset[int], size: float, rng: np.random.Ge
         jagged=tuple((rng.normal(0, 0.07, _KNOTS) * half).tolist()),
         side=float(rng.choice((-1.0, 1.0))),
     )
+
+
+def _plated(fracture: Fracture, bone: Tube, size: float, rng: np.random.Generator) -> tuple[Fracture, Implant]:
+    """A fracture put back into place and held by a plate across it."""
+    set_back = replace(
+        fracture,
+        occult=frozenset(),
+        gap=0.5 * fracture.gap,
+        shift=(0.15 * fracture.shift[0], 0.15 * fracture.shift[1]),
+        bow=(0.0, 0.0),
+    )
+    return set_back, replace(_implant(bone, frozenset(), size, rng), place=fracture.place)
 
 
 def _lesion(bone: Tube, occult: frozenset[int], size: float, rng: np.random.Generator) -> Lesion:

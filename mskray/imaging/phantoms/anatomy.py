@@ -65,20 +65,34 @@ def build_of(spec: PhantomSpec, patient: int) -> Build:
     )
 
 
-def digit_of(spec: PhantomSpec, study: PhantomStudy) -> int:
-    """Which digit a FINGER study shows."""
-    return int(stream(spec.seed, STUDY, study.index, 1).choice(5, p=(0.16, 0.24, 0.24, 0.18, 0.18))) + 1
+@dataclass(frozen=True)
+class Request:
+    """What a study's views are to show: a FINGER study one digit, a study of a long bone a stretch of it."""
+
+    digit: int
+    stretch: tuple[float, float]
 
 
-def skeleton_of(body_part: str, view: str, digit: int, build: Build) -> Skeleton:
+def request_of(spec: PhantomSpec, study: PhantomStudy) -> Request:
+    """Drawn once per study, so that its views agree."""
+    rng = stream(spec.seed, STUDY, study.index, 1)
+    digit = int(rng.choice(5, p=(0.16, 0.24, 0.24, 0.18, 0.18))) + 1
+    share = rng.uniform(0.4, 0.8) if study.body_part in ("FOREARM", "HUMERUS") else 1.0
+    start = rng.uniform(0, 1 - share)
+    return Request(digit, (float(start), float(start + share)))
+
+
+def skeleton_of(body_part: str, view: str, request: Request, build: Build) -> Skeleton:
     """The skeleton of a body part posed for a view, in the patient's build (reference mm: times `build.size`)."""
-    plain = _plain(body_part, view, digit)
+    plain = _plain(body_part, view, request.digit)
+    low, high = request.stretch
     bones = tuple(
         replace(
             bone,
             girth=build.of(bone.name),
             wall=bone.wall * build.cortex,
             density=bone.density * build.density,
+            host=(max(bone.host[0], low), min(bone.host[1], high)) if bone.host else None,
             growth=bone.growth if build.child else (),
         )
         for bone in plain.bones

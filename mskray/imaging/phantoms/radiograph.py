@@ -10,7 +10,7 @@ import numpy as np
 
 from mskray.errors import UserError
 from mskray.imaging.phantoms import abnormalities, clutter, exposure
-from mskray.imaging.phantoms.anatomy import Build, Framing, Skeleton, build_of, digit_of, frame, skeleton_of
+from mskray.imaging.phantoms.anatomy import Build, Framing, Skeleton, build_of, frame, request_of, skeleton_of
 from mskray.imaging.phantoms.bonework import attenuation, vary
 from mskray.imaging.phantoms.flags import Flag, flag_of
 from mskray.imaging.phantoms.plan import NOISE, VIEW, PhantomSpec, PhantomStudy, stream, study
@@ -132,12 +132,12 @@ def scene_of(spec: PhantomSpec, study_index: int, view_index: int) -> Scene:
     view = planned.views[view_index]
     rng = stream(spec.seed, VIEW, study_index, view_index)
     build = build_of(spec, planned.patient)
-    digit = digit_of(spec, planned)
-    skeleton = skeleton_of(planned.body_part, view, digit, build)
+    request = request_of(spec, planned)
+    skeleton = skeleton_of(planned.body_part, view, request, build)
     framing = frame(skeleton, planned, view, spec.image_size, rng)
     shown = exposure.technique(rng)
     corners = exposure.field_corners(framing.focus, framing.shape, rng)
-    first = skeleton_of(planned.body_part, planned.views[0], digit, build) if planned.label else skeleton
+    first = skeleton_of(planned.body_part, planned.views[0], request, build) if planned.label else skeleton
     wrong = abnormalities.plan(spec, planned, first.hosts())
     layers = compose(skeleton, framing, build, tuple(item for item in wrong if view_index not in item.occult), rng)
     worn = clutter.worn_metal(framing.shape, rng)
@@ -166,7 +166,7 @@ def compose(
         if shadow is None:
             continue
         here = [item for item in wrong if item.bone == tube.name]
-        warp = here[0].warp(shadow) if here else None
+        warp = next((item.warp(shadow) for item in here if not isinstance(item, abnormalities.Implant)), None)
         painted = paint(shadow, shape, warp)
         if painted is None:
             continue
