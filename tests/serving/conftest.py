@@ -1,5 +1,6 @@
 """A tiny real ensemble for the tests of the server."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,3 +37,14 @@ def voter(ensemble_uri: str) -> "Voter":
     from mskray.ensemble import load
 
     return load(ensemble_uri)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_torch_thread() -> Iterator[None]:
+    """Threads that wait for each other on cores shared with Ray's workers make a small batch take seconds."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
