@@ -30,8 +30,10 @@ def main() -> int:
     arguments = _arguments()
     signal.signal(signal.SIGTERM, _interrupt)
     started = time.monotonic()
+    from mskray.cli import quiet_ray
     from mskray.errors import UserError
 
+    quiet_ray()
     try:
         source = _source(arguments.data)
         shutil.rmtree(OUT, ignore_errors=True)
@@ -107,9 +109,9 @@ def _train(backbone: str, base: str, images: int, show: Any) -> str:
 def _ask(model: str, cohort_uri: str) -> None:
     import cv2
     import requests
-    from mskray.serving.run import start, stop
 
     from mskray.cohorts import open_cohort
+    from mskray.serving.run import start, stop
 
     cohort = open_cohort(cohort_uri)
     rows = cohort.metadata("test", ["instance_id", "study_id", "body_part", "label_abnormality"]).to_pylist()

@@ -37,8 +37,7 @@ Gpu = Annotated[bool, typer.Option("--gpu", help="Give each worker a GPU.")]
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 for success, 2 for a user's mistake, 130 after Ctrl-C."""
-    # Ray would have each worker build the environment anew when the driver runs under `uv run`.
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    quiet_ray()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         # Standalone, Typer would draw a box around each mistake; here a mistake is one line.
@@ -52,6 +51,14 @@ def main(words: Sequence[str] | None = None) -> None:
     if code == _INTERRUPTED:
         print("\nstopped; the same command goes on where this one was", file=sys.stderr)
     sys.exit(code)
+
+
+def quiet_ray() -> None:
+    """Ray reads its variables when it is first imported."""
+    # It would have each worker build the environment anew when the driver runs under `uv run`.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # Ending Serve in order makes Ray report its own controller as failed.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "graceful_shutdown failed")
 
 
 def _terminate(number: int, frame: Any) -> None:

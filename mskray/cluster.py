@@ -83,18 +83,18 @@ def require(need: Need, reading_cpus: float = 0.5) -> None:
     if need.gpus_per_worker and need.workers * need.gpus_per_worker > gpus:
         raise UserError(
             f"{need.what} needs {need.workers} × {need.gpus_per_worker:g} GPU, the cluster has {gpus:g}: "
-            "lower resources.workers, set resources.gpu=false, or add nodes with a GPU"
+            "ask for fewer workers, do without GPU, or add nodes with one"
         )
     wanted = need.workers * need.cpus_per_worker
+    reading = f" and {reading_cpus:g} to read data" if reading_cpus else ""
     if wanted + reading_cpus > cpus:
         raise UserError(
-            f"{need.what} needs {need.workers} × {need.cpus_per_worker:g} CPU and {reading_cpus:g} to read data, "
-            f"the cluster has {cpus:g}: it would wait for ever; lower resources.workers or "
-            "resources.cpus_per_worker, or add nodes"
+            f"{need.what} needs {need.workers} × {need.cpus_per_worker:g} CPU{reading}, the cluster has {cpus:g}: "
+            "it would wait for ever; ask for fewer workers or CPUs a worker, or add nodes"
         )
     largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
     if need.cpus_per_worker > largest:
         raise UserError(
             f"{need.what} needs {need.cpus_per_worker:g} CPU in one place, the largest node has {largest:g}: "
-            "lower resources.cpus_per_worker"
+            "ask for fewer CPUs a worker"
         )

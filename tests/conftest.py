@@ -2,6 +2,12 @@
 
 import os
 import secrets
+
+# Ray reads these once, when it is first imported. Pinned, because a token that another session left behind would
+# otherwise decide the mode.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -39,13 +45,6 @@ def s3_folder(object_store: ObjectStore, aws_nothing: pytest.MonkeyPatch) -> Loc
     for name, value in object_store.env.items():
         aws_nothing.setenv(name, value)
     return locate(f"s3://{object_store.bucket}/{uuid4().hex}")
-
-
-def pytest_configure() -> None:
-    """Pin Ray's authentication before anything imports it, which is when it looks: a token that another session
-    left behind would otherwise decide the mode."""
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 @pytest.fixture(scope="session")

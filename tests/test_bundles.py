@@ -150,5 +150,5 @@ def test_malformed_ensembles_are_refused(uris: list[str], weights, message: str)
 
 
 def test_neither_bundle_nor_ensemble(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds neither bundle.json nor ensemble.json"):
+    with pytest.raises(UserError, match=r"holds neither bundle\.json nor ensemble\.json"):
         ensemble.load(str(tmp_path))

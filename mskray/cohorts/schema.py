@@ -42,10 +42,11 @@ class _Part(BaseModel):
 
 
 class Task(_Part):
-    """A question with a closed set of answers; a label is an index into `classes`."""
+    """A question with a closed set of answers; a label is an index into `classes`, which are in order if `ordinal`."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")
     classes: tuple[str, ...] = Field(min_length=2, max_length=1000)
+    ordinal: bool = False
 
     @field_validator("classes")
     @classmethod

@@ -11,6 +11,7 @@ import mskray
 from mskray import cluster, ensemble
 from mskray.bundles import read_description
 from mskray.cohorts import Cohort, open_cohort
+from mskray.evaluation.published import published_figures
 from mskray.evaluation.report import Box, Context, Picture, write_report
 from mskray.evaluation.result import Evaluation, evaluate, worst_errors
 from mskray.imaging.intensity import to_uint8
@@ -49,11 +50,13 @@ def evaluate_model(
     described = ensemble.describe(location)
     cohort = open_cohort(cohort_uri)
     cohort.shards(split)  # an unknown split is refused here, before anything is loaded
-    cohort.task(described.task)
+    task = cohort.task(described.task)
     with cluster.session():
         table = Predicting(str(location), described, workers, gpu, report).cohort(cohort, split)
     report(Progress("computing figures and intervals"))
-    result = evaluate(table, described.classes, threshold=described.threshold, resamples=resamples)
+    result = evaluate(
+        table, described.classes, ordinal=task.ordinal, threshold=described.threshold, resamples=resamples
+    )
     bundles = [read_description(member.uri) for member in described.members]
     history = bundles[0].history if len(bundles) == 1 else []
     context: Context = {
@@ -63,6 +66,7 @@ def evaluate_model(
         "cohort_hash": cohort.content_hash,
         "split": split,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "published": published_figures(cohort.manifest.source, task.name),
         "versions": {"mskray": mskray.__version__, "Python": platform.python_version(), **bundles[0].versions},
     }
     page = write_report(result, context, _pictures(cohort, split, worst_errors(result)), history)

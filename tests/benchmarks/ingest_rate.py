@@ -4,12 +4,13 @@
 
 The bare loop reads, decodes (cv2.imdecode) and resizes (cv2.resize) in two processes that are already started, and
 keeps nothing. The ingest lists, keys, splits, decodes, checks, resizes, compresses, writes and counts, on a Ray
-session of two CPUs that is already started. Both see the same files, in turn, several times; the files are repeated
-by links until there are `--images`, so that starting workers does not rule. Figures are of each round; the ratio is
-of the medians.
+session of two CPUs that is already started. Both see the same files, in turn, several times; the files are copied
+until there are `--images`, so that starting workers does not rule. Figures are of each round; the ratio is of the
+medians.
 """
 
 import argparse
+import shutil
 import statistics
 import tempfile
 import time
@@ -52,14 +53,14 @@ def phantoms(folder: Path, count: int, image_size: int) -> list[Path]:
     return paths
 
 
-def link(files: list[Path], folder: Path, images: int) -> list[str]:
-    """Lay out links to the files as a knee-oa source of many subjects."""
+def copies(files: list[Path], folder: Path, images: int) -> list[str]:
+    """Lay out copies of the files as a knee-oa source of many subjects."""
     paths = []
     for number in range(images):
         grade = folder / "train" / str(number % 5)
         grade.mkdir(parents=True, exist_ok=True)
         path = grade / f"{number // 2:07d}{'LR'[number % 2]}.png"
-        path.symlink_to(files[number % len(files)].resolve())
+        shutil.copyfile(files[number % len(files)], path)
         paths.append(str(path))
     return paths
 
@@ -79,7 +80,7 @@ def main() -> None:
             files = sorted(options.data.rglob("*.png"))
         else:
             files = phantoms(folder / "png", 200, options.phantom_size)
-        paths = link(files, folder / "in", options.images)
+        paths = copies(files, folder / "in", options.images)
         half = (len(paths) + WORKERS - 1) // WORKERS
         jobs = [(paths[start : start + half], options.size) for start in range(0, len(paths), half)]
         began = time.perf_counter()

@@ -11,7 +11,7 @@ import pytest
 from sklearn import metrics as sk
 
 from mskray.errors import UserError
-from mskray.evaluation import evaluate, worst_errors
+from mskray.evaluation.result import evaluate, worst_errors
 
 CLASSES = ["normal", "abnormal"]
 GRADES = ["KL0", "KL1", "KL2", "KL3", "KL4"]
@@ -22,7 +22,9 @@ def plain(evaluation) -> str:
 
 
 def test_neither_torch_nor_ray_is_imported():
-    code = "import sys, mskray.evaluation; print(sorted({'torch', 'ray', 'matplotlib.pyplot'} & set(sys.modules)))"
+    code = (
+        "import sys, mskray.evaluation.report; print(sorted({'torch', 'ray', 'matplotlib.pyplot'} & set(sys.modules)))"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from mskray.evaluation import Box, Picture, evaluate, published_figures, worst_errors, write_report
-from mskray.evaluation.report import PICTURE_SIDE
+from mskray.evaluation.published import published_figures
+from mskray.evaluation.report import PICTURE_SIDE, Box, Picture, write_report
+from mskray.evaluation.result import evaluate, worst_errors
 from mskray.evaluation.wording import NOT_A_DEVICE
 
 CLASSES = ["normal", "abnormal"]

@@ -21,7 +21,7 @@ _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 _FILE = re.compile(r"(?P<grade>[0-4])/(?P<subject>\d{7})(?P<side>[LR])\.(png|jpe?g|tiff?)", re.IGNORECASE)
 _ABNORMAL_FROM = 2
 
-KL_GRADE = Task(name="kl_grade", classes=tuple(f"KL{grade}" for grade in range(5)))
+KL_GRADE = Task(name="kl_grade", classes=tuple(f"KL{grade}" for grade in range(5)), ordinal=True)
 
 
 class KneeOptions(Section):
