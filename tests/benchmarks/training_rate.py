@@ -2,9 +2,10 @@
 
     .venv/bin/python tests/benchmarks/training_rate.py --cohort COHORT --weights MOBILENET_V2.safetensors
 
-The bare loop holds the same tensors in memory and does the same arithmetic: augmentation, forward, backward, update. It
-runs in processes of its own, before and after ours, with the same number of threads. Ours includes whatever it waits
-for; loading begins while the worker starts, as it does in any run. Without --cohort, phantoms are used.
+The bare loop holds the same tensors in memory and does the same arithmetic in the same memory layout: augmentation,
+forward, backward, update. It runs in processes of its own, before and after ours, with the same number of threads. Ours
+includes whatever it waits for; loading begins while the worker starts, as it does in any run. Without --cohort, phantoms
+are used.
 """
 
 import argparse
@@ -92,7 +93,7 @@ def _bare(cohort_uri: str, weights: str, epochs: int) -> list[float]:
     recipe = ClassifierRecipe(config, 2)
     network = recipe.build()
     network.load_state_dict(recipe.initial_state())
-    network.train()
+    network.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-4)
     steps = len(labels) // 32
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=epochs * steps + 1, pct_start=0.1)

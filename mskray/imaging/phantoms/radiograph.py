@@ -12,6 +12,7 @@ from mskray.errors import UserError
 from mskray.imaging.phantoms import abnormalities, clutter, exposure
 from mskray.imaging.phantoms.anatomy import Build, Framing, Skeleton, build_of, frame, request_of, skeleton_of
 from mskray.imaging.phantoms.bonework import attenuation, vary
+from mskray.imaging.phantoms.diagnosis import diagnose
 from mskray.imaging.phantoms.flags import Flag, flag_of
 from mskray.imaging.phantoms.plan import NOISE, VIEW, PhantomSpec, PhantomStudy, stream, study
 from mskray.imaging.phantoms.shapes import Array, Camera, Tube, cast, paint
@@ -138,7 +139,7 @@ def scene_of(spec: PhantomSpec, study_index: int, view_index: int) -> Scene:
     shown = exposure.technique(rng)
     corners = exposure.field_corners(framing.focus, framing.shape, rng)
     first = skeleton_of(planned.body_part, planned.views[0], request, build) if planned.label else skeleton
-    wrong = abnormalities.plan(spec, planned, first.hosts())
+    wrong = diagnose(spec, planned, first.hosts())
     layers = compose(skeleton, framing, build, tuple(item for item in wrong if view_index not in item.occult), rng)
     worn = clutter.worn_metal(framing.shape, rng)
     field = exposure.upright(corners, framing.shape)
