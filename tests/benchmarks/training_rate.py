@@ -4,7 +4,7 @@
 
 The bare loop holds the same tensors in memory and does the same arithmetic in the same memory layout: augmentation,
 forward, backward, update. It runs in processes of its own, before and after ours, with the same number of threads. Ours
-includes whatever it waits for; loading begins while the worker starts, as it does in any run. Without --cohort, phantoms
+includes whatever it waits for; loading begins while the worker starts, as in any run. Without --cohort, phantoms
 are used.
 """
 
