@@ -43,6 +43,13 @@ format: $(STAMP)
 lock: $(STAMP)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra mlflow --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --quiet --output-file requirements.lock $(ARGS)
 
+# Each prints its figures; DATA=<knee-oa folder> adds real images where a benchmark takes them.
+bench: $(STAMP)
+	$(BIN)/python tests/benchmarks/ingest_rate.py $(if $(DATA),--data "$(DATA)")
+	$(BIN)/python tests/benchmarks/ingest_memory.py
+	$(BIN)/python tests/benchmarks/training_rate.py
+	$(BIN)/python tests/benchmarks/phantom_difficulty.py
+
 system:
 	@command -v apt-get >/dev/null || { echo "make system knows Debian only; install by hand: $(SYSTEM_PACKAGES)"; exit 1; }
 	@missing=""; for p in $(SYSTEM_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \

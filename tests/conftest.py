@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 
 # Ray reads these once, when it is first imported. Pinned, because a token that another session left behind would
 # otherwise decide the mode.
@@ -77,3 +78,11 @@ def phantom_cohort(ray_cluster: str, object_store: ObjectStore) -> "Iterator[Coh
         settings = {"size": 64, "split_fractions": [0.6, 0.2, 0.2], "shard_rows": 32}
         ingest("phantom", None, place, {"patients": 60, "image_size": 96}, settings, key=b"a key for tests only")
         yield open_cohort(place)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests whose system package is absent; the summary of the run lists them by name."""
+    for item in items:
+        for mark in item.iter_markers("system"):
+            if shutil.which(mark.args[0]) is None:
+                item.add_marker(pytest.mark.skip(reason=f"{mark.args[0]} is not installed (make system): {item.name}"))
