@@ -59,7 +59,7 @@ def ray_cluster(object_store: ObjectStore) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as start:
         for name, value in object_store.env.items():
             start.setenv(name, value)
-        context = ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+        context = ray.init("local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
     try:
         yield context.address_info["gcs_address"]
     finally:

@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 
@@ -50,7 +50,9 @@ def head(object_store: ObjectStore, tmp_path: Path) -> Iterator[Head]:
     }
     dashboard = free_port()
     command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
-    ports = [f"--port={free_port()}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}"]
+    # Every port is a free one: the session's other cluster holds the usual ones.
+    names = ("port", "ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port")
+    ports = [f"--dashboard-port={dashboard}", *(f"--{name}={free_port()}" for name in names)]
     log = (tmp_path / "head.log").open("w")
     process = subprocess.Popen([*command, *ports], env=environment, stdout=log, stderr=log, start_new_session=True)
     url = f"http://127.0.0.1:{dashboard}"
@@ -67,18 +69,27 @@ def head(object_store: ObjectStore, tmp_path: Path) -> Iterator[Head]:
             time.sleep(1)
         yield Head(url, environment)
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=30)
+        # `ray stop` would stop every cluster of this machine; these are the processes of this one.
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        psutil.wait_procs([*started, process], timeout=15)
+        for each in started:
+            if each.is_running():
+                each.kill()
+        process.kill()
+        process.wait(timeout=30)
         log.close()
 
 
 def submit(head: Head, words: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:
     command = [str(BIN / "ray"), "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", *words]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    deadline = time.monotonic() + 120
+    while True:
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+        # The head answers some seconds before its job agent does.
+        if "No available agent" not in done.stderr + done.stdout or time.monotonic() > deadline:
+            return done
+        time.sleep(2)
 
 
 def test_a_submitted_job_trains_a_bundle_and_strangers_are_refused(
