@@ -76,7 +76,7 @@ class Sampler(threading.Thread):
 
 def measure(images: int, image_size: int) -> None:
     """Ingest phantoms and print the peaks."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     sampler = Sampler()
     sampler.start()
     began = time.perf_counter()

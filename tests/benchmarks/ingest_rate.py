@@ -84,7 +84,7 @@ def main() -> None:
         half = (len(paths) + WORKERS - 1) // WORKERS
         jobs = [(paths[start : start + half], options.size) for start in range(0, len(paths), half)]
         began = time.perf_counter()
-        ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
+        ray.init("local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         print(f"Ray started in {time.perf_counter() - began:.1f} s; {len(paths)} files, stored at {options.size} px")
         rates: dict[str, list[float]] = {"bare": [], "ingest": []}
         with ProcessPoolExecutor(WORKERS) as pool:

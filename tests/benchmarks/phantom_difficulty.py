@@ -142,6 +142,7 @@ def network_scores(train: Images, test: Images, options: argparse.Namespace) -> 
     labels = torch.from_numpy(train.labels)
     channels = 1 if options.network == "small" else 3
     net = Small() if options.network == "small" else torchvision.models.get_model(options.network, num_classes=2)
+    net = net.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=1e-2)
     steps = options.epochs * (len(labels) // 32)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.rate, total_steps=steps, pct_start=0.15)
