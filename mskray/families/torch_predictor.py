@@ -22,7 +22,7 @@ class TorchPredictor:
         self._device = torch.device(device)
         self._network = recipe.build()
         self._network.load_state_dict(fitted.state)
-        self._network.to(self._device, memory_format=torch.channels_last).eval()
+        self._network.to(self._device).to(memory_format=torch.channels_last).eval()
 
     @torch.inference_mode()
     def __call__(self, images: Images) -> Prediction:

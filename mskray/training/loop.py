@@ -67,7 +67,7 @@ class Trainer:
         self.network = self.recipe.build()
         self.network.load_state_dict(initial_weights)
         # Convolutions run about half as fast again in this layout, on CPU and GPU; results differ by rounding only.
-        self.network.to(session.device, memory_format=torch.channels_last)
+        self.network.to(session.device).to(memory_format=torch.channels_last)
         self.model: nn.Module = self.network
         if session.world > 1:
             ids = [session.device] if session.device.type == "cuda" else None
