@@ -22,7 +22,7 @@ OUT = Path("demo-out")
 SIZE = 128
 # Two small networks of different descent; more images mean fewer passes, so that the time stays the same.
 BACKBONES = {"mobilenet_v3_small": 2e-3, "resnet18": 1e-3}
-IMAGE_PASSES = {"mobilenet_v3_small": 14_000, "resnet18": 8_000}
+IMAGE_PASSES = {"mobilenet_v3_small": 9_000, "resnet18": 6_000}
 PHANTOM_PATIENTS = 700
 
 
