@@ -61,14 +61,14 @@ def main() -> None:
         return
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    began = time.monotonic()
+    began = time.monotonic(), time.process_time()
     images = rendered(spec, options.threads)
     held_out = images.patients % 10 >= 7
     train, test = images.part(~held_out), images.part(held_out)
     print(f"{len(train.labels)} training and {len(test.labels)} held-out images: {_since(began)}", flush=True)
     for name, scores in linear_scores(train, test):
         print(f"{name:34} AUROC {roc_auc_score(test.labels, scores):.3f}", flush=True)
-    began = time.monotonic()
+    began = time.monotonic(), time.process_time()
     scores = network_scores(train, test, options)
     print(
         f"{options.network:34} AUROC {roc_auc_score(test.labels, scores):.3f}, {options.epochs} epochs: {_since(began)}"
@@ -78,8 +78,8 @@ def main() -> None:
         print(f"  {kind:9} against normal {' ' * 8} AUROC {roc_auc_score(test.labels[rows], scores[rows]):.3f}")
 
 
-def _since(began: float) -> str:
-    return f"{time.monotonic() - began:.0f} s"
+def _since(began: tuple[float, float]) -> str:
+    return f"{time.monotonic() - began[0]:.0f} s ({time.process_time() - began[1]:.0f} s of this process's CPU)"
 
 
 def rendered(spec: PhantomSpec, workers: int) -> Images:

@@ -31,6 +31,10 @@ class Fracture:
     side: float
     kind: str = "fracture"
 
+    def room(self, shadow: Shadow) -> float:
+        """How far (px) the broken ends stand out of the bone."""
+        return 1.2 * (abs(_across(shadow, self.shift)) / 2 + abs(_across(shadow, self.bow))) * shadow.px_per_mm
+
     def warp(self, shadow: Shadow) -> Any:
         """Moves the fragments: their far ends stay in their joints, their broken ends part."""
         offset = _across(shadow, self.shift) * shadow.px_per_mm / 2
@@ -101,11 +105,18 @@ class Lesion:
     rim: float
     kind: str = "lesion"
 
+    def _swell(self, shadow: Shadow) -> float:
+        half = shadow.station(self.place)[1]
+        return min(max(1.15 * self.radius * shadow.px_per_mm / half - 0.8, 0.0), 0.6)
+
+    def room(self, shadow: Shadow) -> float:
+        """How far (px) the bone is blown up."""
+        return 2 * self._swell(shadow) * shadow.station(self.place)[1]
+
     def warp(self, shadow: Shadow) -> Any:
         """A lesion wider than its bone blows it up."""
-        half = shadow.station(self.place)[1]
-        swell = min(max(1.15 * self.radius * shadow.px_per_mm / half - 0.8, 0.0), 0.6)
-        if swell * half < 0.3:
+        swell = self._swell(shadow)
+        if self.room(shadow) < 0.6:
             return None
         length = self.stretch * self.radius * shadow.px_per_mm
 
@@ -144,40 +155,54 @@ class Implant:
     width: float
     thickness: float
     screws: tuple[float, ...]  # along the plate, −0.5 … 0.5
-    bite: tuple[float, ...]  # each screw's length over the bone's diameter
+    bite: float  # the screws' length over the bone's diameter
     occult: frozenset[int] = frozenset()
     kind: str = "implant"
 
-    def draw_metal(self, paint: Paint) -> tuple[Array, Array]:
-        """Ray length in metal (mm, rows × columns) and its mask."""
+    def room(self, shadow: Shadow) -> float:
+        """How far (px) metal stands out of the bone."""
+        beyond = 2 * (self.bite - 1) * shadow.station(self.place)[1]
+        return 2 + (self.thickness + self.width) * shadow.px_per_mm + max(beyond, 0.0)
+
+    def draw_metal(self, paint: Paint) -> tuple[tuple[slice, slice], Array, Array]:
+        """(window, ray length in metal in mm, its mask), the window a part of the bone's."""
         shadow, scale = paint.shadow, paint.shadow.px_per_mm
-        centre, half, _ = shadow.station(self.place)
-        del centre
+        far = (max(self.length, 2.2 * self.width) / 2 + self.width) * scale + 3
+        near = np.abs(paint.along - np.float32(self.place * shadow.length)) <= far
+        rows, columns = _bounds(near.any(axis=1)), _bounds(near.any(axis=0))
+        window = _within(paint.window[0], rows), _within(paint.window[1], columns)
+        metal = self._metal(shadow, paint.along[rows, columns], paint.across[rows, columns], scale)
+        return window, metal, np.asarray(metal > 0.35 * self.thickness)
+
+    def _metal(self, shadow: Shadow, along: Array, across: Array, scale: float) -> Array:
+        half = shadow.station(self.place)[1]
         lie = _across(shadow, self.towards)
         facing = _along_ray(shadow, self.towards)
-        along = paint.along - np.float32(self.place * shadow.length)
+        along = along - np.float32(self.place * shadow.length)
         seat = lie * (half + 0.5 * self.thickness * scale)
+        off_seat = across - np.float32(seat)
         plate_half = (abs(facing) * self.width + abs(lie) * self.thickness) * scale / 2
         metal = np.zeros_like(along)
         drill = max(0.2 * self.width * scale, 0.6)
         if self.length > 0:
-            plate = _bar(along, paint.across - np.float32(seat), self.length * scale / 2, plate_half)
+            plate = _bar(along, off_seat, self.length * scale / 2, plate_half)
             # Face on the ray crosses the thickness, edge on the width.
             metal += plate * np.float32(abs(facing) * self.thickness + abs(lie) * self.width)
             if abs(facing) > 0.6:
                 for hole in np.linspace(-0.42, 0.42, max(3, round(self.length / (1.1 * self.width)))):
-                    ring = np.hypot(along - np.float32(hole * self.length * scale), paint.across - np.float32(seat))
+                    ring = np.hypot(along - np.float32(hole * self.length * scale), off_seat)
                     metal *= 1 - 0.75 * np.clip(np.float32(drill + 0.5) - ring, 0, 1)
-        for place, bite in zip(self.screws, self.bite, strict=True):
-            here = along - np.float32(place * max(self.length, 2.2 * self.width) * scale)
-            thread = 1 + np.float32(0.18) * np.sin(paint.across * np.float32(2 * np.pi / max(1.1 * scale, 3)))
-            reach = 2 * half * bite * lie
-            across = paint.across - np.float32(seat - reach / 2)
-            shaft = _bar(here, across, drill, abs(reach) / 2 + drill, thread)
-            head = np.clip(np.float32(1.9 * drill + 0.5) - np.hypot(here, paint.across - np.float32(seat)), 0, 1)
-            np.maximum(metal, shaft * np.float32(0.4 * self.width + 2.0 * half * abs(facing) * bite / scale), out=metal)
-            np.maximum(metal, head * np.float32(0.8 * self.width), out=metal)
-        return metal, np.asarray(metal > 0.35 * self.thickness)
+        step = max(self.length, 2.2 * self.width) * scale
+        here = np.min([np.abs(along - np.float32(place * step)) for place in self.screws], axis=0)
+        thread = 1 + np.float32(0.18) * np.sin(across * np.float32(2 * np.pi / max(1.1 * scale, 3)))
+        reach = 2 * half * self.bite * lie
+        shaft = _bar(here, off_seat + np.float32(reach / 2), drill, abs(reach) / 2 + drill, thread)
+        head = np.clip(np.float32(1.9 * drill + 0.5) - np.hypot(here, off_seat), 0, 1)
+        shaft *= np.float32(0.4 * self.width + 2.0 * half * abs(facing) * self.bite / scale)
+        head *= np.float32(0.8 * self.width)
+        np.maximum(metal, shaft, out=metal)
+        np.maximum(metal, head, out=metal)
+        return metal
 
 
 Abnormality = Fracture | Lesion | Implant
@@ -190,6 +215,17 @@ def _across(shadow: Shadow, vector: tuple[float, float]) -> float:
 
 def _along_ray(shadow: Shadow, vector: tuple[float, float]) -> float:
     return vector[0] * shadow.depth[0] + vector[1] * shadow.depth[1]
+
+
+def _bounds(present: Any) -> slice:
+    """From the first to the last True."""
+    places = np.flatnonzero(present)
+    return slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, 0)
+
+
+def _within(window: slice, part: slice) -> slice:
+    """A part of a window, in the image's own coordinates."""
+    return slice(window.start + part.start, window.start + part.stop)
 
 
 def _lobed(lobes: tuple[float, ...]) -> Array:

@@ -117,7 +117,7 @@ def _implant(bone: Tube, occult: frozenset[int], size: float, rng: np.random.Gen
         width=float(width),
         thickness=float(0.3 * width),
         screws=tuple((places + rng.normal(0, 0.015, count)).tolist()),
-        bite=tuple(rng.uniform(0.8, 1.1, count).tolist()),
+        bite=float(rng.uniform(0.8, 1.1)),
     )
 
 

@@ -40,7 +40,8 @@ class PhantomSpec:
         image_size: the long side of every image in pixels, 64–2000; the short side is 72–100 % of it.
         bits: 8 (uint8) or 16 (uint16, full range).
         abnormal_fraction: share of abnormal studies, 0–1.
-        kinds: which abnormalities are drawn, out of fracture, implant and lesion, each equally often.
+        kinds: which abnormalities are drawn, out of fracture, implant and lesion: a study has one kind, each equally
+            often, except that a fracture may be held by an implant.
         lesion_scale: (smallest, largest) size of an abnormality as a fraction of the largest that its bone
             bears, 0.1–1; (0.1, 0.25) draws only small ones.
         flag_fraction: share of images with an L or R flag, 0–1.

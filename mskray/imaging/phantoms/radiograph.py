@@ -168,19 +168,19 @@ def compose(
             continue
         here = [item for item in wrong if item.bone == tube.name]
         warp = next((item.warp(shadow) for item in here if not isinstance(item, abnormalities.Implant)), None)
-        painted = paint(shadow, shape, warp)
+        painted = paint(shadow, shape, warp, max((item.room(shadow) for item in here), default=0.0))
         if painted is None:
             continue
         bone = attenuation(painted, build.size, own)
         vary(painted, bone, own, build.child)
         for item in here:
             if isinstance(item, abnormalities.Implant):
-                depth, pixels = item.draw_metal(painted)
+                window, depth, pixels = item.draw_metal(painted)
                 metal = np.zeros(shape, np.float32) if metal is None else metal
-                metal[painted.window] += depth * np.float32(_METAL_PER_MM * build.size)
+                metal[window] += depth * np.float32(_METAL_PER_MM * build.size)
+                truths.append((item.kind, window, pixels))
             else:
-                pixels = item.draw(painted, bone)
-            truths.append((item.kind, painted.window, pixels))
+                truths.append((item.kind, painted.window, item.draw(painted, bone)))
         total[painted.window] += bone
         bone_anywhere[painted.window] |= painted.outer > 0
     sheet = clutter.folds(shape, rng)

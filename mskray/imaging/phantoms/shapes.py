@@ -173,21 +173,19 @@ def cast(tube: Tube, camera: Camera, shape: tuple[int, int]) -> Shadow | None:
         length=length,
         px_per_mm=scale,
         table=table,
-        relief=(
-            _relief(tube.relief[0], side[0] * scale),
-            _relief(tube.relief[1], side[0] * scale),
-        ),
+        relief=(_relief(tube.relief[0], side[0] * scale), _relief(tube.relief[1], side[0] * scale)),
         side=side,
         depth=depth,
     )
 
 
-def paint(shadow: Shadow, shape: tuple[int, int], warp: Any = None) -> Paint | None:
+def paint(shadow: Shadow, shape: tuple[int, int], warp: Any = None, room: float = 0.0) -> Paint | None:
     """Rasterise a shadow on a (rows, columns) grid; None when it lies outside.
 
     `warp(along, across) → (along, across)` moves the places where the tube is looked up: a displaced fracture.
+    `room`: px to leave around the shadow, for what the warp moves out of it or what lies on it.
     """
-    window = _window(shadow, shape, 0.35 if warp else 0.0)
+    window = _window(shadow, shape, room)
     if window is None:
         return None
     rows, columns = window
@@ -278,9 +276,9 @@ def _with_relief(shadow: Shadow, along: Array, across: Array) -> Array:
     return along
 
 
-def _window(shadow: Shadow, shape: tuple[int, int], slack: float) -> tuple[slice, slice] | None:
+def _window(shadow: Shadow, shape: tuple[int, int], room: float) -> tuple[slice, slice] | None:
     centre, half = shadow.table[0, ::4, 0], shadow.table[0, ::4, 1]
-    margin = 1.5 + (0.02 + slack) * float(half.max())
+    margin = 1.5 + room + 0.02 * float(half.max())
     lift = max((float(np.abs(relief).max()) for relief in shadow.relief if relief is not None), default=0.0)
     along = _stations()[::4] * shadow.length
     along[0] -= lift
