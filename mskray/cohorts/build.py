@@ -14,7 +14,7 @@ import pyarrow as pa
 import ray.data
 
 from mskray import __version__
-from mskray.cluster import Need, require, silence_data
+from mskray.cluster import Need, require, silence_data, total
 from mskray.cohorts import ledger
 from mskray.cohorts.careful import CAREFUL_FROM, attempt
 from mskray.cohorts.plan import INGEST_VERSION, Plan, Quarantined, ShardPlan, make_plan
@@ -39,8 +39,10 @@ from mskray.imaging.deidentify import Pseudonymiser
 from mskray.progress import Progress, Report
 from mskray.storage import Location
 
-# One task a shard up to here; beyond, several shards a task, so that Ray's bookkeeping stays small.
-_MOST_TASKS = 4096
+# Between two tasks of Ray Data a CPU waits 0.15 s, half of what a shard of small images takes. So a task writes
+# several shards; not so many that CPUs wait long for the last task.
+_SHARDS_A_TASK = 8
+_TASKS_A_CPU = 8
 
 
 class IngestSettings(Section):
@@ -112,7 +114,7 @@ class Build:
         self.report(Progress("listing", count, count))
 
     def write(self, plan: Plan, todo: Sequence[ShardPlan]) -> dict[ShardPlan, Entry]:
-        """Write the shards that are left, one Ray task a shard; returns what became of each."""
+        """Write the shards that are left, a few a Ray task; returns what became of each."""
         silence_data()
         require(Need("ingest", workers=1, cpus_per_worker=1), reading_cpus=0)
         job = ShardJob(
@@ -124,6 +126,7 @@ class Build:
             tasks=self.tasks,
         )
         rows = [{"place": place, "rows": _pack(plan.table.slice(s.start, s.rows))} for place, s in enumerate(todo)]
+        out = self.out
         keys = [(shard.split, shard.number, shard.plan) for shard in todo]
 
         def write_one(row: dict[str, Any]) -> dict[str, Any]:
@@ -131,17 +134,20 @@ class Build:
             split, number, plan_hash = keys[int(row["place"])]
             shard = ShardPlan(split, number, plan_hash, 0, len(rows))
             try:
-                entry = write_shard(job, shard, rows, careful=attempt() >= CAREFUL_FROM)
+                again = attempt()
+                # A task that died may have written some of its shards before.
+                entry = ledger.written(out, shard) if again else None
+                entry = entry or write_shard(job, shard, rows, careful=again >= CAREFUL_FROM)
             except UserError as error:
                 # Ray would wrap it in a trace and lose its type.
                 return {"place": row["place"], "entry": "", "error": str(error)}
             return {"place": row["place"], "entry": json.dumps(entry.to_json()), "error": ""}
 
-        total = sum(shard.rows for shard in todo)
+        images = sum(shard.rows for shard in todo)
         done, started = 0, time.monotonic()
         entries: dict[ShardPlan, Entry] = {}
-        self.report(Progress("ingest", 0, total))
-        dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_TASKS)).map(write_one)
+        self.report(Progress("ingest", 0, images))
+        dataset = ray.data.from_items(rows, override_num_blocks=_tasks(len(rows))).map(write_one)
         for row in dataset.iter_rows():
             if row["error"]:
                 raise UserError(row["error"])
@@ -149,7 +155,7 @@ class Build:
             entries[shard] = Entry.from_json(json.loads(row["entry"]))
             done += shard.rows
             rate = done / max(1e-6, time.monotonic() - started)
-            self.report(Progress("ingest", done, total, rate=rate, left_s=(total - done) / rate))
+            self.report(Progress("ingest", done, images, rate=rate, left_s=(images - done) / rate))
         return entries
 
     def manifest(
@@ -205,6 +211,11 @@ class Build:
                 "is another ingest writing to the same place? Run this one again when it has ended"
             )
         self.out.join(MANIFEST).write_json(manifest.model_dump(mode="json"))
+
+
+def _tasks(shards: int) -> int:
+    """In how many tasks to write so many shards."""
+    return max(-(-shards // _SHARDS_A_TASK), min(shards, _TASKS_A_CPU * int(total("CPU"))), 1)
 
 
 def _count(plan: Plan, quarantined: Sequence[Quarantined], tasks: Sequence[Task]) -> Counts:

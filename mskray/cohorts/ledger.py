@@ -45,13 +45,19 @@ def existing(out: Location) -> dict[str, int]:
     return {path: size for path, size in found.items() if _OURS.fullmatch(path)}
 
 
+def written(out: Location, plan: ShardPlan) -> Entry | None:
+    """The entry of a planned shard, None where there is none yet."""
+    place = out.join(plan.ledger)
+    return Entry.from_json(place.read_json()) if place.is_file() else None
+
+
 def finished(out: Location, shards: Sequence[ShardPlan], objects: dict[str, int]) -> dict[ShardPlan, Entry]:
     """Entries of those planned shards that are already written, whole and with the same plan."""
 
     def read(plan: ShardPlan) -> Entry | None:
-        entry = Entry.from_json(out.join(plan.ledger).read_json())
-        whole = entry.shard is None or objects.get(entry.shard.path) == entry.shard.bytes
-        return entry if entry.complete and whole else None
+        entry = written(out, plan)
+        whole = entry is not None and (entry.shard is None or objects.get(entry.shard.path) == entry.shard.bytes)
+        return entry if entry and entry.complete and whole else None
 
     known = [plan for plan in shards if plan.ledger in objects]
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -50,7 +50,8 @@ class LocalStore:
                 raise UserError(f"{path} is not a regular file: name a file")
             if max_bytes is not None and found.st_size > max_bytes:
                 raise too_large(path, found.st_size, max_bytes)
-            return Path(path).read_bytes()
+            with open(path, "rb") as file:
+                return file.read()
 
     def write(self, path: str, data: bytes) -> None:
         folder, target = os.path.split(path)

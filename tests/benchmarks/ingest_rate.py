@@ -10,6 +10,7 @@ medians.
 """
 
 import argparse
+import multiprocessing
 import shutil
 import statistics
 import tempfile
@@ -83,12 +84,14 @@ def main() -> None:
         paths = copies(files, folder / "in", options.images)
         half = (len(paths) + WORKERS - 1) // WORKERS
         jobs = [(paths[start : start + half], options.size) for start in range(0, len(paths), half)]
+        # Spawned, and before Ray: a fork of a process with threads may wait for ever.
+        pool = ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn"))
+        list(pool.map(bare, [(paths[:50], options.size)] * WORKERS))
         began = time.perf_counter()
         ray.init("local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         print(f"Ray started in {time.perf_counter() - began:.1f} s; {len(paths)} files, stored at {options.size} px")
         rates: dict[str, list[float]] = {"bare": [], "ingest": []}
-        with ProcessPoolExecutor(WORKERS) as pool:
-            list(pool.map(bare, [(paths[:50], options.size)] * WORKERS))
+        with pool:
             for round_number in range(options.rounds):
                 began = time.perf_counter()
                 list(pool.map(bare, jobs))
