@@ -18,7 +18,8 @@ def augment(images: Tensor, config: AugmentSection) -> Tensor:
     Args:
         images: (n, channels, rows, columns) float in [0, 1].
     Returns:
-        The same shape, clipped to [0, 1]; what comes in from outside the image is black.
+        The same shape, clipped to [0, 1]. Outside the image its border is repeated: black corners, which no image to
+        be predicted has, cost 0.07 of κ on knees.
     """
     return exposure(pose(images, config), config)
 
@@ -44,7 +45,7 @@ def pose(images: Tensor, config: AugmentSection) -> Tensor:
         dim=1,
     ).to(images.dtype)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def exposure(images: Tensor, config: AugmentSection) -> Tensor:
