@@ -45,7 +45,19 @@ _NOT_PICTURES: dict[str, str] = {
 #: Group 0002 or 0008 as the first element, little or big endian: a data set that lost its 128-byte preamble.
 _BARE_STARTS = (b"\x02\x00", b"\x08\x00", b"\x00\x02\x00", b"\x00\x08\x00")
 
-_CODE = re.compile(r"[A-Z0-9][A-Z0-9 _^-]{0,15}")
+_CODE = re.compile(r"[A-Z0-9][A-Z0-9 _-]{0,15}")
+_WORD = re.compile(r"[A-Z]+[0-9]{0,2}")
+#: What body parts and views of several words are made of; any other word beside one of these may be a name.
+_ANATOMY = """
+UPPER LOWER LEFT RIGHT L R LT RT BOTH BILATERAL UNILATERAL WHOLE FULL AND TO BODY HEAD SKULL FACE JAW NECK CHEST
+THORAX RIB RIBS ABDOMEN PELVIS SACRUM COCCYX STERNUM CLAVICLE SCAPULA C T L S CERVICAL THORACIC LUMBAR SACRAL
+LUMBOSACRAL THORACOLUMBAR SPINE EXTREMITY EXTREMITIES EXM LIMB ARM SHOULDER HUMERUS ELBOW FOREARM RADIUS ULNA WRIST
+SCAPHOID HAND FINGER FINGERS THUMB LEG LEGS HIP HIPS FEMUR THIGH KNEE KNEES PATELLA TIBIA FIBULA CALF ANKLE FOOT
+FEET CALCANEUS HEEL TOE TOES AC SC SI JOINT JOINTS BONE BONES LONG LOW UP AP PA LL RL LAT LATERAL MEDIAL
+MEDIOLATERAL LATEROMEDIAL OBL OBLIQUE AXIAL TANGENTIAL INTERNAL EXTERNAL ROTATION FLEXION EXTENSION STANDING SUPINE
+PRONE ERECT WEIGHT BEARING STRESS FROG Y VIEW SUNRISE SKYLINE MORTISE TUNNEL
+"""
+_ANATOMY_WORDS = frozenset(_ANATOMY.split())
 _SPACINGS = (
     ("PixelSpacing", "patient"),
     ("ImagerPixelSpacing", "detector"),
@@ -134,7 +146,7 @@ def _check_picture(header: Dataset) -> None:
     known = (_known_name(kind) or "").removesuffix(" Storage")
     if "Rows" in header or " Image" in known:
         raise DecodeError("DICOM image without pixel data: its header alone, or truncated")
-    name = _code(header, "Modality") or known
+    name = term(header, "Modality") or known
     raise DecodeError(f"DICOM {name} holds no image" if name else "DICOM without an image, or truncated")
 
 
@@ -172,18 +184,18 @@ def _whole(header: Dataset, keyword: str, default: int | None = None) -> int:
 
 def _metadata(header: Dataset, syntax: UID) -> dict[str, str | float | int | None]:
     """What matters and names nobody. Free text (descriptions, comments) is left behind: people write names there."""
-    laterality = _code(header, "ImageLaterality") or _code(header, "Laterality")
+    laterality = code(header, "ImageLaterality") or code(header, "Laterality")
     return {
-        "modality": _code(header, "Modality"),
-        "body_part": _code(header, "BodyPartExamined"),
-        "view_position": _code(header, "ViewPosition"),
+        "modality": term(header, "Modality"),
+        "body_part": term(header, "BodyPartExamined"),
+        "view_position": term(header, "ViewPosition"),
         "laterality": laterality if laterality in ("L", "R") else None,
-        "photometric": _code(header, "PhotometricInterpretation"),
+        "photometric": code(header, "PhotometricInterpretation"),
         "transfer_syntax": syntax.name,
         "sop_class": _known_name(str(header.get("SOPClassUID", ""))),
         "manufacturer": _text(header, "Manufacturer"),
-        "presentation_intent": _code(header, "PresentationIntentType"),
-        "burned_in_annotation": _code(header, "BurnedInAnnotation"),
+        "presentation_intent": code(header, "PresentationIntentType"),
+        "burned_in_annotation": code(header, "BurnedInAnnotation"),
         "instance_number": int(number) if (number := _number(header, "InstanceNumber")) is not None else None,
         "slice_thickness_mm": _number(header, "SliceThickness"),
     }
@@ -204,10 +216,18 @@ def _text(header: Dataset, keyword: str) -> str | None:
     return text or None
 
 
-def _code(header: Dataset, keyword: str) -> str | None:
+def code(header: Dataset, keyword: str) -> str | None:
     """A coded string (upper case, 16 characters at most); None for anything else, which may be free text."""
     text = (_text(header, keyword) or "").upper()
     return text if _CODE.fullmatch(text) else None
+
+
+def term(header: Dataset, keyword: str) -> str | None:
+    """A body part, view or modality: a code of one word, or of several that are all anatomy; None for anything else."""
+    text = code(header, keyword)
+    words = re.split(r"[ _-]+", text or "")
+    alone = len(words) == 1 and _WORD.fullmatch(words[0])
+    return text if alone or _ANATOMY_WORDS.issuperset(words) else None
 
 
 def _number(header: Dataset, keyword: str) -> float | None:

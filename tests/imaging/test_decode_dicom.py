@@ -176,6 +176,12 @@ def test_header_that_matters_and_nothing_that_names() -> None:
     ("keyword", "value", "field"),
     [
         ("BodyPartExamined", "left wrist of Jane Doe, b. 1970", "body_part"),
+        ("BodyPartExamined", "KNEE JOHN DOE", "body_part"),
+        ("BodyPartExamined", "KNEE_DOE", "body_part"),
+        ("BodyPartExamined", "DOE^JOHN", "body_part"),
+        ("BodyPartExamined", "12345678", "body_part"),
+        ("BodyPartExamined", ["KNEE", "LEG"], "body_part"),
+        ("Modality", "DOE JOHN", "modality"),
         ("ViewPosition", "näch", "view_position"),
         ("Laterality", "B", "laterality"),
     ],
@@ -185,6 +191,11 @@ def test_free_text_in_coded_elements_is_dropped(keyword: str, value: str, field:
         warnings.simplefilter("ignore")
         data = make_dicom(waves(8, 8, 8), 8, SpecificCharacterSet="ISO_IR 192", **{keyword: value})
     assert decode(data).metadata[field] is None
+
+
+@pytest.mark.parametrize("value", ["KNEE", "LEFT KNEE", "LUMBAR SPINE", "UP_EXM", "TSPINE", "C1", "AP", "LEFT LATERAL"])
+def test_terms_of_anatomy_are_kept(value: str) -> None:
+    assert decode(make_dicom(waves(8, 8, 8), 8, BodyPartExamined=value)).metadata["body_part"] == value
 
 
 def floats() -> bytes:
