@@ -22,6 +22,7 @@ from mskray.cohorts.careful import Crashed, apart
 from mskray.cohorts.plan import Quarantined, ShardPlan
 from mskray.cohorts.schema import ImageFormat, Shard, Task, cells, is_pixels, shard_schema
 from mskray.cohorts.sources import UNKNOWN_PART, Loaded, Source
+from mskray.cohorts.unreadable import Unreadable, unreadable
 from mskray.config import Section
 from mskray.errors import UserError
 from mskray.imaging.decode import DecodeError
@@ -105,7 +106,7 @@ def write_shard(job: ShardJob, plan: ShardPlan, rows: list[dict[str, Any]], care
             place = len(records)
             try:
                 if isinstance(data, Unreadable):
-                    complete = False
+                    complete = complete and not data.passing
                     raise DecodeError(data.reason)
                 loaded = load(row["path"], data)
                 images[place], placement = _fit(loaded.image.pixels, job.image)
@@ -131,13 +132,6 @@ def write_shard(job: ShardJob, plan: ShardPlan, rows: list[dict[str, Any]], care
     return entry
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """A file that was there when it was listed and cannot be read now."""
-
-    reason: str
-
-
 def _read(
     job: ShardJob, root: Location | None, rows: Sequence[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], bytes | Unreadable]]:
@@ -150,7 +144,7 @@ def _read(
         try:
             return job.source.fetch(root, row["path"])
         except UserError as error:
-            return _unreadable(error, root.join(row["path"]))
+            return unreadable(error, root.join(row["path"]), root)
 
     def fetch_all(group: Sequence[dict[str, Any]]) -> list[bytes | Unreadable]:
         return [fetch(row) for row in group]
@@ -162,17 +156,6 @@ def _read(
         yield from zip(group, data, strict=True)
 
 
-def _unreadable(error: UserError, file: Location) -> Unreadable:
-    """Tell a file that cannot be read from a store that cannot: the first goes to quarantine, the second ends all."""
-    if error.__cause__ is None:
-        return Unreadable("too large, or not a regular file")
-    if isinstance(error.__cause__, PermissionError):
-        return Unreadable("no permission to read the file")
-    if not file.is_file():
-        return Unreadable("the file was removed after it was listed")
-    raise error
-
-
 def _load(job: ShardJob, path: str, data: bytes) -> Loaded:
     """Decode one image; whatever goes wrong with its bytes is a DecodeError, so that no file stops a shard."""
     try:
@@ -181,6 +164,8 @@ def _load(job: ShardJob, path: str, data: bytes) -> Loaded:
         raise
     except Exception as error:
         raise DecodeError(f"the decoder failed ({type(error).__name__})") from error
+    if loaded.image.metadata.get("burned_in_annotation") == "YES" and not job.source.allows_burned_in(job.options):
+        raise DecodeError("BurnedInAnnotation is YES: text, perhaps a name, is drawn into it (see allow_burned_in)")
     if loaded.image.pixels.ndim != 2:
         raise DecodeError(f"{loaded.image.pixels.shape[0]} frames: a radiograph has one")
     return loaded

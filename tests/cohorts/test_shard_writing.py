@@ -98,6 +98,28 @@ def test_bad_rows_are_quarantined_and_the_rest_is_stored(tmp_path):
     assert entry.quarantined[-1].reason == "the file was removed after it was listed"
 
 
+@pytest.mark.parametrize("source", ["dicom", "manifest"])
+def test_burned_in_text_stays_out_unless_it_is_allowed(tmp_path, source):
+    dicom(tmp_path / "in" / "a", BurnedInAnnotation="YES")
+    dicom(tmp_path / "in" / "b", BurnedInAnnotation="NO")
+    rows = [row("a", 0), row("b", 1)]
+    entry = write(job(tmp_path, source), rows)
+    (refused,) = entry.quarantined
+    assert (refused.path, entry.shard.rows) == ("a", 1)
+    assert refused.reason.startswith("BurnedInAnnotation is YES")
+    assert entry.complete
+    assert write(job(tmp_path, source, allow_burned_in=True), rows).shard.rows == 2
+
+
+def test_a_file_beyond_the_limit_is_not_tried_again(tmp_path):
+    png(tmp_path / "in" / "a.png")
+    with open(tmp_path / "in" / "huge.png", "wb") as file:
+        file.truncate(513 * 2**20)  # sparse: takes no room
+    entry = write(job(tmp_path), [row("a.png"), row("huge.png", 1)])
+    assert [each.reason for each in entry.quarantined] == ["too large, or not a regular file"]
+    assert entry.complete
+
+
 def test_several_frames_are_no_radiograph(tmp_path):
     dicom(tmp_path / "in" / "a", rows=32, NumberOfFrames=2, Rows=16)
     (refused,) = write(job(tmp_path), [row("a")]).quarantined

@@ -64,6 +64,9 @@ def test_views_follow_series_and_instance_numbers_and_not_names(tmp_path):
         ({"BodyPartExamined": "", "ViewPosition": "LL"}, ("P1", "UNKNOWN", "LL", "L")),
         ({"ImageLaterality": "", "Laterality": "R"}, ("P1", "WRIST", "PA", "R")),
         ({"ImageLaterality": "B"}, ("P1", "WRIST", "PA", None)),
+        ({"BodyPartExamined": "KNEE JOHN DOE"}, ("P1", "UNKNOWN", "PA", "L")),
+        ({"BodyPartExamined": ["KNEE", "LEG"]}, ("P1", "UNKNOWN", "PA", "L")),
+        ({"ViewPosition": "DOE^JOHN"}, ("P1", "WRIST", None, "L")),
     ],
 )
 def test_headers_with_gaps(tmp_path, values, expected):
@@ -75,6 +78,7 @@ def test_headers_with_gaps(tmp_path, values, expected):
 def test_what_is_no_image_is_rejected(tmp_path):
     study(tmp_path, "good", 1)
     study(tmp_path, "report", 1, rows=0, Modality="SR", SOPClassUID=BASIC_SR)
+    study(tmp_path, "letter", 1, rows=0, Modality="FOR JOHN DOE")
     study(tmp_path, "nameless", 1, StudyInstanceUID="")
     png(tmp_path / "picture.dcm")
     (tmp_path / "empty").write_bytes(b"")
@@ -83,6 +87,7 @@ def test_what_is_no_image_is_rejected(tmp_path):
     assert [item.path for item in items] == ["good"]
     assert rejected == {
         "report": "DICOM SR holds no image",
+        "letter": "DICOM object holds no image",
         "nameless": "no StudyInstanceUID in its DICOM header",
         "picture.dcm": "not a DICOM file",
         "empty": "not a DICOM file",
@@ -135,9 +140,25 @@ def test_labels_by_the_most_specific_uid(tmp_path):
     assert {item.path: item.labels.get("abnormality") for item in items} == {"a": 1, "b": 0, "c": 0, "d": None}
 
 
-def test_labels_that_cannot_be_read_stop_before_work(tmp_path):
-    (tmp_path / "labels.csv").write_text("uid,label\n1.2.1,sick\n")
-    with pytest.raises(UserError, match="line 2: abnormality 'sick'"):
+def test_labels_that_match_no_file_are_rejected_by_their_line(tmp_path):
+    study(tmp_path / "in", "a", 1)
+    (tmp_path / "labels.csv").write_text("uid,label\n1.2.1,0\n1.2.99,1\n1.2.1.1.1,1\n")
+    items, rejected = listing(tmp_path / "in", labels=str(tmp_path / "labels.csv"))
+    assert [item.labels["abnormality"] for item in items] == [1]
+    assert rejected == {"labels.csv line 3": "no file has this uid"}
+
+
+def test_labels_of_other_files_alone_are_an_error(tmp_path):
+    study(tmp_path / "in", "a", 1)
+    (tmp_path / "labels.csv").write_text("uid,label\n1.2.98,0\n1.2.99,1\n")
+    with pytest.raises(UserError, match=r"none of the 2 UIDs in .*labels\.csv"):
+        listing(tmp_path / "in", labels=str(tmp_path / "labels.csv"))
+
+
+@pytest.mark.parametrize(("row", "message"), [("1.2.1,sick", "line 2: abnormality 'sick'"), (",1", "line 2: no uid")])
+def test_labels_that_cannot_be_read_stop_before_work(tmp_path, row, message):
+    (tmp_path / "labels.csv").write_text(f"uid,label\n{row}\n")
+    with pytest.raises(UserError, match=message):
         listing(tmp_path, labels=str(tmp_path / "labels.csv"))
 
 

@@ -25,6 +25,7 @@ OptionsT = TypeVar("OptionsT", bound=Section)
 SourceT = TypeVar("SourceT", bound="type[Source[Any]]")
 
 UNKNOWN_PART = "UNKNOWN"
+BURNED_IN = "take images whose DICOM header says that text is drawn into them (BurnedInAnnotation); it may be a name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,10 @@ class Source(ABC, Generic[OptionsT]):
     def fractions(self, options: OptionsT) -> Fractions:
         """How to cut patients that have no split of their own, when the user does not say."""
         return (0.7, 0.15, 0.15)
+
+    def allows_burned_in(self, options: OptionsT) -> bool:
+        """Whether images are taken whose header says that text, often the patient's name, is drawn into them."""
+        return False
 
     def fetch(self, root: Location | None, path: str) -> bytes:
         """Read one image's bytes; runs in several threads at once."""

@@ -4,16 +4,18 @@
 
 Patient, study, series, instance, body part, view and laterality come from the header; only the header is read while
 listing. Views of a study are numbered by series and instance number. A blank PatientID (a de-identified file) makes
-each study a patient of its own. Files that are no DICOM, or hold no image, go to quarantine.
+each study a patient of its own. Files that are no DICOM, or hold no image, go to quarantine; so do images that say that
+text is drawn into them (BurnedInAnnotation), because it may be a name, unless `allow_burned_in=true`.
 
 Labels come from a CSV with a column `uid` (of a SOP instance, a series or a study; the most specific wins) and label
-columns as in the source `manifest`. Without one the cohort is unlabelled, good for prediction.
+columns as in the source `manifest`. A UID that no file has goes to quarantine with its line. Without labels the cohort
+is good for prediction.
 """
 
 import io
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pydicom
@@ -21,12 +23,13 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectorySto
 
 from mskray.cohorts.ahead import ahead
 from mskray.cohorts.schema import Task
-from mskray.cohorts.sources import UNKNOWN_PART, Item, Rejected, Source, fingerprint, register
+from mskray.cohorts.sources import BURNED_IN, UNKNOWN_PART, Item, Rejected, Source, fingerprint, register
 from mskray.cohorts.sources._table import Labels, find_labels, read_table
+from mskray.cohorts.unreadable import unreadable
 from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.imaging.decode import DecodeError, DecodeLimits, decode
-from mskray.imaging.dicom import is_dicom
+from mskray.imaging.dicom import is_dicom, term
 from mskray.imaging.quiet import quiet
 from mskray.storage import FileEntry, Location, locate
 
@@ -51,12 +54,34 @@ _TAGS = [
     "Rows",
 ]
 
-LabelsByUid = dict[str, dict[str, int | None]]
-
 
 class DicomOptions(Section):
     labels: str = setting("", "CSV with the columns uid and label or label_<task>; empty: no labels")
     classes: dict[str, list[str]] = setting({}, "task → class names in the order of their index")
+    allow_burned_in: bool = setting(False, BURNED_IN)
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """The CSV of labels: class indices by task, and the line, of each UID."""
+
+    place: str = ""
+    tasks: tuple[Task, ...] = ()
+    by_uid: Mapping[str, dict[str, int | None]] = field(default_factory=dict)
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+    def unmatched(self, headers: Iterable["_Header"]) -> Iterator[Rejected]:
+        """The rows whose UID no file has. Raises UserError when these are all."""
+        present = {uid for header in headers for uid in (header.instance, header.series, header.study)}
+        absent = [line for uid, line in self.lines.items() if uid not in present]
+        if present and absent and len(absent) == len(self.lines):
+            raise UserError(
+                f"none of the {len(absent)} UIDs in {self.place} is that of an instance, series or study of these "
+                "files: give the labels of these files, or none"
+            )
+        name = locate(self.place).name if absent else ""
+        for line in absent:
+            yield Rejected(f"{name} line {line}", "no file has this uid", line)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +113,26 @@ class Dicom(Source[DicomOptions]):
         return location
 
     def tasks(self, location: Location | None, options: DicomOptions) -> tuple[Task, ...]:
-        return _labels(options)[1]
+        return _labels(options).tasks
+
+    def allows_burned_in(self, options: DicomOptions) -> bool:
+        return options.allow_burned_in
 
     def items(self, location: Location | None, options: DicomOptions) -> Iterator[Item | Rejected]:
         assert location is not None
-        labels, _ = _labels(options)
+        labels = _labels(options)
         headers: list[_Header] = []
         for found in ahead(lambda entry: _read(location, entry), location.walk(), _THREADS, _WAITING):
             if isinstance(found, Rejected):
                 yield found
             else:
                 headers.append(found)
+        yield from labels.unmatched(headers)
         headers.sort(key=lambda each: (each.study, each.series_number, each.series, each.instance_number, each.path))
         views: Counter[str] = Counter()
         for header in headers:
-            known = (labels[uid] for uid in (header.instance, header.series, header.study) if uid in labels)
+            uids = (header.instance, header.series, header.study)
+            known = (labels.by_uid[uid] for uid in uids if uid in labels.by_uid)
             yield Item(
                 path=header.path,
                 patient_id=header.patient or header.study,
@@ -118,23 +148,25 @@ class Dicom(Source[DicomOptions]):
             views[header.study] += 1
 
 
-def _labels(options: DicomOptions) -> tuple[LabelsByUid, tuple[Task, ...]]:
+def _labels(options: DicomOptions) -> _Labels:
     if not options.labels:
-        return {}, ()
+        return _Labels()
     place = locate(options.labels)
     table = read_table(place, ("uid",))
     columns: Labels = find_labels(table, options.classes)
-    found: LabelsByUid = {}
+    found: dict[str, dict[str, int | None]] = {}
     problems = [f"line {line}: {reason}" for line, reason in table.malformed]
     for line, row in table.rows:
         try:
+            if not row["uid"]:
+                raise ValueError("no uid")
             found[row["uid"]] = columns.of(row)
         except ValueError as error:
             problems.append(f"line {line}: {error}")
     if problems:
         # A label that is lost here would pass for "not known" later.
         raise UserError(f"{place} has {len(problems)} rows that cannot be read ({problems[0]}): repair them")
-    return found, columns.tasks
+    return _Labels(str(place), columns.tasks, found, {row["uid"]: line for line, row in table.rows})
 
 
 def _read(root: Location, entry: FileEntry) -> _Header | Rejected:
@@ -149,12 +181,10 @@ def _read(root: Location, entry: FileEntry) -> _Header | Rejected:
             if DeflatedExplicitVRLittleEndian.encode() not in start:
                 return _header(entry.path, mark, file)
         return _deflated(entry.path, mark, place)
-    except (FileNotFoundError, PermissionError) as error:
-        return Rejected(entry.path, f"cannot be read ({type(error).__name__})")
     except _TooLong:
         return Rejected(entry.path, f"its DICOM header is longer than {_MOST_HEADER_BYTES // 2**20} MiB")
-    except OSError as error:
-        raise UserError(f"cannot read {place}: {error}; check the store and run the ingest again") from None
+    except (UserError, OSError) as error:
+        return Rejected(entry.path, unreadable(error, place, root).reason)
 
 
 def _header(path: str, mark: str, file: Any) -> _Header | Rejected:
@@ -162,6 +192,7 @@ def _header(path: str, mark: str, file: Any) -> _Header | Rejected:
         with quiet("pydicom"):
             data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
             words = {name: _word(data, name) for name in _TAGS}
+            modality, part, view = (term(data, name) for name in ("Modality", "BodyPartExamined", "ViewPosition"))
     except (_TooLong, OSError):
         raise
     # pydicom raises many kinds of errors on damaged headers; each of them is this file's alone.
@@ -170,7 +201,7 @@ def _header(path: str, mark: str, file: Any) -> _Header | Rejected:
     if data.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         return Rejected(path, "a DICOMDIR, not an image")
     if not words["Rows"]:
-        return Rejected(path, f"DICOM {words['Modality'] or 'object'} holds no image")
+        return Rejected(path, f"DICOM {modality or 'object'} holds no image")
     if not words["StudyInstanceUID"]:
         return Rejected(path, "no StudyInstanceUID in its DICOM header")
     return _Header(
@@ -182,8 +213,8 @@ def _header(path: str, mark: str, file: Any) -> _Header | Rejected:
         instance=words["SOPInstanceUID"],
         series_number=_number(words["SeriesNumber"]),
         instance_number=_number(words["InstanceNumber"]),
-        part=words["BodyPartExamined"].upper(),
-        view=words["ViewPosition"].upper(),
+        part=part or "",
+        view=view or "",
         side=(words["ImageLaterality"] or words["Laterality"]).upper(),
     )
 

@@ -15,8 +15,10 @@
 | `label` | task abnormality: normal or abnormal, or 0 or 1; empty = not known |
 | `label_<task>` | any other task: class names (sorted) or, with `classes.<task>`, also their index |
 
-UTF-8 with or without byte order mark, commas, quotes as in RFC 4180; other columns are not read. A row that cannot
-be used goes to quarantine with its line; a missing column or an unreadable file is one line before any work.
+UTF-8 with or without byte order mark, commas, quotes as in RFC 4180. Other columns are not read: a task of your own
+needs its prefix, `label_fracture` and not `fracture`. A row that cannot be used goes to quarantine with its line; a
+missing column or an unreadable file is one line before any work. DICOM files that say that text is drawn into them
+(BurnedInAnnotation) go to quarantine, because it may be a name, unless `allow_burned_in=true`.
 """
 
 import posixpath
@@ -25,7 +27,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from mskray.cohorts.schema import Task
-from mskray.cohorts.sources import UNKNOWN_PART, Item, Rejected, Source, fingerprint, register
+from mskray.cohorts.sources import BURNED_IN, UNKNOWN_PART, Item, Rejected, Source, fingerprint, register
 from mskray.cohorts.sources._table import Labels, Row, Table, find_labels, read_table
 from mskray.config import Section, setting
 from mskray.errors import UserError
@@ -40,6 +42,7 @@ _SIDES = {"": None, "l": "L", "left": "L", "r": "R", "right": "R"}
 class ManifestOptions(Section):
     root: str = setting("", "folder or URI that paths are relative to; empty: the folder of the CSV")
     classes: dict[str, list[str]] = setting({}, "task → class names in the order of their index")
+    allow_burned_in: bool = setting(False, BURNED_IN)
 
 
 @register
@@ -57,6 +60,9 @@ class ManifestCsv(Source[ManifestOptions]):
     def tasks(self, location: Location | None, options: ManifestOptions) -> tuple[Task, ...]:
         assert location is not None
         return _read(location, options)[1].tasks
+
+    def allows_burned_in(self, options: ManifestOptions) -> bool:
+        return options.allow_burned_in
 
     def items(self, location: Location | None, options: ManifestOptions) -> Iterator[Item | Rejected]:
         assert location is not None
