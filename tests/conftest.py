@@ -9,7 +9,8 @@ import shutil
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -19,7 +20,7 @@ from infra.seaweedfs import ObjectStore, start_object_store
 from mskray.storage import Location, locate
 
 if TYPE_CHECKING:
-    from mskray.cohorts import Cohort
+    from mskray.cohorts import Cohort, Task
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +79,53 @@ def phantom_cohort(ray_cluster: str, object_store: ObjectStore) -> "Iterator[Coh
         settings = {"size": 64, "split_fractions": [0.6, 0.2, 0.2], "shard_rows": 32}
         ingest("phantom", None, place, {"patients": 60, "image_size": 96}, settings, key=b"a key for tests only")
         yield open_cohort(place)
+
+
+@pytest.fixture
+def tiny_cohort(tmp_path: Path) -> "Callable[..., Cohort]":
+    """A maker of a cohort of one split, written without a cluster: `tasks` and, for each image, its labels by task."""
+    import cv2
+    import numpy as np
+
+    from mskray.cohorts import open_cohort
+    from mskray.cohorts.ledger import write_quarantine
+    from mskray.cohorts.plan import ShardPlan
+    from mskray.cohorts.schema import MANIFEST, Counts, ImageFormat, Manifest, SplitCount, SplitMethod
+    from mskray.cohorts.shards import ShardJob, write_shard
+    from mskray.cohorts.sources import get_source
+
+    def make(tasks: "tuple[Task, ...]", labels: list[dict[str, int | None]]) -> "Cohort":
+        given, out = tmp_path / "pictures", locate(tmp_path / "cohort")
+        given.mkdir()
+        rows = []
+        for number, known in enumerate(labels):
+            cv2.imwrite(str(given / f"{number}.png"), np.full((40, 48), 20 * number + 10, np.uint8))
+            row = {"path": f"{number}.png", "instance_id": f"i{number}", "study_id": "s", "patient_id": "p"}
+            row |= {"body_part": "HAND", "view": None, "laterality": None, "view_index": number, "row": None}
+            rows.append(row | {task.column: known.get(task.name) for task in tasks})
+        source, image = get_source("manifest"), ImageFormat(size=32, dtype="uint8", fit="pad")
+        job = ShardJob(source, source.Options(), locate(given).uri, out.uri, image, tasks)
+        shard = write_shard(job, ShardPlan("test", 0, "0" * 16, 0, len(rows)), rows).shard
+        assert shard is not None
+        count = SplitCount(images=shard.rows, studies=1, patients=1, labels={})
+        manifest = Manifest(
+            source="manifest",
+            source_options={},
+            tasks=tasks,
+            image=image,
+            masks=False,
+            split=SplitMethod(method="source", seed=0, fractions=None),
+            counts=Counts(listed=shard.rows, images=shard.rows, quarantined=0, splits={"test": count}),
+            shards=(shard,),
+            hash_key_fingerprint="",
+            content_hash="",
+            created_by="",
+        )
+        out.join(MANIFEST).write_json(manifest.model_dump(mode="json"))
+        write_quarantine(out, [])
+        return open_cohort(out)
+
+    return make
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

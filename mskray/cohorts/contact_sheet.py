@@ -1,6 +1,6 @@
 """What a cohort looks like: counts by split, body part and label, and a sheet of images with their truth.
 
-mskray cohort show URI --png sheet.png
+mskray cohort show URI --sheet sheet.png
 """
 
 from dataclasses import dataclass

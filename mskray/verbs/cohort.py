@@ -27,11 +27,12 @@ def show(uri: str, sheet: str | None = None, split: str | None = None, seed: int
     cohort = open_cohort(location)
     target = locate(sheet) if sheet else location.join(SHEET)
     check_access(target, write=True)
+    described = [_facts(cohort), _counts(cohort), _quarantine(cohort)]
     drawn = contact_sheet(cohort, split or cohort.splits[0], seed=seed)
     buffer = io.BytesIO()
     Image.fromarray(drawn).save(buffer, format="PNG")
     target.write_bytes(buffer.getvalue())
-    return "\n\n".join([_facts(cohort), _counts(cohort), _quarantine(cohort), f"contact sheet: {target}"])
+    return "\n\n".join([*described, f"contact sheet: {target}"])
 
 
 def ingest_lines(done: IngestSummary) -> str:
@@ -56,7 +57,7 @@ def ingest_lines(done: IngestSummary) -> str:
 
 def _facts(cohort: Cohort) -> str:
     manifest, image = cohort.manifest, cohort.image
-    tasks = "; ".join(f"{task.name}: {', '.join(task.classes)}" for task in cohort.tasks)
+    tasks = "; ".join(f"{task.name}: {', '.join(task.classes)}" for task in cohort.tasks) or "none"
     method = manifest.split.method + (f", {manifest.split.note}" if manifest.split.note else "")
     return "\n".join(
         [
@@ -69,16 +70,21 @@ def _facts(cohort: Cohort) -> str:
 
 
 def _counts(cohort: Cohort) -> str:
-    task = cohort.tasks[0]
-    names = [*task.classes]
-    rows = []
-    for group in summary(cohort):
-        labels = group.labels[task.name]
-        counts = [f"{labels.get(name, 0):,}" for name in names]
-        rows.append(
-            [group.split, group.body_part, f"{group.images:,}", f"{group.studies:,}", f"{group.patients:,}", *counts]
-        )
-    return table(["split", "part", "images", "studies", "patients", *names], rows)
+    """Tables by split and part: what there is, then the images of each class, a table a task."""
+    groups = summary(cohort)
+    rows = [
+        [group.split, group.body_part, f"{group.images:,}", f"{group.studies:,}", f"{group.patients:,}"]
+        for group in groups
+    ]
+    tables = [table(["split", "part", "images", "studies", "patients"], rows)]
+    for task in cohort.tasks:
+        labels = [(group, group.labels[task.name]) for group in groups]
+        rows = [
+            [group.split, group.body_part, *(f"{counts.get(name, 0):,}" for name in (*task.classes, "missing"))]
+            for group, counts in labels
+        ]
+        tables.append(f"{task.name}\n{table(['split', 'part', *task.classes, 'unlabelled'], rows)}")
+    return "\n\n".join(tables)
 
 
 def _quarantine(cohort: Cohort) -> str:
