@@ -25,6 +25,8 @@ from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, locate
 
 _BATCH = 32
+# Files come in full resolution, some 20 MB a radiograph and up to 240 MB: a block and a batch hold few of them.
+_FILES = 8
 _READER_CPUS = 0.5
 
 
@@ -42,15 +44,20 @@ class Predicting:
     ) -> None:
         self.model, self.ensemble, self.workers, self.gpu, self.report = model, ensemble, workers, gpu, report
 
-    def cohort(self, cohort: Cohort, split: str) -> pa.Table:
+    def cohort(self, cohort: Cohort, split: str, need_labels: bool = True) -> pa.Table:
         """Predict every image of a split once.
 
+        Args:
+            need_labels: UserError where the cohort lacks the model's task. Without, every label is then null, as it
+                is where the cohort's task has other classes.
         Returns:
             One row an image, ordered by study and view: identity, `label` (null where missing), `prob_<class>`,
             `error` (null).
         """
         shards = [{"shard": number} for number in range(len(cohort.shards(split)))]
-        read = cohort_reader(cohort, split, cohort.task(self.ensemble.task).column)
+        name, classes = self.ensemble.task, self.ensemble.classes
+        same = any(task.name == name and task.classes == tuple(classes) for task in cohort.tasks)
+        read = cohort_reader(cohort, split, cohort.task(name).column if need_labels or same else None)
         source = ray.data.from_items(shards, override_num_blocks=len(shards))
         table = self._run(source.map_batches(read, batch_size=1, num_cpus=_READER_CPUS), cohort.count(split))
         return table.sort_by([(name, "ascending") for name in ("study_id", "view_index", "instance_id")])
@@ -69,15 +76,15 @@ class Predicting:
         if not paths:
             raise UserError(f"{folder} holds no files: give an image, a folder or prefix of images, or a cohort")
         source = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=-(-len(paths) // _BATCH))
-        read = source.map_batches(file_reader(root), batch_size=_BATCH, num_cpus=_READER_CPUS)
-        return self._run(read, len(paths)).sort_by("path")
+        read = source.map_batches(file_reader(root), batch_size=_FILES, num_cpus=_READER_CPUS)
+        return self._run(read, len(paths), _FILES).sort_by("path")
 
-    def _run(self, rows: Dataset, count: int) -> pa.Table:
+    def _run(self, rows: Dataset, count: int, batch: int = _BATCH) -> pa.Table:
         cluster.require(cluster.Need("prediction", self.workers, 1.0, 1.0 if self.gpu else 0.0), _READER_CPUS)
         predicted = rows.map_batches(
             _Actor,
             fn_constructor_args=(self.model, self.workers, self.gpu),
-            batch_size=_BATCH,
+            batch_size=batch,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=self.workers),
             num_cpus=1,

@@ -1,6 +1,7 @@
 """Rows for a predictor, from a cohort's shards or from files: identity, and pixels as bytes with their shape.
 
-Pixels travel as bytes because files differ in size. These functions run in Ray Data tasks, without torch.
+Pixels travel as bytes because files differ in size. These functions run in Ray Data tasks, without torch. A store that
+cannot be read is a UserError; a file that cannot is a row with its error.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from mskray.cohorts import Cohort
+from mskray.cohorts.schema import MISSING
+from mskray.cohorts.unreadable import unreadable
 from mskray.errors import UserError
-from mskray.imaging.decode import DecodeError, decode
+from mskray.imaging.decode import DecodeError, DecodeLimits, decode
 from mskray.storage import Location
 
 IDENTITY = ("instance_id", "study_id", "patient_id", "body_part", "view_index")
@@ -21,13 +24,18 @@ Reader = Callable[[Any], Any]
 """A function for `map_batches`: a batch of items as arrays in, an Arrow table out."""
 
 
-def cohort_reader(cohort: Cohort, split: str, label_column: str) -> Reader:
-    """Return a function from one `shard` number to the shard's rows, with `label` (null where missing)."""
+def cohort_reader(cohort: Cohort, split: str, label_column: str | None) -> Reader:
+    """Return a function from one `shard` number to the shard's rows, with `label` (null where missing).
+
+    Args:
+        label_column: None where the cohort has none; every label is then null.
+    """
+    wanted = ["image", *IDENTITY] if label_column is None else ["image", label_column, *IDENTITY]
 
     def read(items: dict[str, np.ndarray]) -> pa.Table:
         shard = cohort.shards(split)[int(items["shard"][0])]
-        data = cohort.read_shard(shard, ["image", label_column, *IDENTITY])
-        labels = data[label_column]
+        data = cohort.read_shard(shard, wanted)
+        labels = np.full(shard.rows, MISSING) if label_column is None else data[label_column]
         return pa.table(
             {
                 **{name: pa.array(data[name].tolist()) for name in IDENTITY},
@@ -41,11 +49,14 @@ def cohort_reader(cohort: Cohort, split: str, label_column: str) -> Reader:
 
 
 def file_reader(root: Location) -> Reader:
-    """Return a function from `path`s below `root` to one row each, with `error` where a file is not readable."""
+    """Return a function from `path`s below `root` to one row each, with `error` where a file is not readable.
+
+    It raises UserError where the store is at fault.
+    """
 
     def read(items: dict[str, np.ndarray]) -> pa.Table:
         paths = [str(path) for path in items["path"]]
-        decoded = [_decode_file(root.join(path)) for path in paths]
+        decoded = [_decode_file(root, path) for path in paths]
         return pa.table(
             {
                 "path": pa.array(paths, pa.string()),
@@ -59,9 +70,11 @@ def file_reader(root: Location) -> Reader:
 
 
 def pixel_arrays(rows: pa.Table) -> Iterator[np.ndarray]:
-    """Yield the (rows, columns) array of each row that has pixels."""
-    for row in rows.select(list(PIXELS)).to_pylist():
-        yield np.frombuffer(row["pixels"], row["dtype"]).reshape(row["rows"], row["columns"])
+    """Yield the (rows, columns) array of each row that has pixels: a read-only view of the table's bytes."""
+    dtypes, shapes = rows["dtype"].to_pylist(), zip(rows["rows"].to_pylist(), rows["columns"].to_pylist(), strict=True)
+    for pixels, dtype, shape in zip(rows["pixels"], dtypes, shapes, strict=True):
+        if pixels.is_valid:
+            yield np.frombuffer(pixels.as_buffer(), dtype).reshape(shape)
 
 
 def _pixel_columns(images: list[np.ndarray | None]) -> dict[str, Any]:
@@ -73,13 +86,14 @@ def _pixel_columns(images: list[np.ndarray | None]) -> dict[str, Any]:
     }
 
 
-def _decode_file(location: Location) -> tuple[np.ndarray | None, str, str | None]:
+def _decode_file(root: Location, path: str) -> tuple[np.ndarray | None, str, str | None]:
+    place, limits = root.join(path), DecodeLimits()
     try:
-        image = decode(location.read_bytes())
+        image = decode(place.read_bytes(limits.max_bytes), limits)
     except DecodeError as error:
         return None, "", str(error)
-    except (UserError, OSError) as error:
-        return None, "", f"cannot be read: {error}"
+    except UserError as error:
+        return None, "", f"cannot be read: {unreadable(error, place, root).reason}"
     if image.pixels.ndim != 2:
         return None, "", f"{image.pixels.shape[0]} frames where a radiograph has one"
     return image.pixels, str(image.metadata.get("body_part") or "").upper(), None

@@ -23,6 +23,8 @@ def predict(
 ) -> pa.Table:
     """Predict a cohort (one split or all), a folder or prefix of images, or one image; write a Parquet file.
 
+    A cohort needs no labels.
+
     Raises:
         UserError: before any work, when model, source or `out` does not do.
     """
@@ -36,7 +38,7 @@ def predict(
             names = [split] if split else list(cohort.splits)
             for name in names:
                 cohort.shards(name)  # an unknown split is refused before any is predicted
-            parts = [_with_split(predicting.cohort(cohort, name), name) for name in names]
+            parts = [_with_split(predicting.cohort(cohort, name, need_labels=False), name) for name in names]
             table = pa.concat_tables(parts)
         else:
             table = predicting.files(place)

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mskray.bundles import load_predictor
-from mskray.cohorts import Cohort
+from mskray.cohorts import Cohort, ingest
 from mskray.errors import UserError
 from mskray.families import Images
 from mskray.storage import Location, locate
@@ -71,6 +71,19 @@ def test_a_calibrated_ensemble_predicts_a_cohort_as_its_members_do(
     _, predictor = load_predictor(bundle)
     expected = predictor(Images([image])).probabilities[0]
     assert [one["prob_normal"], one["prob_abnormal"]] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_a_cohort_without_labels_is_predicted(ray_cluster: str, bundle: Location, tmp_path: Path) -> None:
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((80, 60), 60 * number + 20, np.uint8))
+    (tmp_path / "images.csv").write_text("path,patient_id\n" + "".join(f"{n}.png,p{n}\n" for n in range(3)))
+    place = str(tmp_path / "cohort")
+    ingest("manifest", tmp_path / "images.csv", place, settings={"size": 64}, key=b"a key for tests only")
+    table = predict(str(bundle), place, str(tmp_path / "out.parquet"))
+    assert table["label"].to_pylist() == [None] * 3
+    assert np.isfinite(table["prob_abnormal"].to_numpy()).all()
+    with pytest.raises(UserError, match="has no task 'abnormality'"):
+        evaluate_model(str(bundle), place, "train", str(tmp_path / "report"))
 
 
 def test_a_folder_is_predicted_file_by_file_and_bad_files_are_named(
