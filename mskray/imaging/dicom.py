@@ -184,18 +184,18 @@ def _whole(header: Dataset, keyword: str, default: int | None = None) -> int:
 
 def _metadata(header: Dataset, syntax: UID) -> dict[str, str | float | int | None]:
     """What matters and names nobody. Free text (descriptions, comments) is left behind: people write names there."""
-    laterality = code(header, "ImageLaterality") or code(header, "Laterality")
+    laterality = _code(header, "ImageLaterality") or _code(header, "Laterality")
     return {
         "modality": term(header, "Modality"),
         "body_part": term(header, "BodyPartExamined"),
         "view_position": term(header, "ViewPosition"),
         "laterality": laterality if laterality in ("L", "R") else None,
-        "photometric": code(header, "PhotometricInterpretation"),
+        "photometric": _code(header, "PhotometricInterpretation"),
         "transfer_syntax": syntax.name,
         "sop_class": _known_name(str(header.get("SOPClassUID", ""))),
         "manufacturer": _text(header, "Manufacturer"),
-        "presentation_intent": code(header, "PresentationIntentType"),
-        "burned_in_annotation": code(header, "BurnedInAnnotation"),
+        "presentation_intent": _code(header, "PresentationIntentType"),
+        "burned_in_annotation": _code(header, "BurnedInAnnotation"),
         "instance_number": int(number) if (number := _number(header, "InstanceNumber")) is not None else None,
         "slice_thickness_mm": _number(header, "SliceThickness"),
     }
@@ -216,7 +216,7 @@ def _text(header: Dataset, keyword: str) -> str | None:
     return text or None
 
 
-def code(header: Dataset, keyword: str) -> str | None:
+def _code(header: Dataset, keyword: str) -> str | None:
     """A coded string (upper case, 16 characters at most); None for anything else, which may be free text."""
     text = (_text(header, keyword) or "").upper()
     return text if _CODE.fullmatch(text) else None
@@ -224,7 +224,7 @@ def code(header: Dataset, keyword: str) -> str | None:
 
 def term(header: Dataset, keyword: str) -> str | None:
     """A body part, view or modality: a code of one word, or of several that are all anatomy; None for anything else."""
-    text = code(header, keyword)
+    text = _code(header, keyword)
     words = re.split(r"[ _-]+", text or "")
     alone = len(words) == 1 and _WORD.fullmatch(words[0])
     return text if alone or _ANATOMY_WORDS.issuperset(words) else None
