@@ -36,6 +36,8 @@ def main() -> int:
     quiet_ray()
     try:
         source = _source(arguments.data)
+        if arguments.data and Path(arguments.data).resolve().is_relative_to(OUT.resolve()):
+            raise UserError(f"DATA={arguments.data} lies in {OUT}/, which the demo empties: move it elsewhere")
         shutil.rmtree(OUT, ignore_errors=True)
         OUT.mkdir()
         with _store(arguments.store) as base:

@@ -29,7 +29,9 @@ cohort_app = typer.Typer(help="Look at cohorts.", no_args_is_help=True)
 app.add_typer(cohort_app, name="cohort")
 
 _INTERRUPTED = 130
-_OPTION = re.compile(r"[a-z_]+=")
+_GOES_ON = ("ingest", "train")
+"""Commands that an interruption does not set back."""
+_OPTION = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
 
 Workers = Annotated[int, typer.Option(min=1, help="Actors that predict, each with one CPU.")]
 Gpu = Annotated[bool, typer.Option("--gpu", help="Give each worker a GPU.")]
@@ -39,9 +41,10 @@ def main(words: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 for success, 2 for a user's mistake, 130 after Ctrl-C."""
     quiet_ray()
     signal.signal(signal.SIGTERM, _terminate)
+    given = list(sys.argv[1:] if words is None else words)
     try:
         # Standalone, Typer would draw a box around each mistake; here a mistake is one line.
-        code = app(args=list(words) if words is not None else None, standalone_mode=False) or 0
+        code = app(args=given, standalone_mode=False) or 0
     except typer.TyperException as error:
         print(f"error: {error.format_message()} (see mskray --help)", file=sys.stderr)
         code = error.exit_code
@@ -49,7 +52,8 @@ def main(words: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     if code == _INTERRUPTED:
-        print("\nstopped; the same command goes on where this one was", file=sys.stderr)
+        hint = "; the same command goes on where this one was" if given[0] in _GOES_ON else ""
+        print(f"\nstopped{hint}", file=sys.stderr)
     sys.exit(code)
 
 
@@ -86,8 +90,8 @@ def ingest(
     from mskray.config import apply_overrides
     from mskray.verbs.cohort import ingest_lines
 
-    options = [word for word in words or [] if _OPTION.match(word)]
-    places = [word for word in words or [] if not _OPTION.match(word)]
+    options = [word for word in words or [] if _is_option(word)]
+    places = [word for word in words or [] if not _is_option(word)]
     if len(places) > 1:
         raise UserError(f"ingest takes one IN, not {len(places)}: {', '.join(places)}")
     settings: dict[str, Any] = {"size": size, "bits": bits, "fit": fit, "seed": seed}
@@ -220,6 +224,11 @@ def serve(
     display = Display()
     serve_forever(model, host, port, report=display)
     display.end()
+
+
+def _is_option(word: str) -> bool:
+    """Tell `key=value` from an IN such as `date=2026/images.csv`, which exists."""
+    return _OPTION.match(word) is not None and not os.path.exists(word)
 
 
 def _fractions(text: str) -> list[float]:

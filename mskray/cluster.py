@@ -5,10 +5,11 @@ what there is and raises one line with the numbers instead.
 """
 
 import logging
+import math
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -32,22 +33,29 @@ class Need:
 
 @contextmanager
 def session(quiet: bool = True) -> Iterator[None]:
-    """Use the running Ray session, the cluster named by RAY_ADDRESS, or a local one that ends with the block."""
+    """Use the running Ray session, the cluster named by RAY_ADDRESS, or a local one that ends with the block.
+
+    Raises:
+        UserError: RAY_ADDRESS names no cluster that answers.
+    """
     if ray.is_initialized():
         yield
         return
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    _check_address(address)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
-            address=os.environ.get("RAY_ADDRESS") or "local",
+            address=address,
             include_dashboard=None if os.environ.get("RAY_ADDRESS") else False,
             log_to_driver=not quiet,
             logging_level=logging.ERROR if quiet else logging.INFO,
             configure_logging=True,
         )
-    except (ConnectionError, RuntimeError) as error:
-        raise UserError(f"no Ray cluster answers at {os.environ.get('RAY_ADDRESS', 'local')}: {error}") from None
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"no Ray cluster answers at {address}: {reason}") from None
     # Ray's own handler prints a stack trace for SIGTERM; what the program had installed ends it in order.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
@@ -79,7 +87,12 @@ def require(need: Need, reading_cpus: float = 0.5) -> None:
     Args:
         reading_cpus: CPUs that must stay free for the tasks that read and decode.
     """
-    cpus, gpus = total("CPU"), total("GPU")
+    check(need, [node["Resources"] for node in ray.nodes() if node["Alive"]], reading_cpus)
+
+
+def check(need: Need, nodes: Sequence[Mapping[str, float]], reading_cpus: float = 0.5) -> None:
+    """Raise UserError when `need` does not fit on these nodes, each its resources ("CPU", "GPU"); see `require`."""
+    cpus, gpus = (sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
     if need.gpus_per_worker and need.workers * need.gpus_per_worker > gpus:
         raise UserError(
             f"{need.what} needs {need.workers} × {need.gpus_per_worker:g} GPU, the cluster has {gpus:g}: "
@@ -92,9 +105,41 @@ def require(need: Need, reading_cpus: float = 0.5) -> None:
             f"{need.what} needs {need.workers} × {need.cpus_per_worker:g} CPU{reading}, the cluster has {cpus:g}: "
             "it would wait for ever; ask for fewer workers or CPUs a worker, or add nodes"
         )
-    largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    largest = max((node.get("CPU", 0.0) for node in nodes), default=0.0)
     if need.cpus_per_worker > largest:
         raise UserError(
             f"{need.what} needs {need.cpus_per_worker:g} CPU in one place, the largest node has {largest:g}: "
             "ask for fewer CPUs a worker"
+        )
+    room = _room(need, nodes, reading_cpus)
+    if room < need.workers:
+        each = f"{need.cpus_per_worker:g} CPU" + (f" and {need.gpus_per_worker:g} GPU" if need.gpus_per_worker else "")
+        raise UserError(
+            f"{need.what} needs {need.workers} workers with {each} on one node{reading}, the cluster's nodes have room "
+            f"for {room}: it would wait for ever; ask for fewer workers or CPUs a worker, or add nodes"
+        )
+
+
+def _room(need: Need, nodes: Sequence[Mapping[str, float]], reading_cpus: float) -> int:
+    """How many workers fit when reading has the node where it hinders them least."""
+    hosts = [node for node in nodes if node.get("CPU", 0.0) >= reading_cpus]
+    lost = (_slots(need, node) - _slots(need, {**node, "CPU": node.get("CPU", 0.0) - reading_cpus}) for node in hosts)
+    return sum(_slots(need, node) for node in nodes) - min(lost, default=0)
+
+
+def _slots(need: Need, node: Mapping[str, float]) -> int:
+    """How many workers fit on one node. Ray counts resources in ten-thousandths."""
+    wanted = {"CPU": need.cpus_per_worker, "GPU": need.gpus_per_worker}
+    return min(
+        (math.floor(node.get(name, 0.0) / amount + 1e-4) for name, amount in wanted.items() if amount),
+        default=need.workers,
+    )
+
+
+def _check_address(address: str) -> None:
+    """RAY_ADDRESS may hold the dashboard's URL, which `ray job submit` takes and a driver cannot join."""
+    if address.startswith(("http://", "https://")):
+        raise UserError(
+            f"RAY_ADDRESS={address} is the address for `ray job submit`: submit a script of jobs/ with it, "
+            "or set RAY_ADDRESS to the cluster's own address, HOST:6379"
         )

@@ -41,6 +41,9 @@ def call(*words: str, capsys: pytest.CaptureFixture) -> tuple[int, str, str]:
         (["ingest", "phantom", "--out", "out", "--split-fractions", "most"], "give three numbers"),
         (["ingest", "phantom", "--out", "ftp://server/x"], "ftp"),
         (["ingest", "mura", "a", "b", "--out", "out"], "one IN, not 2"),
+        (["ingest", "manifest", "date=2026/x.csv", "--out", "out"], "x.csv column label_grade has 1 different values"),
+        (["ingest", "manifest", "date=2025/x.csv", "--out", "out"], "unknown key date"),
+        (["ingest", "manifest", "date=2026/x.csv", "--out", "out", "classes.mood=[bad, good]"], "no column label_mood"),
         (["cohort", "show", "empty"], "has no cohort.json"),
         (["evaluate", "empty", "--cohort", "empty"], "holds neither bundle.json nor ensemble.json"),
         (["predict", "empty", "empty"], "holds neither bundle.json nor ensemble.json"),
@@ -53,6 +56,8 @@ def test_a_mistake_is_one_line(tmp_path: Path, monkeypatch, capsys, words: list[
     (tmp_path / "empty").mkdir()
     job = {"family": "classifier", "cohort": "empty", "out": "bundle", "network": {"weights": "none"}}
     (tmp_path / "job.yaml").write_text(json.dumps(job))
+    (tmp_path / "date=2026").mkdir()
+    (tmp_path / "date=2026" / "x.csv").write_text("path,patient_id,label_grade\na.png,1,only\n")
     code, _, err = call(*words, capsys=capsys)
     assert code == 2, err
     assert message in err
@@ -80,3 +85,34 @@ def test_help_and_mistakes_import_neither_torch_nor_ray() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_classes_of_a_task_are_given_as_words(tmp_path: Path, monkeypatch, capsys) -> None:
+    given = {}
+    monkeypatch.setattr("mskray.cohorts.ingest", lambda *each: given.update(place=each[1], options=each[3]))
+    monkeypatch.setattr("mskray.verbs.cohort.ingest_lines", str)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "date=2026").mkdir()
+    words = ["ingest", "manifest", "date=2026", "--out", "out", "classes.kl_grade=[KL0, KL1]", "root=images"]
+    code, _, err = call(*words, capsys=capsys)
+    assert code == 0, err
+    assert given == {"place": "date=2026", "options": {"classes": {"kl_grade": ["KL0", "KL1"]}, "root": "images"}}
+
+
+@pytest.mark.parametrize(
+    ("words", "target", "goes_on"),
+    [
+        (["ingest", "phantom", "--out", "out"], "mskray.cohorts.ingest", True),
+        (["train", "job.yaml"], "mskray.config.read_yaml", True),
+        (["cohort", "show", "out"], "mskray.verbs.cohort.show", False),
+        (["families"], "mskray.verbs.families.families_table", False),
+    ],
+)
+def test_ctrl_c_promises_only_what_holds(words: list[str], target: str, goes_on: bool, monkeypatch, capsys) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(target, interrupted)
+    code, _, err = call(*words, capsys=capsys)
+    assert code == 130
+    assert err.strip() == ("stopped; the same command goes on where this one was" if goes_on else "stopped")

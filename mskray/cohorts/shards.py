@@ -26,8 +26,7 @@ from mskray.cohorts.unreadable import Unreadable, unreadable
 from mskray.config import Section
 from mskray.errors import UserError
 from mskray.imaging.decode import DecodeError
-from mskray.imaging.intensity import to_uint8
-from mskray.imaging.regions import Placement, fit_mask_to_canvas, fit_to_canvas
+from mskray.imaging.regions import Placement, fit_mask_to_canvas, fit_to_format
 from mskray.storage import Location, locate
 
 # Small row groups let a reader fetch a few images of a shard; below 64 rows the footer outgrows its use.
@@ -109,7 +108,7 @@ def write_shard(job: ShardJob, plan: ShardPlan, rows: list[dict[str, Any]], care
                     complete = complete and not data.passing
                     raise DecodeError(data.reason)
                 loaded = load(row["path"], data)
-                images[place], placement = _fit(loaded.image.pixels, job.image)
+                images[place], placement = fit_to_format(loaded.image.pixels, size, job.image.fit, job.image.dtype)
                 if masks is not None:
                     masks[place] = 0 if loaded.mask is None else fit_mask_to_canvas(loaded.mask, size, job.image.fit)
                 records.append(_record(row, loaded, placement, job.tasks))
@@ -169,16 +168,6 @@ def _load(job: ShardJob, path: str, data: bytes) -> Loaded:
     if loaded.image.pixels.ndim != 2:
         raise DecodeError(f"{loaded.image.pixels.shape[0]} frames: a radiograph has one")
     return loaded
-
-
-def _fit(pixels: np.ndarray, image: ImageFormat) -> tuple[np.ndarray, Placement]:
-    """Bring an image to the canvas and dtype of the cohort. Resized first: the mean of 16-bit pixels rounds once."""
-    canvas, placement = fit_to_canvas(pixels, image.size, image.fit)
-    if canvas.dtype == np.dtype(image.dtype):
-        return canvas, placement
-    if image.dtype == "uint8":
-        return to_uint8(canvas), placement
-    return canvas.astype(np.uint16) * 257, placement
 
 
 def _record(row: dict[str, Any], loaded: Loaded, placement: Placement, tasks: Sequence[Task]) -> dict[str, Any]:

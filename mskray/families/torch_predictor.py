@@ -4,16 +4,15 @@ import numpy as np
 import torch
 
 from mskray.families.base import Fitted, Images, Prediction
-from mskray.imaging.intensity import to_uint8
-from mskray.imaging.regions import fit_to_canvas
+from mskray.imaging.regions import fit_to_canvas, fit_to_format
 from mskray.training.recipe import Recipe, to_unit_range
 
 
 class TorchPredictor:
     """A recipe's network in evaluation mode.
 
-    Images go the way of the training data: first onto the cohort's canvas, then to the network's input size, so that
-    a served prediction equals the evaluated one.
+    Images go the way of the training data: first onto the cohort's canvas and to its dtype, then to the network's
+    input size, so that a served prediction equals the evaluated one and depends on no other image of its batch.
     """
 
     def __init__(self, recipe: Recipe, fitted: Fitted, device: str = "cpu") -> None:
@@ -32,9 +31,7 @@ class TorchPredictor:
         return Prediction(probabilities.float().cpu().numpy())
 
     def _prepare(self, pixels: np.ndarray) -> np.ndarray:
-        if self._image["dtype"] == "uint8":
-            pixels = to_uint8(pixels)
-        for size in (self._image["size"], self._recipe.config.data.image_size):
-            if pixels.shape != (size, size):
-                pixels = fit_to_canvas(pixels, size, self._image["fit"])[0]
-        return pixels
+        """Return one radiograph as the network's input, (size, size) in the cohort's dtype."""
+        image = self._image
+        canvas = fit_to_format(pixels, image["size"], image["fit"], image["dtype"])[0]
+        return fit_to_canvas(canvas, self._recipe.config.data.image_size)[0]

@@ -23,6 +23,18 @@ def to_uint8(pixels: np.ndarray) -> np.ndarray:
     return _TO_UINT8[pixels]
 
 
+def to_dtype(pixels: np.ndarray, dtype: np.dtype | type | str) -> np.ndarray:
+    """Full-range uint8 or uint16 → full-range uint8 or uint16 (255 ↔ 65,535); the same type is returned as it is.
+
+    pixels: any shape. Raises `TypeError` for other types.
+    """
+    if np.dtype(dtype) == np.uint8:
+        return to_uint8(pixels)
+    if np.dtype(dtype) != np.uint16 or pixels.dtype not in (np.uint8, np.uint16):
+        raise TypeError(f"uint8 or uint16 pixels expected, not {pixels.dtype} to {np.dtype(dtype)}")
+    return pixels if pixels.dtype == np.uint16 else pixels.astype(np.uint16) * 257
+
+
 def rescale_percentile(pixels: np.ndarray, low: float = 1.0, high: float = 99.0) -> np.ndarray:
     """Stretch grey levels so that the percentiles `low` and `high` become black and white; the rest is clipped.
 

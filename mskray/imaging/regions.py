@@ -11,6 +11,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from mskray.imaging.intensity import to_dtype
+
 Box = tuple[float, float, float, float]
 FitMode = Literal["pad", "stretch"]
 
@@ -94,6 +96,16 @@ def fit_to_canvas(pixels: np.ndarray, size: int, mode: FitMode = "pad") -> tuple
     canvas = np.zeros((size, size), pixels.dtype)
     canvas[top : top + height, left : left + width] = pixels
     return canvas, placement
+
+
+def fit_to_format(pixels: np.ndarray, size: int, mode: FitMode, dtype: str) -> tuple[np.ndarray, Placement]:
+    """Bring a picture to a cohort's canvas and type; ingest and prediction both do it here, so that they agree.
+
+    pixels: (rows, columns), uint8 or uint16. Returns (size, size) of `dtype` ("uint8" or "uint16") and where the
+    content lies. Resized first: the mean of 16-bit pixels rounds once.
+    """
+    canvas, placement = fit_to_canvas(pixels, size, mode)
+    return to_dtype(canvas, dtype), placement
 
 
 def fit_mask_to_canvas(mask: np.ndarray, size: int, mode: FitMode = "pad") -> np.ndarray:

@@ -6,6 +6,7 @@
 - `schemas`       what the two deployments say to each other and to a client
 - `problems`      errors as RFC 9457 problem details
 - `uploads`       a multipart body to decoded views, within the limits
+- `gate`          how many studies at a time, how many wait, how long
 - `api`           the FastAPI routes
 - `members`       the ensemble in one replica: votes and batches
 - `application`   the two as one Ray Serve application

@@ -15,6 +15,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 import mskray
 from mskray.serving import problems
+from mskray.serving.gate import Gate
 from mskray.serving.problems import Problem, ProblemDetails, request_id
 from mskray.serving.schemas import DecodedView, Health, Models, StudyAnswer, StudyVote, UnreadableView, ViewResult
 from mskray.serving.settings import Limits, is_allowed
@@ -52,6 +53,7 @@ def build_api(backend: Backend, limits: Limits, digest: str | None) -> FastAPI:
         redirect_slashes=False,
     )
     problems.install(app)
+    gate = Gate(limits)
     bearer = HTTPBearer(auto_error=False, description="The server's token, where it has one.")
 
     def check_token(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
@@ -81,10 +83,11 @@ def build_api(backend: Backend, limits: Limits, digest: str | None) -> FastAPI:
         over the views, and the one that is missing may be the one that shows the fracture: only who sends it can
         decide that the others are enough, with `partial=true`.
         """
-        study = await read_study(request, limits)
-        views, unreadable = await asyncio.to_thread(decode_study, study, limits)
-        _check_readable(study, unreadable, partial)
-        vote = await backend.vote(views)
+        async with gate.enter():
+            study = await read_study(request, limits)
+            views, unreadable = await asyncio.to_thread(decode_study, study, limits)
+            _check_readable(study, unreadable, partial)
+            vote = await backend.vote(views)
         return StudyAnswer(
             request_id=request_id(request),
             study=vote.study,

@@ -16,14 +16,14 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from mskray.serving.api import build_api
-from mskray.serving.problems import Problem
+from mskray.serving.problems import unavailable
 from mskray.serving.schemas import DecodedView, Models, StudyVote
 from mskray.serving.settings import Limits
 
-_OPEN_REQUESTS = 16
-"""Requests that one ingress reads and decodes at a time: each may hold a body and its pixels in memory."""
 _WAITING_STUDIES = 64
-"""Studies that may wait before the members, to be joined in batches."""
+"""Studies that may wait before the members, to be joined in batches, and as many again at each caller."""
+_SPARE_REQUESTS = 16
+"""Requests of one ingress beside studies: health, models."""
 
 
 class Members:
@@ -73,9 +73,7 @@ async def answer_of(response: Any) -> Any:
     try:
         return await response
     except (BackPressureError, DeploymentUnavailableError, RayActorError):
-        raise Problem(
-            "unavailable", "it is starting again or has too much to do: ask again", {"Retry-After": "5"}
-        ) from None
+        raise unavailable("it is starting again or has too much to do: ask again") from None
 
 
 def build(ensemble: str, limits: Limits, digest: str | None, cpus: float = 1.0) -> serve.Application:
@@ -87,10 +85,17 @@ def build(ensemble: str, limits: Limits, digest: str | None, cpus: float = 1.0) 
         cpus: CPUs reserved for the members, who use as many threads.
     """
     members = serve.deployment(
-        name="Members", ray_actor_options={"num_cpus": cpus}, max_ongoing_requests=_WAITING_STUDIES
+        name="Members",
+        ray_actor_options={"num_cpus": cpus},
+        max_ongoing_requests=_WAITING_STUDIES,
+        max_queued_requests=_WAITING_STUDIES,
     )(Members)
-    # Without a reserved CPU, so that a small cluster has room for the members.
-    ingress = serve.deployment(name="Ingress", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=_OPEN_REQUESTS)(
-        serve.ingress()(Ingress)
-    )
+    # Without a reserved CPU, so that a small cluster has room for the members. The gate of the API refuses studies
+    # before Serve's own queue is full: its answer is a problem detail, Serve's is not.
+    ingress = serve.deployment(
+        name="Ingress",
+        ray_actor_options={"num_cpus": 0},
+        max_ongoing_requests=limits.max_open + limits.max_waiting + _SPARE_REQUESTS,
+        max_queued_requests=_SPARE_REQUESTS,
+    )(serve.ingress()(Ingress))
     return ingress.bind(members.bind(ensemble), limits, digest)

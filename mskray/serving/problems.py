@@ -82,6 +82,11 @@ class Problem(HTTPException):
         super().__init__(status, detail, headers=dict(headers) if headers else None)
 
 
+def unavailable(detail: str) -> Problem:
+    """Return a 503 that tells the client to ask again in some seconds."""
+    return Problem("unavailable", detail, {"Retry-After": "5"})
+
+
 def request_id(request: Request) -> str | None:
     """Return the request's id: Serve's proxy takes the client's X-Request-Id or makes one."""
     given = request.headers.get("x-request-id")

@@ -29,6 +29,8 @@ from mskray.storage import locate
 APPLICATION = "mskray"
 _MOST_CPUS = 4
 """More threads do not make one small batch faster; a Serve config can still reserve more."""
+_GRACE_S = 30.0
+"""What Serve's own time-out leaves beyond `Limits.max_seconds`, for an ingress that does not answer at all."""
 _FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
 
 
@@ -89,7 +91,8 @@ def start(
     report(Progress("starting Ray Serve"))
     deadline = time.monotonic() + timeout_s
     try:
-        serve.start(proxy_location="HeadOnly", http_options=HTTPOptions(host=host, port=port))
+        options = HTTPOptions(host=host, port=port, request_timeout_s=limits.max_seconds + _GRACE_S)
+        serve.start(proxy_location="HeadOnly", http_options=options)
         target = serve.RunTarget(build(uri, limits, digest, cpus), name=APPLICATION, route_prefix="/")
         serve.run_many([target], wait_for_applications_running=False)
         report(Progress("loading the members"))

@@ -18,11 +18,14 @@ _SHORTEST_TOKEN = 16
 
 
 class Limits(Section):
-    """What one request may ask for."""
+    """What one request may ask for, and how many a replica of the ingress takes."""
 
     max_body: int = setting(64 << 20, "size of the whole request body", unit="bytes", ge=1 << 10, le=4 << 30)
     max_views: int = setting(32, "views of a study", ge=1, le=256)
     max_pixels: int = setting(200_000_000, "pixels of a study's views together", unit="px", ge=1 << 10, le=4 << 30)
+    max_seconds: float = setting(120.0, "time from a study's first byte to its answer", unit="s", ge=0.1, le=3600)
+    max_open: int = setting(16, "studies read and decoded at a time: each is in memory", unit="studies", ge=1, le=1024)
+    max_waiting: int = setting(64, "studies that wait their turn; more are refused", unit="studies", ge=0, le=4096)
 
 
 def is_loopback(host: str) -> bool:

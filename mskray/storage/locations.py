@@ -26,6 +26,8 @@ from mskray.storage.s3 import S3Store
 
 JSON_BYTES = 64 * 2**20
 SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(.*)", re.DOTALL)
+# Where Ray unpacks what `ray job submit --working-dir` sent; it deletes it after the job.
+_JOB_COPY = "/runtime_resources/working_dir_files/"
 BUCKET = re.compile(r"[a-zA-Z0-9._-]{3,255}")
 
 
@@ -163,8 +165,13 @@ def check_access(location: Location, write: bool = False) -> None:
 
     For reading, something must be there. For writing (`write=True`) it may be empty or missing; nothing is left
     behind by the test. Covers: no credentials, wrong keys, expired session, no permission, missing bucket, an
-    endpoint that does not answer or has the wrong certificate.
+    endpoint that does not answer or has the wrong certificate; a file inside a submitted job's copy of your folder.
     """
+    if write and location.uri.startswith("file:") and _JOB_COPY in location.path:
+        raise UserError(
+            f"{location.path.partition(_JOB_COPY)[2].partition('/')[2] or location} would be lost: a submitted job "
+            "runs in a copy of your folder that Ray deletes; give an absolute URI such as s3://bucket/key"
+        )
     location._store.check(location.path, write)
 
 

@@ -106,13 +106,17 @@ def test_a_submitted_job_trains_a_bundle_and_strangers_are_refused(
             {
                 "family": "classifier",
                 "cohort": str(phantom_cohort.location),
-                "out": "overridden",
+                "out": "bundles/lost",
                 "network": {"backbone": "mobilenet_v3_small", "weights": "none"},
                 "data": {"image_size": 64, "batch_size": 8},
                 "loop": {"epochs": 1},
             }
         )
     )
+    lost = submit(head, ["python", "jobs/train.py", str(config)], head.environment)
+    assert lost.returncode != 0
+    assert "error: bundles/lost would be lost" in lost.stdout + lost.stderr
+
     out = s3_folder.join("submitted")
     done = submit(head, ["python", "jobs/train.py", str(config), f"out={out}"], head.environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

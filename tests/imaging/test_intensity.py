@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.pixels import apply_windowing
 
-from mskray.imaging.intensity import full_range, look_up, luminance, rescale_percentile, to_uint8, window
+from mskray.imaging.intensity import full_range, look_up, luminance, rescale_percentile, to_dtype, to_uint8, window
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,21 @@ def test_to_uint8(pixels: np.ndarray, expected: object) -> None:
 def test_to_uint8_wants_full_range_types(dtype: type) -> None:
     with pytest.raises(TypeError, match="uint8 or uint16"):
         to_uint8(np.zeros(3, dtype))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("source", [np.uint8, np.uint16])
+def test_to_dtype_keeps_black_middle_and_white(source: type, dtype: str) -> None:
+    top = np.iinfo(source).max
+    result = to_dtype(np.array([0, top // 5, top], source), dtype)
+    assert result.dtype == np.dtype(dtype)
+    assert result.tolist() == [0, np.iinfo(dtype).max // 5, np.iinfo(dtype).max]
+
+
+@pytest.mark.parametrize(("source", "dtype"), [(np.float32, "uint16"), (np.int16, "uint8"), (np.uint8, "float32")])
+def test_to_dtype_wants_full_range_types(source: type, dtype: str) -> None:
+    with pytest.raises(TypeError, match="uint8 or uint16"):
+        to_dtype(np.zeros(3, source), dtype)
 
 
 @given(st.integers(0, 255))

@@ -55,3 +55,16 @@ def test_a_folder_of_no_known_layout_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "has neither MURA's layout" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_data_in_the_folder_that_the_demo_empties_is_kept(tmp_path: Path) -> None:
+    data = tmp_path / "demo-out" / "knees"
+    (data / "train" / "0").mkdir(parents=True)
+    command = [sys.executable, str(ROOT / "jobs" / "demo.py"), "--data", "demo-out/knees", "--store", "file"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [
+        "error: DATA=demo-out/knees lies in demo-out/, which the demo empties: move it elsewhere"
+    ]
+    assert (data / "train" / "0").is_dir()

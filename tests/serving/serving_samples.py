@@ -125,6 +125,13 @@ def ask(
     app: Any, method: str, path: str, body: Iterable[bytes] = (), headers: dict[str, str] | None = None
 ) -> Answered:
     """Send one request to an ASGI application, the body chunk by chunk, as a server does."""
+    return asyncio.run(asked(app, method, path, body, headers))
+
+
+async def asked(
+    app: Any, method: str, path: str, body: Iterable[bytes] = (), headers: dict[str, str] | None = None
+) -> Answered:
+    """As `ask`, for requests at the same time."""
     plain, _, query = path.partition("?")
     scope = {
         "type": "http",
@@ -157,5 +164,5 @@ def ask(
         else:
             answered.body += message.get("body", b"")
 
-    asyncio.run(app(scope, receive, send))
+    await app(scope, receive, send)
     return answered

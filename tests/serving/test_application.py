@@ -9,8 +9,9 @@ from ray.exceptions import ActorDiedError, RayActorError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from mskray.serving.application import answer_of
+from mskray.serving.application import answer_of, build
 from mskray.serving.problems import Problem
+from mskray.serving.settings import Limits
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,12 @@ def test_the_ingress_does_not_import_torch() -> None:
     code = "import sys, mskray.serving.application; print('torch' in sys.modules, 'ray.data' in sys.modules)"
     answered = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answered.stdout.split() == ["False", "False"]
+
+
+def test_no_queue_is_without_end() -> None:
+    limits = Limits(max_open=3, max_waiting=5)
+    ingress = build("s3://models/knees", limits, None)._bound_deployment
+    members = ingress.init_args[0]._bound_deployment
+    for deployment in (ingress, members):
+        assert 0 < deployment.max_queued_requests < 1000
+    assert ingress.max_ongoing_requests > limits.max_open + limits.max_waiting, "health is answered beside them"

@@ -219,4 +219,5 @@ def test_the_serve_config_is_valid() -> None:
     arguments = Arguments.model_validate(application.args)
     assert arguments.limits == Limits(), "the config shows the defaults"
     assert config.http_options.host == "127.0.0.1"
+    assert config.http_options.request_timeout_s > Limits().max_seconds
     assert application.import_path == "serve.app:app"

@@ -288,3 +288,13 @@ def test_disk_refusals(tmp_path: Path) -> None:
     (entry,) = locate(tmp_path / "folder").walk()
     assert locate(tmp_path / "folder").join(entry.path).read_bytes() == b"1"
     check_access(locate(tmp_path / "file"), write=True)
+
+
+def test_an_output_in_the_copy_of_a_submitted_job_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "session_1" / "runtime_resources" / "working_dir_files" / "_ray_pkg_0123456789abcdef"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    with pytest.raises(UserError, match=r"^bundles/knees would be lost: .* give an absolute URI"):
+        check_access(locate("bundles/knees"), write=True)
+    check_access(locate("."))
+    check_access(locate(tmp_path / "elsewhere"), write=True)

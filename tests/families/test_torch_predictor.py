@@ -1,0 +1,60 @@
+"""An image becomes the network's input as ingest would have stored it, whatever else is in its batch."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mskray.families import Fitted, Images
+from mskray.families.torch_predictor import TorchPredictor
+from mskray.imaging.regions import fit_to_canvas, fit_to_format
+from mskray.training.config import TorchConfig
+
+
+class Levels:
+    """A recipe that answers with what it was given: the mean grey level, and the rest to 1."""
+
+    config = TorchConfig.model_validate({"data": {"image_size": 32}})
+    classes = 2
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def build(self) -> nn.Module:
+        return nn.Identity()
+
+    def probabilities(self, network: nn.Module, images: Tensor) -> Tensor:
+        self.seen.append(images)
+        mean = images.mean(dim=(1, 2, 3))
+        return torch.stack([1 - mean, mean], dim=1)
+
+
+def predictor(recipe: Levels, dtype: str) -> TorchPredictor:
+    image = {"size": 48, "dtype": dtype, "fit": "pad"}
+    fitted = Fitted("levels", {}, "t", ("a", "b"), "radiograph", (), image, {}, [], {}, {}, {})
+    return TorchPredictor(recipe, fitted)  # type: ignore[arg-type]
+
+
+def grey(dtype: type, share: float) -> np.ndarray:
+    return np.full((60, 60), round(np.iinfo(dtype).max * share), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_batch_of_mixed_depths_answers_as_each_image_alone(dtype: str) -> None:
+    predict = predictor(Levels(), dtype)
+    pixels = [grey(np.uint8, 0.6), grey(np.uint16, 0.6), grey(np.uint8, 0.2)]
+    together = predict(Images(pixels)).probabilities
+    alone = np.concatenate([predict(Images([each])).probabilities for each in pixels])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    np.testing.assert_allclose(together[:, 1], [0.6, 0.6, 0.2], atol=0.003)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+@pytest.mark.parametrize("source", [np.uint8, np.uint16])
+def test_the_input_is_what_ingest_would_have_stored(dtype: str, source: type) -> None:
+    pixels = np.random.default_rng(0).integers(0, np.iinfo(source).max, (90, 70), dtype=source, endpoint=True)
+    recipe = Levels()
+    predictor(recipe, dtype)(Images([pixels]))
+    stored = fit_to_format(pixels, 48, "pad", dtype)[0]
+    expected = fit_to_canvas(stored, 32)[0].astype(np.float32) / np.iinfo(dtype).max
+    np.testing.assert_array_equal(recipe.seen[0][0, 0].numpy(), expected)

@@ -1,0 +1,84 @@
+"""More studies than can be answered: some wait, the next is told to ask again, nobody waits without end."""
+
+import asyncio
+import json
+
+import pytest
+from serving_samples import Answered, asked, encoded, multipart, radiograph
+
+from mskray.ensemble import Voter
+from mskray.serving.api import build_api
+from mskray.serving.members import VoteQueue
+from mskray.serving.schemas import DecodedView, Models, StudyVote
+from mskray.serving.settings import Limits
+
+BODY, KIND = multipart([("views", ("a.png", encoded(radiograph(1), "PNG")))])
+
+
+class Slow:
+    """An ensemble that answers when it is let."""
+
+    def __init__(self, voter: Voter) -> None:
+        self._queue = VoteQueue(voter)
+        self.go = asyncio.Event()
+        self.running = self.most = 0
+
+    async def models(self) -> Models:
+        return self._queue.models
+
+    async def vote(self, views: list[DecodedView]) -> StudyVote:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await self.go.wait()
+            return await self._queue.vote(views)
+        finally:
+            self.running -= 1
+
+
+def check_told_to_ask_again(answered: Answered) -> None:
+    problem = json.loads(answered.body)
+    assert (answered.status, answered.headers["retry-after"]) == (503, "5"), problem
+    assert problem["type"] == "urn:mskray:unavailable"
+
+
+def test_a_full_queue_answers_503_at_once(voter: Voter) -> None:
+    async def together() -> tuple[Slow, list[Answered], Answered]:
+        slow = Slow(voter)
+        app = build_api(slow, Limits(max_open=2, max_waiting=3), None)
+        studies = [
+            asyncio.create_task(asked(app, "POST", "/v1/studies", [BODY], {"content-type": KIND})) for _ in range(7)
+        ]
+        done, waiting = await asyncio.wait(studies, timeout=5)
+        assert (len(done), len(waiting)) == (2, 5)
+        health = await asked(app, "GET", "/healthz")
+        slow.go.set()
+        return slow, await asyncio.gather(*studies), health
+
+    slow, answers, health = asyncio.run(together())
+    refused = [answer for answer in answers if answer.status != 200]
+    assert len(refused) == 2
+    for answer in refused:
+        check_told_to_ask_again(answer)
+    assert slow.most == 2
+    assert health.status == 200
+
+
+@pytest.mark.parametrize("waiting", [0, 1])
+def test_nobody_waits_without_end(voter: Voter, waiting: int) -> None:
+    """The study that is open and the one that waits both end, and leave their places."""
+
+    async def together() -> tuple[list[Answered], Answered]:
+        slow = Slow(voter)
+        app = build_api(slow, Limits(max_open=1, max_waiting=waiting, max_seconds=0.3), None)
+        ask = (app, "POST", "/v1/studies", [BODY], {"content-type": KIND})
+        late = await asyncio.gather(*(asked(*ask) for _ in range(1 + waiting)))
+        assert slow.running == 0
+        slow.go.set()
+        return late, await asked(*ask)
+
+    late, after = asyncio.run(together())
+    for answer in late:
+        check_told_to_ask_again(answer)
+        assert "no answer within 0.3 s" in json.loads(answer.body)["detail"]
+    assert after.status == 200
