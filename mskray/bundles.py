@@ -9,6 +9,7 @@ every file before anything is used.
 """
 
 import hashlib
+import json
 import platform
 from datetime import UTC, datetime
 from typing import Any
@@ -53,9 +54,9 @@ class Bundle(BaseModel):
 
     @property
     def hash(self) -> str:
-        """SHA-256 over the files' hashes and what decides a prediction."""
-        parts = [self.family, repr(self.config), repr(self.classes), repr(self.image), repr(sorted(self.files.items()))]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        """SHA-256 over the files' hashes and what decides a prediction; the same before writing and after reading."""
+        content = self.model_dump(mode="json", include={"family", "config", "classes", "image", "files"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def save_bundle(fitted: Fitted, location: Location, fingerprint: str) -> Bundle:
@@ -110,9 +111,24 @@ def load_bundle(uri: str | Location) -> tuple[Bundle, Fitted]:
 
 
 def load_predictor(uri: str | Location, device: str = "cpu") -> tuple[Bundle, Predictor]:
-    """Load a bundle, ready to predict."""
+    """Load a bundle, ready to predict. Raises UserError as `load_bundle`, and for a config or state that do not fit."""
     bundle, fitted = load_bundle(uri)
-    return bundle, family(bundle.family).predictor(fitted, device)
+    try:
+        return bundle, family(bundle.family).predictor(fitted, device)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"bundle {uri}: config {key}: {first['msg']} in family {bundle.family} of mskray {mskray.__version__} (the "
+            f"bundle is of {bundle.versions.get('mskray', 'another')}): update mskray or train again"
+        ) from None
+    except RuntimeError as error:
+        if "state_dict" not in str(error):  # a device that fails is no fault of the bundle
+            raise
+        raise UserError(
+            f"bundle {uri}: {WEIGHTS} does not fit the network that {DESCRIPTION} describes "
+            f"({' '.join(str(error).split())[:200]}): restore the bundle or train again"
+        ) from None
 
 
 def read_versioned(location: Location, what: str, newest: int) -> dict[str, Any]:

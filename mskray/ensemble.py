@@ -8,13 +8,14 @@ ensemble of one, so that whatever predicts knows only `Voter`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mskray import bundles
 from mskray.bundles import Bundle, load_predictor, read_description
+from mskray.cohorts import Cohort, Task
 from mskray.errors import UserError
 from mskray.evaluation.calibration import apply_temperature
 from mskray.families import Images, Predictor
@@ -103,6 +104,9 @@ def join(
         raise UserError("an ensemble needs at least one bundle")
     if weights is not None and len(weights) != len(uris):
         raise UserError(f"{len(weights)} weights for {len(uris)} bundles: give one for each or none")
+    for weight in weights or ():
+        if not 0 < weight < float("inf"):
+            raise UserError(f"weight {weight:g} of a bundle: give a positive number, or leave the bundle out")
     described = [(str(locate(uri)), read_description(uri)) for uri in uris]
     first = described[0][1]
     for uri, bundle in described[1:]:
@@ -147,16 +151,42 @@ def describe(uri: str | Location) -> Ensemble:
 
 def load(uri: str | Location, device: str = "cpu") -> Voter:
     """Load an ensemble or a bundle with all its members. Raises UserError when a member is missing or has changed."""
-    ensemble = describe(uri)
-    members: list[tuple[Bundle, Any]] = []
+    return load_members(describe(uri), str(uri), device)
+
+
+def load_members(ensemble: Ensemble, name: str, device: str = "cpu") -> Voter:
+    """Load the members of a described ensemble; `name` stands for it in errors. Raises UserError as `load`."""
+    return Voter(ensemble, [_load_member(member, name, device) for member in ensemble.members])
+
+
+def check_members(ensemble: Ensemble, name: str) -> None:
+    """Load each member once and let go of it: whatever is wrong with one is a UserError here, not in a worker."""
     for member in ensemble.members:
-        bundle, predictor = load_predictor(member.uri, device)
-        if bundle.hash != member.hash:
-            raise UserError(
-                f"ensemble {uri}: member {member.uri} has changed since the ensemble was made: make the ensemble again"
-            )
-        members.append((bundle, predictor))
-    return Voter(ensemble, members)
+        _load_member(member, name, "cpu")
+
+
+def matching_task(ensemble: Ensemble, cohort: Cohort) -> Task:
+    """Return the cohort's task of that name.
+
+    Raises:
+        UserError: no such task, or one of other classes or another order: a label is an index into the classes.
+    """
+    task = cohort.task(ensemble.task)
+    if task.classes != ensemble.classes:
+        raise UserError(
+            f"cohort {cohort.location}, task {task.name}: its classes are {', '.join(task.classes)}, those of the "
+            f"model are {', '.join(ensemble.classes)}: use a cohort of the same classes in the same order"
+        )
+    return task
+
+
+def _load_member(member: Member, name: str, device: str) -> tuple[Bundle, Predictor]:
+    bundle, predictor = load_predictor(member.uri, device)
+    if bundle.hash != member.hash:
+        raise UserError(
+            f"ensemble {name}: member {member.uri} has changed since the ensemble was made: make the ensemble again"
+        )
+    return bundle, predictor
 
 
 def _distinct(names: list[str]) -> list[str]:

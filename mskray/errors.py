@@ -4,6 +4,8 @@ The command line prints it without a stack trace and exits with code 2 (`mskray.
 escapes is a defect of ours and keeps its trace.
 """
 
+import re
+
 
 class UserError(Exception):
     """Something that the user can mend.
@@ -14,3 +16,19 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+def user_error_in(error: BaseException) -> UserError | None:
+    """Find the UserError that a worker raised behind an exception of Ray's, or None.
+
+    Ray keeps it as `cause`, as one of `worker_failures`, or as the last line of a trace in the message.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        for inner in [cause, *getattr(cause, "worker_failures", {}).values()]:
+            inner = getattr(inner, "cause", inner)
+            if isinstance(inner, UserError):
+                return inner
+        cause = cause.__cause__
+    written = re.findall(r"^(?:\S+\.)?UserError: (.+)$", str(error), re.MULTILINE)
+    return UserError(written[-1]) if written else None

@@ -65,6 +65,13 @@ def test_what_is_saved_is_loaded(bundle_folder: Path) -> None:
     assert "Not a medical device" in (bundle_folder / CARD).read_text()
 
 
+def test_the_hash_is_the_same_before_writing_and_after_reading(tmp_path: Path) -> None:
+    saved = save_bundle(fitted(), locate(tmp_path / "a"), "f00")
+    assert saved.hash == load_bundle(str(tmp_path / "a"))[0].hash
+    other = save_bundle(fitted(image={"size": 97, "dtype": "uint8", "fit": "pad"}), locate(tmp_path / "b"), "f00")
+    assert other.hash != saved.hash
+
+
 def test_a_predictor_answers_for_images_of_any_size_and_depth(bundle_folder: Path) -> None:
     _, predictor = load_predictor(str(bundle_folder))
     batch = images()
@@ -98,6 +105,8 @@ def tamper(path: Path) -> None:
         (lambda f: (f / WEIGHTS).unlink(), "weights.safetensors"),
         (lambda f: tamper(f / WEIGHTS), "does not match the hash"),
         (lambda f: edit(f / DESCRIPTION, family="oracle"), "unknown family 'oracle'"),
+        (lambda f: edit(f / DESCRIPTION, config={"netwrok": {}}), "config netwrok: Extra inputs are not permitted"),
+        (lambda f: edit(f / DESCRIPTION, classes=["a", "b", "c"]), "does not fit the network"),
     ],
 )
 def test_a_damaged_bundle_is_refused_in_one_line(bundle_folder: Path, damage, message: str) -> None:

@@ -127,8 +127,7 @@ def evaluate(
     """
     if not 0.0 <= threshold <= 1.0:
         raise UserError(f"threshold {threshold:g} is no probability: give a number from 0 to 1")
-    if resamples < 100:
-        raise UserError(f"{resamples} bootstrap resamples are too few for 95 % intervals: give at least 100")
+    check_resamples(resamples)
     names = list(classes)
     images, counts = read_predictions(predictions, names)
     studies, disagreeing = to_studies(images)
@@ -171,6 +170,12 @@ def evaluate(
         image=level(images),
         study=level(studies),
     )
+
+
+def check_resamples(resamples: int) -> None:
+    """Raise UserError for fewer bootstrap resamples than a 95 % interval needs."""
+    if resamples < 100:
+        raise UserError(f"{resamples} bootstrap resamples are too few for 95 % intervals: give at least 100")
 
 
 def worst_errors(evaluation: Evaluation, k: int = 12) -> list[str]:

@@ -14,11 +14,12 @@ import pyarrow as pa
 import ray
 import torch
 from ray.data import ActorPoolStrategy, Dataset
+from ray.exceptions import RayError
 
 from mskray import cluster
 from mskray.cohorts import Cohort
-from mskray.ensemble import Ensemble, load
-from mskray.errors import UserError
+from mskray.ensemble import Ensemble, check_members, load_members, matching_task
+from mskray.errors import UserError, user_error_in
 from mskray.families import Images
 from mskray.prediction.readers import PIXELS, cohort_reader, file_reader, pixel_arrays
 from mskray.progress import Progress, Report, silent
@@ -34,15 +35,18 @@ class Predicting:
     """How to predict: which model, on how many workers.
 
     Args:
-        model: absolute URI of a bundle or ensemble.
-        ensemble: its description.
+        model: URI of a bundle or ensemble, for messages.
+        ensemble: its description, with absolute URIs of its members.
         workers: actors, each with a CPU and, with `gpu`, a GPU.
+    Raises:
+        UserError: a member is missing, has changed or cannot be loaded.
     """
 
     def __init__(
         self, model: str, ensemble: Ensemble, workers: int = 1, gpu: bool = False, report: Report = silent
     ) -> None:
         self.model, self.ensemble, self.workers, self.gpu, self.report = model, ensemble, workers, gpu, report
+        check_members(ensemble, model)
 
     def cohort(self, cohort: Cohort, split: str, need_labels: bool = True) -> pa.Table:
         """Predict every image of a split once.
@@ -53,11 +57,14 @@ class Predicting:
         Returns:
             One row an image, ordered by study and view: identity, `label` (null where missing), `prob_<class>`,
             `error` (null).
+        Raises:
+            UserError: the split or the task is missing, or the task's classes are not the model's.
         """
         shards = [{"shard": number} for number in range(len(cohort.shards(split)))]
         name, classes = self.ensemble.task, self.ensemble.classes
         same = any(task.name == name and task.classes == tuple(classes) for task in cohort.tasks)
-        read = cohort_reader(cohort, split, cohort.task(name).column if need_labels or same else None)
+        column = matching_task(self.ensemble, cohort).column if need_labels or same else None
+        read = cohort_reader(cohort, split, column)
         source = ray.data.from_items(shards, override_num_blocks=len(shards))
         table = self._run(source.map_batches(read, batch_size=1, num_cpus=_READER_CPUS), cohort.count(split))
         return table.sort_by([(name, "ascending") for name in ("study_id", "view_index", "instance_id")])
@@ -83,7 +90,7 @@ class Predicting:
         cluster.require(cluster.Need("prediction", self.workers, 1.0, 1.0 if self.gpu else 0.0), _READER_CPUS)
         predicted = rows.map_batches(
             _Actor,
-            fn_constructor_args=(self.model, self.workers, self.gpu),
+            fn_constructor_args=(self.ensemble, self.model, self.workers, self.gpu),
             batch_size=batch,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=self.workers),
@@ -92,11 +99,14 @@ class Predicting:
         )
         self.report(Progress("loading the model"))
         parts, done, started = [], 0, time.monotonic()
-        for part in predicted.iter_batches(batch_size=None, batch_format="pyarrow"):
-            parts.append(part)
-            done += len(part)
-            rate = done / (time.monotonic() - started)
-            self.report(Progress("predict", done, count, rate=rate, left_s=(count - done) / rate if rate else -1))
+        try:
+            for part in predicted.iter_batches(batch_size=None, batch_format="pyarrow"):
+                parts.append(part)
+                done += len(part)
+                rate = done / (time.monotonic() - started)
+                self.report(Progress("predict", done, count, rate=rate, left_s=(count - done) / rate if rate else -1))
+        except RayError as error:
+            raise user_error_in(error) or error from error
         if done != count:
             raise RuntimeError(f"{count} images went in and {done} rows came out")
         return pa.concat_tables(parts, promote_options="permissive")
@@ -105,9 +115,9 @@ class Predicting:
 class _Actor:
     """One loaded model in a Ray Data actor."""
 
-    def __init__(self, model: str, workers: int, gpu: bool) -> None:
+    def __init__(self, ensemble: Ensemble, name: str, workers: int, gpu: bool) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
-        self._voter = load(model, "cuda" if gpu else "cpu")
+        self._voter = load_members(ensemble, name, "cuda" if gpu else "cpu")
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         classes = self._voter.classes

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from mskray import cluster
 from mskray.cohorts import Cohort
-from mskray.errors import UserError
+from mskray.errors import UserError, user_error_in
 from mskray.progress import Progress
 from mskray.training.feed import LOADER_CPUS, Split, choose_cache, describe_split, request
-from mskray.training.loop import POSITION, WEIGHTS, Assignment, Trainer
+from mskray.training.loop import POSITION, WEIGHTS, Assignment, Diverged, Trainer
 from mskray.training.recipe import Recipe, inverse_frequency
 from mskray.training.run import Run, Trained
 from mskray.training.session import SCORE, Session
@@ -41,7 +41,7 @@ def fit(recipe: Recipe, initial: Callable[[], dict[str, Tensor]], cohort: Cohort
         initial: returns the network's whole initial state, or raises UserError.
     Raises:
         UserError: before any worker starts, when a split or a class is missing or the cluster is too small;
-            later only when workers were lost more often than `resources.max_failures`.
+            later when the training diverges, or workers failed more often than `resources.max_failures`.
     """
     resources = run.resources
     cluster.require(
@@ -113,7 +113,7 @@ def _train(work: Assignment, run: Run) -> Any:
         ),
         run_config=RunConfig(
             name=run.name,
-            worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},
+            worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},  # type: ignore[call-arg]  # typed as its first version
             storage_path=run.location.path,
             storage_filesystem=run.location.filesystem,
             failure_config=FailureConfig(max_failures=resources.max_failures),
@@ -123,17 +123,23 @@ def _train(work: Assignment, run: Run) -> Any:
         ),
     )
     try:
-        return trainer.fit()
-    except RayError as error:
-        raise _explain(error, run) from error
-    except ray.train.TrainingFailedError as error:
-        raise _explain(error, run) from error
+        result: Any = trainer.fit()
+    except (RayError, ray.train.TrainingFailedError) as error:
+        raise user_error_in(error) or _stopped(error) from error
+    if result.return_value is not None:
+        raise UserError(result.return_value)
+    return result
 
 
-def _worker(config: dict[Any, Any]) -> None:
+def _worker(config: dict[Any, Any]) -> Any:
+    """Train; return why the training diverged, or None. Raised, Ray would try it again with the same end."""
     work: Assignment = config[_WORK]
     weights = ray.get(work.initial_weights)
-    Trainer(work, weights, Session(work.say)).run()
+    try:
+        Trainer(work, weights, Session(work.say)).run()
+    except Diverged as error:
+        return str(error)
+    return None
 
 
 def _collect(result: Any, labels: dict[str, int]) -> Trained:
@@ -145,16 +151,15 @@ def _collect(result: Any, labels: dict[str, int]) -> Trained:
     return Trained(state, history, best, labels)
 
 
-def _explain(error: Exception, run: Run) -> Exception:
-    """Give the UserError that a worker raised, if it did; else say where the run can go on from."""
-    cause: BaseException | None = error
-    while cause is not None:
-        for inner in [cause, *getattr(cause, "worker_failures", {}).values()]:
-            inner = getattr(inner, "cause", inner)
-            if isinstance(inner, UserError):
-                return inner
-        cause = cause.__cause__
-    return error
+def _stopped(error: Exception) -> UserError:
+    failures = getattr(error, "worker_failures", {})
+    first = next(iter(failures.values()), error)
+    first = getattr(first, "cause", first)
+    reason = " ".join(str(first).split())[:300]
+    return UserError(
+        f"training stopped ({type(first).__name__}: {reason}): "
+        "mend that if it is yours to mend; the same command goes on from the last checkpoint"
+    )
 
 
 class _Say:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mskray.errors import UserError
 from mskray.training.augmentation import augment
 from mskray.training.feed import Shards, Split, feed
 from mskray.training.plan import Plan, Rows, segment
@@ -51,6 +52,10 @@ class Position:
     best: float | None = None
     best_epoch: int = -1
     history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Diverged(UserError):
+    """The loss or the network's output is no longer finite; every rank raises it at the same point."""
 
 
 class Trainer:
@@ -107,11 +112,11 @@ class Trainer:
                 self.loss_sum += self._step(arrays)
                 position.step += 1
                 seen += len(arrays["label"]) * self.session.world
-                clock = time.monotonic()
                 if self.session.due(every_s=0.5):
-                    self.session.say(self._step_event(seen, clock - started, waited))
+                    self.session.say(self._step_event(seen, time.monotonic() - started, waited))
                 if self._checkpoint_due():
                     self.session.report({"epoch": position.epoch + position.step / self.plan.steps}, self._save, None)
+                clock = time.monotonic()
             seconds = time.monotonic() - epoch_started
             rows = (self.plan.steps - epoch_first) * self.plan.batch * self.session.world
             entry = self._finish_epoch(rows / seconds if seconds else 0.0, epoch_wait / seconds if seconds else 0.0)
@@ -158,12 +163,15 @@ class Trainer:
 
     def _finish_epoch(self, rate: float, wait_share: float) -> dict[str, Any]:
         position, loop = self.position, self.config.loop
+        losses = self.session.gather(float(self.loss_sum) / self.plan.steps)
+        self._check_finite(losses)
+        # Each rank's BatchNorm has seen its own batches; those of rank 0 are saved, so they are what is validated.
+        self.session.share(self.network.buffers())
         figures = self._validate()
         sign = 1.0 if HIGHER_IS_BETTER[loop.metric] else -1.0
         score = sign * figures[f"val_{loop.metric}"]
         if position.best is None or score > position.best:
             position.best, position.best_epoch = score, position.epoch
-        losses = self.session.gather(float(self.loss_sum) / self.plan.steps)
         self.loss_sum.zero_()
         entry: dict[str, Any] = {
             "epoch": position.epoch + 1,
@@ -195,7 +203,15 @@ class Trainer:
         gathered = self.session.gather((np.concatenate(probabilities), np.concatenate(labels)))
         everything = np.concatenate([part[0] for part in gathered]), np.concatenate([part[1] for part in gathered])
         assert len(everything[1]) == split.rows, "validation must see every row exactly once"
+        self._check_finite(everything[0])
         return validation_metrics(*everything)
+
+    def _check_finite(self, values: Any) -> None:
+        if not np.isfinite(values).all():
+            raise Diverged(
+                f"training diverged in epoch {self.position.epoch + 1} (loss or output is not finite): lower "
+                f"optimizer.learning_rate (now {self.config.optimizer.learning_rate:g}) or set optimizer.clip_norm"
+            )
 
     def _should_stop(self) -> bool:
         patience = self.config.loop.patience

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device
+from torch import Tensor
 
 # A checkpoint taken inside an epoch has no validation figure: it is kept as the latest, never as the best.
 UNSCORED = -1e30
@@ -83,6 +84,12 @@ class Session:
         values: list[Any] = [None] * self.world
         torch.distributed.all_gather_object(values, value)
         return values
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite tensors with those of rank 0, on every rank."""
+        if self.world > 1:
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor, src=0)
 
 
 def write_json(path: Path, value: Any) -> None:

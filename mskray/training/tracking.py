@@ -6,10 +6,12 @@ on after an interruption goes on in the same place, and an epoch is written once
 
 import os
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from mskray.errors import UserError
+from mskray.progress import Progress, Report
 from mskray.storage import Location
 
 _NOT_FIGURES = ("kind", "epoch", "epochs")
@@ -21,6 +23,10 @@ class Tracker(Protocol):
     def epoch(self, event: dict[str, Any]) -> None: ...
 
     def finish(self, tags: dict[str, str]) -> None: ...
+
+    def abandon(self) -> None:
+        """The run ended without a bundle."""
+        ...
 
 
 def trackers(folder: Location, experiment: str, name: str, params: dict[str, Any]) -> tuple[Tracker, ...]:
@@ -38,6 +44,25 @@ def trackers(folder: Location, experiment: str, name: str, params: dict[str, Any
     if uri:
         found.append(MLflow(uri, experiment, name, params))
     return tuple(found)
+
+
+def finish(listeners: Sequence[Tracker], tags: dict[str, str], report: Report) -> None:
+    """Tell every tracker that the bundle is written. One that fails is reported, never raised."""
+    _tell(listeners, lambda tracker: tracker.finish(tags), report)
+
+
+def abandon(listeners: Sequence[Tracker], report: Report) -> None:
+    """Tell every tracker that the run ended without a bundle. One that fails is reported, never raised."""
+    _tell(listeners, lambda tracker: tracker.abandon(), report)
+
+
+def _tell(listeners: Sequence[Tracker], what: Callable[[Tracker], None], report: Report) -> None:
+    for tracker in listeners:
+        try:
+            what(tracker)
+        except Exception as error:  # whatever a client makes of a server that is down
+            reason = " ".join(str(error).split())[:200]
+            report(Progress(f"tracking failed ({type(tracker).__name__}): {reason}"))
 
 
 def figures(event: dict[str, Any]) -> dict[str, float]:
@@ -63,6 +88,9 @@ class TensorBoard:
         for key, value in tags.items():
             self._writer.add_text(key, value)
         self._copy()
+        self.abandon()
+
+    def abandon(self) -> None:
         self._writer.close()
         self._here.cleanup()
 
@@ -114,3 +142,6 @@ class MLflow:
         for key, value in tags.items():
             self._client.set_tag(self._run, key, value)
         self._client.set_terminated(self._run)
+
+    def abandon(self) -> None:
+        self._client.set_terminated(self._run, status="FAILED")

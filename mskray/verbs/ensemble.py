@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from mskray import cluster, ensemble
-from mskray.cohorts import open_cohort
+from mskray.bundles import DESCRIPTION
+from mskray.cohorts import Cohort, open_cohort
 from mskray.ensemble import Calibration, Ensemble
 from mskray.errors import UserError
 from mskray.evaluation.calibration import apply_temperature, fit_temperature, youden_threshold
@@ -24,27 +25,34 @@ def make_ensemble(
     calibrate: str | None = None,
     report: Report = silent,
 ) -> Ensemble:
-    """Join bundles and write `ensemble.json`.
+    """Join bundles and write `ensemble.json`, once and at the end.
 
     Args:
         weights: one for each bundle; equal when None.
         calibrate: URI of a cohort; its `validation` split then sets the temperature and, with two classes, the
             threshold of the largest Youden index.
     Raises:
-        UserError: the bundles do not go together, or the cohort cannot calibrate them.
+        UserError: the bundles do not go together, `out` holds a bundle, or the cohort cannot calibrate them.
     """
     target = locate(out)
     for uri in bundles:
         check_access(locate(uri))
     check_access(target, write=True)
-    joined = ensemble.join(bundles, target.name, weights)
-    ensemble.save_ensemble(joined, target)
-    if calibrate is None:
-        return joined
-    cohort = open_cohort(calibrate)
+    if target.join(DESCRIPTION).is_file():
+        raise UserError(f"{target} holds a bundle: give the ensemble a folder of its own")
+    made = ensemble.join(bundles, target.name, weights)
+    if calibrate is not None:
+        made = _calibrated(made, open_cohort(calibrate), report)
+    ensemble.save_ensemble(made, target)
+    return made
+
+
+def _calibrated(joined: Ensemble, cohort: Cohort, report: Report) -> Ensemble:
     cohort.shards(_SPLIT)  # refused here, before anything is loaded
+    ensemble.matching_task(joined, cohort)
+    predicting = Predicting(joined.name, joined, report=report)
     with cluster.session():
-        table = Predicting(str(target), joined, report=report).cohort(cohort, _SPLIT)
+        table = predicting.cohort(cohort, _SPLIT)
     labelled = table.filter(table["label"].is_valid())
     labels = labelled["label"].to_numpy()
     if len(np.unique(labels)) < 2:
@@ -55,8 +63,6 @@ def make_ensemble(
     if len(joined.classes) == 2:
         threshold = youden_threshold(labels, apply_temperature(probabilities, temperature)[:, 1])
     fitted_on = f"{cohort.location} {_SPLIT} {cohort.content_hash[:16]}"
-    calibrated = joined.model_copy(
+    return joined.model_copy(
         update={"calibration": Calibration(temperature=temperature, fitted_on=fitted_on), "threshold": threshold}
     )
-    ensemble.save_ensemble(calibrated, target)
-    return calibrated

@@ -13,7 +13,7 @@ from mskray.bundles import read_description
 from mskray.cohorts import Cohort, open_cohort
 from mskray.evaluation.published import published_figures
 from mskray.evaluation.report import Box, Context, Picture, write_report
-from mskray.evaluation.result import Evaluation, evaluate, worst_errors
+from mskray.evaluation.result import Evaluation, check_resamples, evaluate, worst_errors
 from mskray.imaging.intensity import to_uint8
 from mskray.prediction.batch import Predicting
 from mskray.progress import Progress, Report, silent
@@ -37,22 +37,25 @@ def evaluate_model(
 
     Args:
         model: URI of a bundle or ensemble.
-        out: folder of the report; beside the model when None.
+        out: folder of the report; `evaluation/<split>-<first 8 digits of the cohort's hash>` in the model's when None.
     Returns:
         The evaluation and the report's folder.
     Raises:
         UserError: before any work, when model, cohort, split or `out` does not do.
     """
     location = locate(model)
-    target = locate(out) if out else location.join("evaluation", split)
-    for place, write in ((location, False), (locate(cohort_uri), False), (target, True)):
-        check_access(place, write)
+    check_resamples(resamples)
+    for place in (location, locate(cohort_uri)):
+        check_access(place)
     described = ensemble.describe(location)
     cohort = open_cohort(cohort_uri)
     cohort.shards(split)  # an unknown split is refused here, before anything is loaded
-    task = cohort.task(described.task)
+    task = ensemble.matching_task(described, cohort)
+    target = locate(out) if out else location.join("evaluation", f"{split}-{cohort.content_hash[:8]}")
+    check_access(target, write=True)
+    predicting = Predicting(str(location), described, workers, gpu, report)
     with cluster.session():
-        table = Predicting(str(location), described, workers, gpu, report).cohort(cohort, split)
+        table = predicting.cohort(cohort, split)
     report(Progress("computing figures and intervals"))
     result = evaluate(
         table, described.classes, ordinal=task.ordinal, threshold=described.threshold, resamples=resamples

@@ -9,7 +9,9 @@ The config file holds the job's own keys and the family's sections side by side:
     loop: {epochs: 4}
 """
 
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any
 
@@ -24,7 +26,7 @@ from mskray.families import Family, families, family
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
 from mskray.training.run import Resources, Run, run_name
-from mskray.training.tracking import trackers
+from mskray.training.tracking import abandon, finish, trackers
 
 
 class TrainJob(Section):
@@ -60,12 +62,15 @@ def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent) -
     A bundle that the same job wrote before is returned as it is.
 
     Raises:
-        UserError: before any work, when the cohort, `out`, the tracking server or the cluster does not allow it.
+        UserError: before any work, when the cohort, `out`, the tracking server or the cluster does not allow it;
+            later as `mskray.training.fit.fit` says, or when another job's bundle has appeared at `out`.
     """
     out, cohort_location = locate(job.out), locate(job.cohort)
     check_access(cohort_location)
     check_access(out, write=True)
     cohort = open_cohort(cohort_location)
+    if not cohort.tasks:
+        raise UserError(f"cohort {cohort.location} has no task to learn: ingest it with labels")
     task = cohort.task(job.task).name if job.task else cohort.tasks[0].name
     fingerprint = run_name(
         family=chosen.name,
@@ -96,12 +101,23 @@ def _train(
     params = {"family": chosen.name, "cohort": str(cohort.location), "task": task, **settings}
     listeners = trackers(out.join("tensorboard"), job.experiment, f"{out.name}-{fingerprint}", params)
     run = Run(out.join("run"), fingerprint, task, job.resources, report, listeners)
-    fitted = chosen.fit(cohort, config, run)
-    bundle = save_bundle(fitted, out, fingerprint)
-    for listener in listeners:
-        listener.finish({"bundle": str(out), "bundle_hash": bundle.hash})
-    out.join("run").delete_dir()
+    try:
+        fitted = chosen.fit(cohort, config, run)
+        bundle = _finished(out, fingerprint) or save_bundle(fitted, out, fingerprint)
+    except BaseException:
+        abandon(listeners, report)
+        raise
+    finish(listeners, {"bundle": str(out), "bundle_hash": bundle.hash}, report)
+    _remove_run(run)
     return bundle
+
+
+def _remove_run(run: Run) -> None:
+    """Delete this job's checkpoints and nothing else; on disk also their folder, if nothing is left in it."""
+    run.location.join(run.name).delete_dir()
+    if run.location.uri.startswith("file:"):
+        with suppress(OSError):
+            os.rmdir(run.location.path)
 
 
 def _finished(out: Location, fingerprint: str) -> Bundle | None:
