@@ -8,7 +8,7 @@ import shutil
 # otherwise decide the mode.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-os.environ["RAY_worker_niceness"] = "0"  # as mskray.cluster.session has it
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  (as mskray.cluster.session has it)
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
