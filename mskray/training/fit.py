@@ -152,13 +152,11 @@ def _collect(result: Any, labels: dict[str, int]) -> Trained:
 
 
 def _stopped(error: Exception) -> UserError:
-    failures = getattr(error, "worker_failures", {})
-    first = next(iter(failures.values()), error)
+    first = next(iter(getattr(error, "worker_failures", {}).values()), error)
     first = getattr(first, "cause", first)
-    reason = " ".join(str(first).split())[:300]
+    reason = (str(first).strip().splitlines() or ["no reason given"])[0][:300]
     return UserError(
-        f"training stopped ({type(first).__name__}: {reason}): "
-        "mend that if it is yours to mend; the same command goes on from the last checkpoint"
+        f"training stopped ({type(first).__name__}: {reason}): the same command goes on from the last checkpoint"
     )
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from sklearn.metrics import log_loss
 
-from mskray.bundles import Bundle, load_bundle
+from mskray.bundles import Bundle, load_bundle, load_predictor
 from mskray.cohorts import Cohort
 from mskray.errors import UserError
+from mskray.families import Images
 from mskray.progress import Progress
 from mskray.storage import Location, locate
 from mskray.verbs.train import parse_job, train
@@ -127,6 +129,36 @@ def test_two_workers_share_each_epoch(phantom_cohort, tmp_path: Path, ray_cluste
     assert bundle.history[0]["val_loss"] > 0
     rows = phantom_cohort.count("train") // 16 * 16
     assert {each.total for each in seen if each.stage == "epoch 1/1"} == {rows}
+    # What was validated is what was saved, BatchNorm's statistics included.
+    _, predictor = load_predictor(str(tmp_path / "bundle"))
+    table = phantom_cohort.metadata("validation", ["instance_id", "label_abnormality"])
+    images = phantom_cohort.images("validation", table["instance_id"].to_pylist())
+    probabilities = predictor(Images([images[name] for name in table["instance_id"].to_pylist()])).probabilities
+    loss = log_loss(table["label_abnormality"].to_numpy(), probabilities, labels=[0, 1])
+    assert bundle.history[0]["val_loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_a_run_that_diverges_is_told_once_and_not_tried_again(phantom_cohort, tmp_path: Path, ray_cluster: str) -> None:
+    seen: list[Progress] = []
+    data = job(phantom_cohort, locate(tmp_path / "bundle"), optimizer={"name": "sgd", "learning_rate": 10.0})
+    data["loop"] = {"epochs": 3}
+    data["schedule"] = {"name": "none"}
+    with pytest.raises(UserError, match=r"diverged in epoch \d .* lower optimizer\.learning_rate \(now 10\)"):
+        run(data, seen.append)
+    assert not (tmp_path / "bundle" / "bundle.json").exists()
+
+
+def test_workers_that_fail_too_often_are_one_line(phantom_cohort, tmp_path: Path, ray_cluster: str) -> None:
+    def kill(progress: Progress) -> None:
+        if progress.stage.startswith("epoch"):
+            for pid in _training_workers():
+                os.kill(pid, signal.SIGKILL)
+
+    data = job(phantom_cohort, locate(tmp_path / "bundle"), resources={"max_failures": 0})
+    with pytest.raises(UserError, match="the same command goes on from the last checkpoint") as caught:
+        run(data, kill)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize(

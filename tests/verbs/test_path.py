@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from mskray import ensemble
 from mskray.bundles import load_predictor
 from mskray.cohorts import Cohort, ingest
 from mskray.errors import UserError
 from mskray.families import Images
+from mskray.prediction import batch
 from mskray.storage import Location, locate
 from mskray.verbs.cohort import show
 from mskray.verbs.ensemble import make_ensemble
@@ -131,6 +133,28 @@ def test_mistakes_are_one_line(phantom_cohort: Cohort, bundle: Location, tmp_pat
     with pytest.raises(UserError, match=message) as caught:
         call(str(bundle), str(phantom_cohort.location), str(tmp_path / "empty"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_found_in_a_worker_is_one_line(
+    phantom_cohort: Cohort, bundle: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args) -> object:
+        def read(items: object) -> object:
+            raise UserError("the shard\nis gone")
+
+        return read
+
+    monkeypatch.setattr(batch, "cohort_reader", broken)
+    predicting = batch.Predicting(str(bundle), ensemble.describe(bundle))
+    with pytest.raises(UserError) as caught:
+        predicting.cohort(phantom_cohort, "test")
+    assert str(caught.value) == "the shard is gone"
+
+
+def test_reports_of_two_cohorts_lie_beside_each_other(phantom_cohort: Cohort, bundle: Location) -> None:
+    _, folder = evaluate_model(str(bundle), str(phantom_cohort.location), "test", resamples=100)
+    assert folder == bundle.join("evaluation", f"test-{phantom_cohort.content_hash[:8]}")
+    assert folder.join("report.html").is_file()
 
 
 def test_metrics_are_strict_json(phantom_cohort: Cohort, bundle: Location, tmp_path: Path) -> None:
