@@ -46,6 +46,9 @@ def session(quiet: bool = True) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray gives workers the niceness 15: anything else on the machine, Ray's own processes first, would halve training.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    if address == "local":
+        # Nobody takes this machine away with a warning; the watcher would start in the middle of the first step.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(

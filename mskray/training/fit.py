@@ -29,9 +29,15 @@ from mskray.training.run import Run, Trained
 from mskray.training.session import SCORE, Session
 
 _WORK = "work"
-# Ray Train calls the loop from a thread, and glibc gives a thread's allocations back to the kernel time and again: a
-# fifth of the time of a step on the CPU. With one arena a thread allocates as the main thread does.
-_WORKER_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
+# Left to itself, glibc gives the memory of every large tensor back to the kernel and faults it in again: on the CPU
+# nearly half the time of a step. A worker keeps it, in one arena, because Ray Train calls the loop from a thread. Ray's
+# processes take a CPU away now and then: threads that spin until the other one is back lose less than those that sleep.
+_WORKER_ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
+    "OMP_WAIT_POLICY": "ACTIVE",
+}
 
 
 def fit(recipe: Recipe, initial: Callable[[], dict[str, Tensor]], cohort: Cohort, run: Run) -> Trained:
@@ -104,7 +110,7 @@ def _train(work: Assignment, run: Run) -> Any:
     resources = run.resources
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={_WORK: work},
+        train_loop_config={_WORK: ray.put(work)},  # a reference: the controller would load torch for the value
         torch_config=TorchBackend(backend="nccl" if resources.gpu else "gloo", timeout_s=600),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
@@ -133,7 +139,7 @@ def _train(work: Assignment, run: Run) -> Any:
 
 def _worker(config: dict[Any, Any]) -> Any:
     """Train; return why the training diverged, or None. Raised, Ray would try it again with the same end."""
-    work: Assignment = config[_WORK]
+    work: Assignment = ray.get(config[_WORK])
     weights = ray.get(work.initial_weights)
     try:
         Trainer(work, weights, Session(work.say)).run()
