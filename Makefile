@@ -23,8 +23,9 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)
 	@exec $(BIN)/python jobs/demo.py $(if $(DATA),--data "$(DATA)") $(if $(STORE),--store $(STORE))
 
+# Two processes: all tests that share the Ray cluster in one, everything else in the other.
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 # Without the tests that start Ray, train or serve.
 test-fast: $(STAMP)

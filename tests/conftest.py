@@ -130,8 +130,10 @@ def tiny_cohort(tmp_path: Path) -> "Callable[..., Cohort]":
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests whose system package is absent; the summary of the run lists them by name."""
+    """Keep the tests of the one cluster in one process; skip tests whose system package is absent, each named."""
     for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("cluster"))
         for mark in item.iter_markers("system"):
             if shutil.which(mark.args[0]) is None:
                 item.add_marker(pytest.mark.skip(reason=f"{mark.args[0]} is not installed (make system): {item.name}"))

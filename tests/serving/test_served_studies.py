@@ -153,7 +153,11 @@ ERRORS: list[tuple[str, str, str | None, bytes, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path", "kind", "body", "status"), ERRORS)
+@pytest.mark.parametrize(
+    ("method", "path", "kind", "body", "status"),
+    ERRORS,
+    ids=[f"{number} {row[0]} {row[1]} {row[4]}" for number, row in enumerate(ERRORS)],  # a boundary is random
+)
 @pytest.mark.parametrize("chunked", [False, True], ids=["stated length", "chunked"])
 def test_errors(
     url: str,
