@@ -8,7 +8,9 @@ import shutil
 # otherwise decide the mode.
 os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  (as mskray.cluster.session has it)
+# As mskray.cluster.session has them.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
+os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +23,8 @@ from infra.seaweedfs import ObjectStore, start_object_store
 from mskray.storage import Location, locate
 
 if TYPE_CHECKING:
+    from small_run import Trained
+
     from mskray.cohorts import Cohort, Task
 
 
@@ -82,6 +86,16 @@ def phantom_cohort(ray_cluster: str, object_store: ObjectStore) -> "Iterator[Coh
         yield open_cohort(place)
 
 
+@pytest.fixture(scope="session")
+def trained(phantom_cohort: "Cohort", tmp_path_factory: pytest.TempPathFactory) -> "Trained":
+    """A small network after two undisturbed epochs on `phantom_cohort`."""
+    from small_run import Trained, run, small_job
+
+    folder = tmp_path_factory.mktemp("trained") / "bundle"
+    seen: list = []
+    return Trained(run(small_job(phantom_cohort, locate(folder)), seen.append), seen, folder)
+
+
 @pytest.fixture
 def tiny_cohort(tmp_path: Path) -> "Callable[..., Cohort]":
     """A maker of a cohort of one split, written without a cluster: `tasks` and, for each image, its labels by task."""
@@ -129,11 +143,12 @@ def tiny_cohort(tmp_path: Path) -> "Callable[..., Cohort]":
     return make
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in its own hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of the one cluster in one process; skip tests whose system package is absent, each named."""
     for item in items:
-        if "ray_cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("cluster"))
+        shares_cluster = "ray_cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("cluster" if shares_cluster else item.path.name))
         for mark in item.iter_markers("system"):
             if shutil.which(mark.args[0]) is None:
                 item.add_marker(pytest.mark.skip(reason=f"{mark.args[0]} is not installed (make system): {item.name}"))

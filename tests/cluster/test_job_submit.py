@@ -17,7 +17,7 @@ import requests
 
 from infra.seaweedfs import ObjectStore
 from mskray.bundles import read_description
-from mskray.cohorts import Cohort
+from mskray.storage import Location
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -72,7 +72,7 @@ def head(object_store: ObjectStore, tmp_path: Path) -> Iterator[Head]:
         # `ray stop` would stop every cluster of this machine; these are the processes of this one.
         started = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
-        psutil.wait_procs([*started, process], timeout=15)
+        psutil.wait_procs([*started, process], timeout=5)
         for each in started:
             if each.is_running():
                 each.kill()
@@ -93,19 +93,24 @@ def submit(head: Head, words: list[str], environment: dict[str, str]) -> subproc
 
 
 def test_a_submitted_job_trains_a_bundle_and_strangers_are_refused(
-    head: Head, phantom_cohort: Cohort, s3_folder, tmp_path: Path
+    head: Head, s3_folder: Location, tmp_path: Path
 ) -> None:
     stranger = {**head.environment, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     refused = submit(head, ["python", "--version"], stranger)
     assert refused.returncode != 0
     assert "token" in (refused.stdout + refused.stderr).lower()
 
+    cohort, out = s3_folder.join("cohort"), s3_folder.join("bundle")
+    options = ["--size", "64", "--split-fractions", "0.6,0.2,0.2", "patients=40", "image_size=96"]
+    made = submit(head, ["python", "jobs/ingest.py", "phantom", "--out", str(cohort), *options], head.environment)
+    assert made.returncode == 0, made.stdout[-3000:] + made.stderr[-3000:]
+
     config = tmp_path / "job.yaml"
     config.write_text(
         json.dumps(
             {
                 "family": "classifier",
-                "cohort": str(phantom_cohort.location),
+                "cohort": str(cohort),
                 "out": "bundles/lost",
                 "network": {"backbone": "mobilenet_v3_small", "weights": "none"},
                 "data": {"image_size": 64, "batch_size": 8},
@@ -117,7 +122,6 @@ def test_a_submitted_job_trains_a_bundle_and_strangers_are_refused(
     assert lost.returncode != 0
     assert "error: bundles/lost would be lost" in lost.stdout + lost.stderr
 
-    out = s3_folder.join("submitted")
     done = submit(head, ["python", "jobs/train.py", str(config), f"out={out}"], head.environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "epoch 1/1" in done.stdout

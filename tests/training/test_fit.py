@@ -13,32 +13,15 @@ import psutil
 import pytest
 import ray
 from sklearn.metrics import log_loss
+from small_run import Trained, run, small_job
 
 from mskray.bundles import Bundle, load_bundle, load_predictor
-from mskray.cohorts import Cohort
 from mskray.errors import UserError
 from mskray.families import Images
 from mskray.progress import Progress
 from mskray.storage import Location, locate
-from mskray.verbs.train import parse_job, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-def job(cohort: Cohort, out: Location, **sections) -> dict:
-    return {
-        "family": "classifier",
-        "cohort": str(cohort.location),
-        "out": str(out),
-        "network": {"backbone": "mobilenet_v3_small", "weights": "none"},
-        "data": {"image_size": 64, "batch_size": 8, "shuffle_window": 64},
-        "loop": {"epochs": 2, "checkpoint_every": 4},
-        **sections,
-    }
-
-
-def run(data: dict, report=lambda progress: None) -> Bundle:
-    return train(*parse_job(data, "test"), report=report)
 
 
 def figures(bundle: Bundle) -> list[dict[str, float]]:
@@ -52,15 +35,8 @@ def same(first: Bundle, second: Bundle) -> None:
         assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(phantom_cohort: Cohort, ray_cluster: str, tmp_path_factory) -> tuple[Bundle, list[Progress], Path]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    seen: list[Progress] = []
-    return run(job(phantom_cohort, locate(folder / "bundle")), seen.append), seen, folder / "bundle"
-
-
-def test_a_run_leaves_a_bundle_events_and_no_checkpoints(undisturbed) -> None:
-    bundle, progress, folder = undisturbed
+def test_a_run_leaves_a_bundle_events_and_no_checkpoints(trained: Trained) -> None:
+    bundle, progress, folder = trained
     assert [entry["epoch"] for entry in bundle.history] == [1, 2]
     assert bundle.best in bundle.history
     assert load_bundle(str(folder))[0] == bundle
@@ -71,17 +47,17 @@ def test_a_run_leaves_a_bundle_events_and_no_checkpoints(undisturbed) -> None:
     assert "waiting for data" in steps[-1].note
 
 
-def test_the_same_job_again_returns_the_bundle_and_another_job_is_refused(phantom_cohort, undisturbed) -> None:
-    bundle, _, folder = undisturbed
+def test_the_same_job_again_returns_the_bundle_and_another_job_is_refused(phantom_cohort, trained: Trained) -> None:
+    bundle, _, folder = trained
     before = (folder / "bundle.json").stat().st_mtime_ns
-    assert run(job(phantom_cohort, locate(folder))) == bundle
+    assert run(small_job(phantom_cohort, locate(folder))) == bundle
     assert (folder / "bundle.json").stat().st_mtime_ns == before
-    other = job(phantom_cohort, locate(folder), optimizer={"learning_rate": 1e-2})
+    other = small_job(phantom_cohort, locate(folder), optimizer={"learning_rate": 1e-2})
     with pytest.raises(UserError, match="already holds a bundle of another job"):
         run(other)
 
 
-def test_a_killed_worker_changes_nothing(phantom_cohort, undisturbed, s3_folder: Location) -> None:
+def test_a_killed_worker_changes_nothing(phantom_cohort, trained: Trained, s3_folder: Location) -> None:
     """Streamed, with the bundle in the object store, one worker killed in mid-epoch: the same figures."""
     killed: list[int] = []
 
@@ -91,17 +67,19 @@ def test_a_killed_worker_changes_nothing(phantom_cohort, undisturbed, s3_folder:
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
-    data = job(phantom_cohort, s3_folder.join("bundle"))
+    data = small_job(phantom_cohort, s3_folder.join("bundle"))
     # cache=stream would be another job by name; the figures must be the same.
     data["data"] = {**data["data"], "cache": "stream"}
     bundle = run(data, kill_once)
     assert killed, "no worker was there to be killed"
-    same(bundle, undisturbed[0])
+    same(bundle, trained.bundle)
 
 
-def test_a_killed_driver_goes_on_where_it_was(phantom_cohort, undisturbed, tmp_path: Path, ray_cluster: str) -> None:
+def test_a_killed_driver_goes_on_where_it_was(
+    phantom_cohort, trained: Trained, tmp_path: Path, ray_cluster: str
+) -> None:
     config = tmp_path / "job.yaml"
-    config.write_text(json.dumps(job(phantom_cohort, locate(tmp_path / "bundle"))))
+    config.write_text(json.dumps(small_job(phantom_cohort, locate(tmp_path / "bundle"))))
     command = [sys.executable, "-m", "mskray.cli", "train", str(config)]
     environment = {**os.environ, "RAY_ADDRESS": ray_cluster}
     driver = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
@@ -114,15 +92,15 @@ def test_a_killed_driver_goes_on_where_it_was(phantom_cohort, undisturbed, tmp_p
     assert not (tmp_path / "bundle" / "bundle.json").exists()
     _wait_until(lambda: not _training_workers())
     seen: list[Progress] = []
-    bundle = run(job(phantom_cohort, locate(tmp_path / "bundle")), seen.append)
+    bundle = run(small_job(phantom_cohort, locate(tmp_path / "bundle")), seen.append)
     first = next(each for each in seen if each.stage.startswith("epoch"))
     # A run that began anew would first speak of its first step, 8 images into epoch 1.
     assert first.stage != "epoch 1/2" or first.done > 8, "the run began anew"
-    same(bundle, undisturbed[0])
+    same(bundle, trained.bundle)
 
 
 def test_two_workers_share_each_epoch(phantom_cohort, tmp_path: Path, ray_cluster: str) -> None:
-    data = job(phantom_cohort, locate(tmp_path / "bundle"), resources={"workers": 2, "cpus_per_worker": 1})
+    data = small_job(phantom_cohort, locate(tmp_path / "bundle"), resources={"workers": 2, "cpus_per_worker": 1})
     data["loop"] = {"epochs": 1}
     seen: list[Progress] = []
     bundle = run(data, seen.append)
@@ -140,7 +118,7 @@ def test_two_workers_share_each_epoch(phantom_cohort, tmp_path: Path, ray_cluste
 
 def test_a_run_that_diverges_is_told_once_and_not_tried_again(phantom_cohort, tmp_path: Path, ray_cluster: str) -> None:
     seen: list[Progress] = []
-    data = job(phantom_cohort, locate(tmp_path / "bundle"), optimizer={"name": "sgd", "learning_rate": 10.0})
+    data = small_job(phantom_cohort, locate(tmp_path / "bundle"), optimizer={"name": "sgd", "learning_rate": 10.0})
     data["loop"] = {"epochs": 3}
     data["schedule"] = {"name": "none"}
     with pytest.raises(UserError, match=r"diverged in epoch \d .* lower optimizer\.learning_rate \(now 10\)"):
@@ -154,7 +132,7 @@ def test_workers_that_fail_too_often_are_one_line(phantom_cohort, tmp_path: Path
             for pid in _training_workers():
                 os.kill(pid, signal.SIGKILL)
 
-    data = job(phantom_cohort, locate(tmp_path / "bundle"), resources={"max_failures": 0})
+    data = small_job(phantom_cohort, locate(tmp_path / "bundle"), resources={"max_failures": 0})
     with pytest.raises(UserError, match="the same command goes on from the last checkpoint") as caught:
         run(data, kill)
     assert "\n" not in str(caught.value)
@@ -177,7 +155,7 @@ def test_what_cannot_run_is_refused_before_it_starts(
     phantom_cohort, ray_cluster: str, tmp_path: Path, changes: dict, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        run({**job(phantom_cohort, locate(tmp_path / "bundle")), **changes})
+        run({**small_job(phantom_cohort, locate(tmp_path / "bundle")), **changes})
 
 
 def _training_workers() -> list[int]:
