@@ -143,12 +143,15 @@ def tiny_cohort(tmp_path: Path) -> "Callable[..., Cohort]":
     return make
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in its own hook
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keep the tests of one file, and all tests of the one cluster, in one of the processes of pytest-xdist."""
+    shares_cluster = "ray_cluster" in getattr(item, "fixturenames", ())
+    item.add_marker(pytest.mark.xdist_group("cluster" if shares_cluster else item.path.name))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of the one cluster in one process; skip tests whose system package is absent, each named."""
+    """Skip tests whose system package is absent; the summary of the run lists them by name."""
     for item in items:
-        shares_cluster = "ray_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("cluster" if shares_cluster else item.path.name))
         for mark in item.iter_markers("system"):
             if shutil.which(mark.args[0]) is None:
                 item.add_marker(pytest.mark.skip(reason=f"{mark.args[0]} is not installed (make system): {item.name}"))
