@@ -143,6 +143,11 @@ def tiny_cohort(tmp_path: Path) -> "Callable[..., Cohort]":
     return make
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a case of bytes by its argument: contents such as a new UID differ between the processes of pytest-xdist."""
+    return argname if isinstance(val, bytes) else None
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Keep the tests of one file, and all tests of the one cluster, in one of the processes of pytest-xdist."""
     shares_cluster = "ray_cluster" in getattr(item, "fixturenames", ())
