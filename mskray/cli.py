@@ -61,8 +61,6 @@ def quiet_ray() -> None:
     """Ray reads its variables when it is first imported."""
     # It would have each worker build the environment anew when the driver runs under `uv run`.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    # Its core warns on the terminal of what Ray Data does by itself.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     # Ending Serve in order makes Ray report its own controller as failed.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "graceful_shutdown failed")
 
