@@ -54,6 +54,7 @@ def main() -> int:
 
 
 def _run(source: str, data: str | None, base: str) -> None:
+    import mskray.serving.run  # noqa: F401  (Serve's logger speaks again when it is imported after the session)
     from mskray import cluster
     from mskray.cohorts import ingest
     from mskray.progress import Display
