@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +15,7 @@ from mskray.cohorts import Cohort
 from mskray.config import Section, setting
 from mskray.families.base import Fitted, Predictor, check_kind, register
 from mskray.families.torch_predictor import TorchPredictor
-from mskray.models.backbones import BACKBONES, Backbone, load_initial
+from mskray.models.backbones import BACKBONES, SMALLEST_INPUT, Backbone, load_initial
 from mskray.training.config import TorchConfig
 from mskray.training.fit import fit
 from mskray.training.run import Run
@@ -33,6 +34,15 @@ class ClassifierConfig(TorchConfig):
     """Config of the `classifier` family."""
 
     network: NetworkSection = NetworkSection()
+
+    @model_validator(mode="after")
+    def _input_is_large_enough(self) -> "ClassifierConfig":
+        least = SMALLEST_INPUT.get(self.network.backbone, 32)
+        if self.data.image_size < least:
+            raise ValueError(
+                f"data.image_size = {self.data.image_size}: {self.network.backbone} needs at least {least} px"
+            )
+        return self
 
 
 @dataclass(frozen=True)

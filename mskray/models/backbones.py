@@ -1,12 +1,14 @@
-"""torchvision's ImageNet networks with a head for our classes, their stages named from the input up.
+"""ImageNet networks of torchvision and timm with a head for our classes, their stages named from the input up.
 
-A stage is what can be frozen as one piece. Grey radiographs enter as (n, 1, rows, columns) in [0, 1], are
-normalised with ImageNet's mean and standard deviation and repeated over three channels.
+A stage is what can be frozen as one piece. Grey radiographs enter as (n, 1, rows, columns) in [0, 1], are repeated
+over three channels and normalised as the network's ImageNet weights expect. Each network is cut in two: `maps` gives
+its last spatial map, `score` makes logits of a map; methods that look where a network looks work between them.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ BACKBONES = (
     "resnet18",
     "resnet34",
     "resnet50",
+    "resnet152",
     "densenet121",
     "densenet169",
     "vgg16",
@@ -24,9 +27,16 @@ BACKBONES = (
     "efficientnet_b0",
     "mobilenet_v2",
     "mobilenet_v3_small",
+    "inception_v3",
+    "inception_v4",
 )
+TIMM = ("inception_v4",)
+"""Those that torchvision does not have."""
+SMALLEST_INPUT = {"inception_v3": 75, "inception_v4": 75}
+"""Side in px below which nothing is left of the image after the network's unpadded convolutions; else 32."""
 HEAD = "head"
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_INCEPTION = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 class Backbone(nn.Module):
@@ -45,7 +55,8 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, classes: int, frozen: tuple[str, ...] = ()) -> None:
         super().__init__()
-        self.network = _replace_head(torchvision.models.get_model(name, weights=None), name, classes)
+        self.network = _build(name, classes)
+        self._body, self._top = _halves(self.network, name)
         known = list(stages(self.network, name))
         unknown = [stage for stage in frozen if stage not in known]
         if unknown:
@@ -55,12 +66,26 @@ class Backbone(nn.Module):
         ]
         for module in self._frozen:
             module.requires_grad_(False)
-        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
+        mean, std = _INCEPTION if name.startswith("inception") else _IMAGENET
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (n, classes) of images (n, 1, rows, columns) in [0, 1]."""
-        return self.network((images.expand(-1, 3, -1, -1) - self.mean) / self.std)
+        return self.score(self.maps(images))
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Return the last spatial map (n, channels, height, width) of images (n, 1, rows, columns) in [0, 1]."""
+        values = (images.expand(-1, 3, -1, -1) - self.mean) / self.std
+        for module in self._body:
+            values = module(values)
+        return values
+
+    def score(self, maps: Tensor) -> Tensor:
+        """Return logits (n, classes) of what `maps` gave."""
+        for module in self._top:
+            maps = module(maps)
+        return maps
 
     def train(self, mode: bool = True) -> "Backbone":
         """Set the mode; frozen stages stay in evaluation mode, so that their BatchNorm does not drift."""
@@ -75,6 +100,11 @@ def stages(network: Any, name: str) -> dict[str, list[nn.Module]]:
     if name.startswith("resnet"):
         layers = {f"layer{index}": [getattr(network, f"layer{index}")] for index in range(1, 5)}
         return {"stem": [network.conv1, network.bn1], **layers, HEAD: [network.fc]}
+    if name == "inception_v3":
+        starts = {"stem": "Conv2d", "mixed5": "Mixed_5", "mixed6": "Mixed_6", "mixed7": "Mixed_7"}
+        children = list(network.named_children())
+        named = {stage: [m for child, m in children if child.startswith(start)] for stage, start in starts.items()}
+        return {**named, HEAD: [network.fc]}
     features: Any = network.features
     if name.startswith("densenet"):
         blocks = {"stem": [features.conv0, features.norm0]}
@@ -82,6 +112,10 @@ def stages(network: Any, name: str) -> dict[str, list[nn.Module]]:
             parts = [getattr(features, f"denseblock{index}"), getattr(features, f"transition{index}", features.norm5)]
             blocks[f"block{index}"] = parts
         return {**blocks, HEAD: [network.classifier]}
+    if name == "inception_v4":
+        cuts = {"stem": (0, 6), "block_a": (6, 10), "block_b": (10, 18), "block_c": (18, 22)}
+        named = {stage: list(features[first:end]) for stage, (first, end) in cuts.items()}
+        return {**named, HEAD: [network.last_linear]}
     if name.startswith("vgg"):
         return {**dict(_between_pools(features)), HEAD: [network.classifier]}
     numbered = {f"block{index}": [module] for index, module in enumerate(features)}
@@ -99,7 +133,7 @@ def load_initial(network: Backbone, state: dict[str, Tensor], where: str) -> Non
     own = network.network.state_dict()
     given = {key.removeprefix("module.").removeprefix("network."): value for key, value in state.items()}
     fitting = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
-    head = {key for key in own if key.startswith(("classifier", "fc"))}
+    head = {key for key in own if key.startswith(("classifier", "fc", "last_linear"))}
     missing = [key for key in own if key not in fitting and key not in head and not key.endswith("num_batches_tracked")]
     if missing:
         raise UserError(
@@ -109,14 +143,33 @@ def load_initial(network: Backbone, state: dict[str, Tensor], where: str) -> Non
     network.network.load_state_dict(fitting, strict=False)
 
 
-def _replace_head(network: Any, name: str, classes: int) -> nn.Module:
-    if name.startswith("resnet"):
+def _build(name: str, classes: int) -> nn.Module:
+    if name in TIMM:
+        return timm.create_model(name, num_classes=classes)
+    # The auxiliary head of inception_v3 would be a second loss; its initialisation is for training from scratch only.
+    options = {"aux_logits": False, "init_weights": False} if name == "inception_v3" else {}
+    network: Any = torchvision.models.get_model(name, weights=None, **options)
+    if name.startswith(("resnet", "inception")):
         network.fc = nn.Linear(network.fc.in_features, classes)
     elif name.startswith("densenet"):
         network.classifier = nn.Linear(network.classifier.in_features, classes)
     else:
         network.classifier[-1] = nn.Linear(network.classifier[-1].in_features, classes)
     return network
+
+
+def _halves(network: Any, name: str) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Return the modules that make the last spatial map, and those that make logits of it, in order."""
+    if name == "inception_v4":
+        return [network.features], [network.global_pool, network.head_drop, network.last_linear]
+    if name.startswith("densenet"):
+        return [network.features, nn.ReLU()], [nn.AdaptiveAvgPool2d(1), nn.Flatten(), network.classifier]
+    if not name.startswith(("resnet", "inception")):
+        pool = getattr(network, "avgpool", nn.AdaptiveAvgPool2d(1))  # mobilenet_v2 pools by a function
+        return [network.features], [pool, nn.Flatten(), network.classifier]
+    children = dict(network.named_children())
+    top = [children.pop(each) for each in ("avgpool", "dropout", "fc") if each in children]
+    return list(children.values()), [*top[:-1], nn.Flatten(), top[-1]]
 
 
 def _between_pools(features: nn.Sequential) -> Iterator[tuple[str, list[nn.Module]]]:

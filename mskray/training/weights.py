@@ -1,14 +1,17 @@
-"""Initial weights: none, ImageNet's by torchvision, or a state dict at a URI. Loaded once, on the driver."""
+"""Initial weights: none, ImageNet's by torchvision or timm, or a state dict at a URI. Loaded once, on the driver."""
 
 import io
 from urllib.error import URLError
 
+import timm
 import torch
 import torchvision
+from httpx import HTTPError
 from safetensors.torch import load
 from torch import Tensor
 
 from mskray.errors import UserError
+from mskray.models.backbones import TIMM
 from mskray.storage import locate
 
 # A state dict larger than this is a mistake (VGG19, the largest backbone, has 575 MB).
@@ -42,8 +45,10 @@ def initial_weights(weights: str, backbone: str) -> dict[str, Tensor] | None:
 
 def _imagenet(backbone: str) -> dict[str, Tensor]:
     try:
+        if backbone in TIMM:
+            return timm.create_model(backbone, pretrained=True).state_dict()
         return torchvision.models.get_model(backbone, weights="DEFAULT").state_dict()
-    except (URLError, OSError) as error:
+    except (URLError, OSError, HTTPError) as error:
         raise UserError(
             f"ImageNet weights of {backbone} could not be fetched ({error}): give network.weights=<URI of a state "
             "dict> or network.weights=none where there is no network"

@@ -17,11 +17,19 @@ def test_stages_make_up_the_whole_network(name: str) -> None:
     assert list(stages(network, name))[-1] == "head"
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "efficientnet_b0", "mobilenet_v2", "mobilenet_v3_small"])
-def test_it_answers_with_a_logit_a_class(name: str) -> None:
+@pytest.mark.parametrize("name", BACKBONES)
+def test_cut_in_two_it_answers_as_in_one_piece(name: str) -> None:
+    torch.manual_seed(0)
     network = Backbone(name, 3).eval()
+    images = torch.rand(2, 1, 96, 96)
     with torch.inference_mode():
-        assert network(torch.rand(2, 1, 64, 64)).shape == (2, 3)
+        logits = network(images)
+        whole = network.network((images.expand(-1, 3, -1, -1) - network.mean) / network.std)
+        maps = network.maps(images)
+    assert logits.shape == (2, 3)
+    assert torch.equal(logits, whole)
+    assert maps.ndim == 4
+    assert min(maps.shape[2:]) >= 1
 
 
 def test_frozen_stages_do_not_learn_and_their_batchnorm_does_not_drift() -> None:
