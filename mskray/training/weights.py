@@ -1,13 +1,12 @@
 """Initial weights: none, ImageNet's by torchvision or timm, or a state dict at a URI. Loaded once, on the driver."""
 
 import io
-from urllib.error import URLError
 
 import timm
 import torch
 import torchvision
-from httpx import HTTPError
-from safetensors.torch import load
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load, load_file
 from torch import Tensor
 
 from mskray.errors import UserError
@@ -46,9 +45,10 @@ def initial_weights(weights: str, backbone: str) -> dict[str, Tensor] | None:
 def _imagenet(backbone: str) -> dict[str, Tensor]:
     try:
         if backbone in TIMM:
-            return timm.create_model(backbone, pretrained=True).state_dict()
+            # By itself timm would fall back on a pickled file.
+            return load_file(hf_hub_download(timm.get_pretrained_cfg(backbone).hf_hub_id, "model.safetensors"))
         return torchvision.models.get_model(backbone, weights="DEFAULT").state_dict()
-    except (URLError, OSError, HTTPError) as error:
+    except Exception as error:  # whatever the HTTP clients of torch.hub and of timm raise without a network
         raise UserError(
             f"ImageNet weights of {backbone} could not be fetched ({error}): give network.weights=<URI of a state "
             "dict> or network.weights=none where there is no network"
