@@ -30,8 +30,8 @@ BACKBONES = (
     "inception_v3",
     "inception_v4",
 )
-TIMM = ("inception_v4",)
-"""Those that torchvision does not have."""
+TIMM = {"inception_v4": "timm/inception_v4.tf_in1k"}
+"""Those that torchvision does not have, and where timm publishes their ImageNet weights on the Hugging Face Hub."""
 SMALLEST_INPUT = {"inception_v3": 75, "inception_v4": 75}
 """Side in px below which nothing is left of the image after the network's unpadded convolutions; else 32."""
 HEAD = "head"

@@ -2,7 +2,6 @@
 
 import io
 
-import timm
 import torch
 import torchvision
 from huggingface_hub import hf_hub_download
@@ -45,8 +44,8 @@ def initial_weights(weights: str, backbone: str) -> dict[str, Tensor] | None:
 def _imagenet(backbone: str) -> dict[str, Tensor]:
     try:
         if backbone in TIMM:
-            # By itself timm would fall back on a pickled file.
-            return load_file(hf_hub_download(timm.get_pretrained_cfg(backbone).hf_hub_id, "model.safetensors"))
+            # timm itself would fall back on a pickled file.
+            return load_file(hf_hub_download(TIMM[backbone], "model.safetensors"))
         return torchvision.models.get_model(backbone, weights="DEFAULT").state_dict()
     except Exception as error:  # whatever the HTTP clients of torch.hub and of timm raise without a network
         raise UserError(
