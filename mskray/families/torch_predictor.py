@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from mskray.families.base import Fitted, Images, Prediction
-from mskray.imaging.regions import fit_to_canvas, fit_to_format
+from mskray.imaging.regions import fit_to_format
 from mskray.training.recipe import Recipe, to_unit_range
 
 
@@ -34,4 +34,4 @@ class TorchPredictor:
         """Return one radiograph as the network's input, (size, size) in the cohort's dtype."""
         image = self._image
         canvas = fit_to_format(pixels, image["size"], image["fit"], image["dtype"])[0]
-        return fit_to_canvas(canvas, self._recipe.config.data.image_size)[0]
+        return self._recipe.config.data.input_format(canvas)

@@ -26,17 +26,24 @@ def augment(images: Tensor, config: AugmentSection) -> Tensor:
 
 def pose(images: Tensor, config: AugmentSection) -> Tensor:
     """Mirror, rotate, scale and shift each image by its own amounts."""
-    if not (config.flip or config.rotation or config.translation or config.scale):
+    if not (config.flip or config.rotation or config.translation or config.scale or config.crop):
         return images
     count, device = len(images), images.device
     angle = _uniform(count, math.radians(config.rotation), device)
     # grid_sample maps output to input: a larger factor shows more of the image, that is, shrinks it.
     factor = 1 + _uniform(count, config.scale, device)
     mirror = torch.where(torch.rand(count, device=device) < config.flip, -1.0, 1.0)
+    if config.crop:
+        # A share of the area, anywhere inside the image, shown at full size.
+        side = (1 - config.crop * torch.rand(count, device=device)).sqrt()
+        factor = factor * side
     cosine, sine = torch.cos(angle) * factor, torch.sin(angle) * factor
     # grid_sample's coordinates run from -1 to 1, so a share of the side is twice as much there.
     shift_x = _uniform(count, 2 * config.translation, device)
     shift_y = _uniform(count, 2 * config.translation, device)
+    if config.crop:
+        shift_x = shift_x + (1 - side) * _uniform(count, 1.0, device)
+        shift_y = shift_y + (1 - side) * _uniform(count, 1.0, device)
     matrix = torch.stack(
         [
             torch.stack([cosine * mirror, -sine, shift_x], dim=1),

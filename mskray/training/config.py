@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from mskray.config import Section, setting
+from mskray.imaging.inputs import InputFormat, Intensity
 
 Metric = Literal["auroc", "kappa", "balanced_accuracy", "accuracy", "f1", "loss"]
 
@@ -16,6 +17,9 @@ class DataSection(Section):
     """What the loop reads and in what portions."""
 
     image_size: int = setting(224, "side of the square network input", unit="px", ge=32, le=2048)
+    intensity: Intensity = setting(
+        "stored", "grey levels as stored, or stretched between each image's percentiles", source="ZHAW, section II-A"
+    )
     batch_size: int = setting(32, "images per worker and step", unit="images", ge=1, le=4096)
     shuffle_window: int = setting(
         8192, "rows among which order is random, beside the order of shards", unit="rows", ge=64, le=1_000_000
@@ -23,6 +27,10 @@ class DataSection(Section):
     cache: Literal["auto", "memory", "stream"] = setting(
         "auto", "keep decoded shards in each node's shared memory, stream them anew each epoch, or decide by size"
     )
+
+    @property
+    def input_format(self) -> InputFormat:
+        return InputFormat(self.image_size, self.intensity)
 
 
 class OptimizerSection(Section):
@@ -48,7 +56,7 @@ class ScheduleSection(Section):
 
 
 class AugmentSection(Section):
-    """Changes that a radiograph could show by itself: pose, collimation, exposure. Nothing is cut out or recoloured."""
+    """Changes that a radiograph could show by itself: pose, collimation, exposure. Nothing is erased or recoloured."""
 
     flip: float = setting(0.5, "probability of a left-right mirror", ge=0, le=1, source="ResNet18 deck, slide 05")
     rotation: float = setting(
@@ -56,6 +64,9 @@ class AugmentSection(Section):
     )
     translation: float = setting(0.05, "largest shift, as a share of the side", ge=0, le=0.5)
     scale: float = setting(0.1, "largest change of size, as a share", ge=0, le=0.5)
+    crop: float = setting(
+        0.0, "largest share of the area that a random crop leaves out", ge=0, lt=1, source="ResNet18 deck, slide 05"
+    )
     brightness: float = setting(0.1, "largest change of brightness, as a share of the range", ge=0, le=1)
     contrast: float = setting(
         0.2, "largest change of contrast, as a share", ge=0, le=1, source="ResNet18 deck, slide 05"

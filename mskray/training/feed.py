@@ -21,7 +21,7 @@ import ray
 
 from mskray.cohorts import Cohort, open_cohort
 from mskray.cohorts.schema import MISSING
-from mskray.imaging.regions import fit_to_canvas
+from mskray.imaging.inputs import InputFormat
 from mskray.training.plan import Rows
 
 Arrays = dict[str, np.ndarray]
@@ -35,13 +35,14 @@ class Split:
     """One split of a cohort as the loop reads it; small, so that it travels to every worker.
 
     Args:
+        input: what the network is given of each image.
         labelled: rows with a label in each shard, in the order of `Cohort.shards`.
     """
 
     cohort: str
     name: str
     task: str
-    image_size: int
+    input: InputFormat
     labelled: tuple[int, ...]
 
     @property
@@ -57,19 +58,17 @@ class Split:
         image, label = data["image"], data[column].astype(np.int64)
         if not keep.all():
             image, label = image[keep], label[keep]
-        if image.shape[1] != self.image_size and len(image):
-            image = np.stack([fit_to_canvas(each, self.image_size)[0] for each in image])
+        if len(image):
+            image = np.stack([self.input(each) for each in image])
         return {"image": image, "label": label}
 
 
-def describe_split(cohort: Cohort, name: str, task: str, image_size: int) -> tuple[Split, np.ndarray]:
+def describe_split(cohort: Cohort, name: str, task: str, form: InputFormat) -> tuple[Split, np.ndarray]:
     """Return a split and its labels (n,) int64, without the unlabelled rows."""
     labels = cohort.metadata(name, [cohort.task(task).column]).column(0).fill_null(MISSING).to_numpy()
     ends = np.cumsum([shard.rows for shard in cohort.shards(name)])
     counts = [int((part != MISSING).sum()) for part in np.split(labels, ends[:-1])]
-    return Split(str(cohort.location), name, task, image_size, tuple(counts)), labels[labels != MISSING].astype(
-        np.int64
-    )
+    return Split(str(cohort.location), name, task, form, tuple(counts)), labels[labels != MISSING].astype(np.int64)
 
 
 @ray.remote(num_cpus=LOADER_CPUS, max_retries=5, scheduling_strategy="SPREAD")
@@ -86,7 +85,7 @@ def choose_cache(wanted: str, splits: Sequence[Split], bytes_per_pixel: int) -> 
     """Return "memory" or "stream": what `data.cache` says, or by size where it says "auto"."""
     if wanted != "auto":
         return wanted
-    need = sum(split.rows * split.image_size**2 * bytes_per_pixel for split in splits)
+    need = sum(split.rows * split.input.size**2 * bytes_per_pixel for split in splits)
     nodes = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
     return "memory" if need <= _MEMORY_SHARE * min(nodes, default=0.0) else "stream"
 

@@ -85,7 +85,7 @@ def fit(recipe: Recipe, initial: Callable[[], dict[str, Tensor]], cohort: Cohort
 def _checked_split(cohort: Cohort, name: str, task: str, recipe: Recipe) -> tuple[Split, np.ndarray]:
     if name not in cohort.splits:
         raise UserError(f"cohort {cohort.location} has no {name} split (it has {', '.join(cohort.splits)})")
-    split, labels = describe_split(cohort, name, task, recipe.config.data.image_size)
+    split, labels = describe_split(cohort, name, task, recipe.config.data.input_format)
     present = np.unique(labels)
     if len(present) < 2:
         raise UserError(

@@ -47,6 +47,17 @@ def test_pose_moves_a_spot_within_its_bound_and_not_always_alike(setting: dict, 
     assert min(distances) < 0.3 * largest_distance
 
 
+def test_a_crop_shows_a_part_of_the_image_at_full_size() -> None:
+    torch.manual_seed(0)
+    rows = torch.linspace(0, 1, 65).view(1, 1, 65, 1).expand(300, 1, 65, 65)
+    cropped = pose(rows, AugmentSection(**{**OFF, "crop": 0.4}))[:, 0, :, 32]
+    shown = (cropped[:, -1] - cropped[:, 0]).square()
+    assert float(shown.min()) == pytest.approx(0.6, abs=0.03)
+    assert float(shown.max()) == pytest.approx(1.0, abs=0.03)
+    assert float(cropped[:, 0].min()) < 0.02
+    assert float(cropped[:, -1].max()) > 0.98
+
+
 def test_rotation_keeps_a_spot_round_and_bright() -> None:
     turned = pose(spot(16, 28), AugmentSection(**{**OFF, "rotation": 180}))
     assert float(turned.sum()) == pytest.approx(9, rel=0.05)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mskray.imaging.inputs import InputFormat
 from mskray.training import feed
 from mskray.training.config import TorchConfig
 from mskray.training.feed import Split
@@ -82,7 +83,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch):
     }
     monkeypatch.setattr(feed, "request", lambda split, shard: arrays)
     monkeypatch.setattr(feed.ray, "get", lambda reference: reference)
-    split = Split("nowhere", "train", "abnormality", SIDE, (ROWS,))
+    split = Split("nowhere", "train", "abnormality", InputFormat(SIDE), (ROWS,))
 
     def make(recipe: Recipe, session: Session) -> Trainer:
         work = Assignment(recipe, split, split, (), (), None, None, lambda event: None)
