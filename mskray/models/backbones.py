@@ -46,6 +46,7 @@ class Backbone(nn.Module):
         name: a member of BACKBONES.
         classes: number of output logits.
         frozen: stages whose weights stay and whose BatchNorm keeps its statistics.
+        pooled: the head is one linear layer on the mean of the last map, also where the network's own is larger.
     Raises:
         UserError: when a frozen stage is not one of the network's.
     """
@@ -53,9 +54,9 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, classes: int, frozen: tuple[str, ...] = ()) -> None:
+    def __init__(self, name: str, classes: int, frozen: tuple[str, ...] = (), pooled: bool = False) -> None:
         super().__init__()
-        self.network = _build(name, classes)
+        self.network = _build(name, classes, pooled)
         self._body, self._top = _halves(self.network, name)
         known = list(stages(self.network, name))
         unknown = [stage for stage in frozen if stage not in known]
@@ -143,7 +144,7 @@ def load_initial(network: Backbone, state: dict[str, Tensor], where: str) -> Non
     network.network.load_state_dict(fitting, strict=False)
 
 
-def _build(name: str, classes: int) -> nn.Module:
+def _build(name: str, classes: int, pooled: bool) -> nn.Module:
     if name in TIMM:
         return timm.create_model(name, num_classes=classes)
     # The auxiliary head of inception_v3 would be a second loss; its initialisation is for training from scratch only.
@@ -153,6 +154,10 @@ def _build(name: str, classes: int) -> nn.Module:
         network.fc = nn.Linear(network.fc.in_features, classes)
     elif name.startswith("densenet"):
         network.classifier = nn.Linear(network.classifier.in_features, classes)
+    elif pooled:
+        channels = [each for each in network.features.modules() if isinstance(each, nn.Conv2d)][-1].out_channels
+        network.avgpool = nn.AdaptiveAvgPool2d(1)
+        network.classifier = nn.Linear(channels, classes)
     else:
         network.classifier[-1] = nn.Linear(network.classifier[-1].in_features, classes)
     return network

@@ -1,0 +1,118 @@
+"""KALM: a global network, the key area that its own feature map points at, and a local network on that area.
+
+Source: "KALM" (equations 1 to 10, figure 2). Coordinates are those of `grid_sample`: an image reaches from -1 to 1
+along x (columns) and y (rows), whatever its size in pixels.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mskray.models.backbones import Backbone
+
+
+def aggregate(maps: Tensor) -> Tensor:
+    """Sum a feature map (n, channels, height, width) over its channels (KALM eq. 4): (n, height, width)."""
+    return maps.sum(dim=1)
+
+
+def profiles(response: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum a response (n, height, width) over rows and over columns (KALM eq. 5), each scaled to [0, 1] (eq. 6).
+
+    Returns:
+        V_w (n, width) and V_h (n, height). A flat profile, where eq. 6 divides by zero, becomes zeros.
+    """
+    return _unit_range(response.sum(dim=1)), _unit_range(response.sum(dim=2))
+
+
+def locate_peak(profile: Tensor, centred: bool = False) -> Tensor:
+    """Where a profile (n, length) is largest, in [-1, 1] (KALM eq. 7); it carries no gradient.
+
+    Args:
+        centred: False is the paper's index / length × 2 - 1, the left edge of the cell, so that +1 is never reached
+            and every box lies half a cell too far to the upper left; True is the middle of the cell.
+    """
+    index, length = profile.argmax(dim=1), profile.shape[1]
+    numerator = 2 * index + 1 if centred else 2 * index
+    return numerator.to(profile.dtype) / length - 1
+
+
+def sample(images: Tensor, box: Tensor, size: int) -> Tensor:
+    """Cut the box out of each image and bring it to size × size by bilinear sampling (KALM eq. 8 and 9).
+
+    Args:
+        images: (n, channels, rows, columns).
+        box: (n, 4) x, y of the centre in [-1, 1], w, h as shares of the image. What of a box lies outside its image
+            is zero. Gradients reach all four, and the images.
+    """
+    x, y, w, h = box.unbind(dim=1)
+    zero = torch.zeros_like(x)
+    matrix = torch.stack([torch.stack([w, zero, x], dim=1), torch.stack([zero, h, y], dim=1)], dim=1)
+    grid = F.affine_grid(matrix, [len(images), images.shape[1], size, size], align_corners=False)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def to_pixels(box: Tensor, rows: int, columns: int) -> Tensor:
+    """Turn boxes as in `sample` into (n, 4) x, y, w, h in pixels, x and y of the upper left corner, not clipped."""
+    x, y, w, h = box.unbind(dim=1)
+    return torch.stack([(x - w + 1) / 2 * columns, (y - h + 1) / 2 * rows, w * columns, h * rows], dim=1)
+
+
+class KeyArea(nn.Module):
+    """Feature map → box of the key area (KALM eq. 4 to 7). Only w and h are learned.
+
+    Args:
+        height, width: of the feature map.
+    """
+
+    def __init__(self, height: int, width: int, centred: bool = False) -> None:
+        super().__init__()
+        self.fc_w, self.fc_h = nn.Linear(width, 1), nn.Linear(height, 1)
+        self._centred = centred
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return (n, 4) x, y, w, h as `sample` takes them."""
+        across, down = profiles(aggregate(maps))
+        w, h = torch.sigmoid(self.fc_w(across)).squeeze(1), torch.sigmoid(self.fc_h(down)).squeeze(1)
+        return torch.stack([locate_peak(across, self._centred), locate_peak(down, self._centred), w, h], dim=1)
+
+
+class Kalm(nn.Module):
+    """CNN_g, the key area and CNN_l.
+
+    Args:
+        backbone: a member of `mskray.models.backbones.BACKBONES`; CNN_l has the same architecture, weights of its own.
+        size: side of both networks' input, px; images come at twice that side, so that the key area is cut from finer
+            pixels.
+    """
+
+    def __init__(self, backbone: str, classes: int, size: int = 224, centred: bool = False) -> None:
+        super().__init__()
+        self.size = size
+        self.cnn_g = Backbone(backbone, classes, pooled=True)
+        self.cnn_l = Backbone(backbone, classes, pooled=True)
+        with torch.no_grad():
+            height, width = self.cnn_g.eval().maps(torch.zeros(1, 1, size, size)).shape[2:]
+        self.key_area = KeyArea(height, width, centred)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits of the whole image and of the key area, each (n, classes), and the boxes (n, 4).
+
+        The whole image's feature map is cut off from the boxes' gradient: in the second stage FC_w, FC_h and CNN_l
+        learn, and CNN_g stays as the first stage left it.
+        """
+        maps = self.cnn_g.maps(self.shrunk(images))
+        box = self.key_area(maps.detach())
+        return self.cnn_g.score(maps), self.cnn_l(sample(images, box, self.size)), box
+
+    def shrunk(self, images: Tensor) -> Tensor:
+        """Bring images of any side to the input side of CNN_g."""
+        if images.shape[-1] == self.size:
+            return images
+        return F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True)
+
+
+def _unit_range(values: Tensor) -> Tensor:
+    low, high = values.amin(dim=1, keepdim=True), values.amax(dim=1, keepdim=True)
+    spread = high - low
+    return (values - low) / torch.where(spread > 0, spread, torch.ones_like(spread))

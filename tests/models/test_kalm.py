@@ -1,0 +1,78 @@
+"""KALM's equations against values worked out by hand, and what each part learns."""
+
+import pytest
+import torch
+
+from mskray.models.kalm import Kalm, KeyArea, aggregate, locate_peak, profiles, sample, to_pixels
+
+
+def test_eq_4_sums_channels_and_eq_5_6_make_profiles() -> None:
+    maps = torch.tensor([[[[1.0, 2.0, 0.0], [0.0, 1.0, 1.0]], [[0.0, 1.0, 0.0], [3.0, 0.0, 0.0]]]])
+    response = aggregate(maps)
+    assert response.tolist() == [[[1.0, 3.0, 0.0], [3.0, 1.0, 1.0]]]
+    across, down = profiles(response)
+    # Columns sum to 4, 4, 1 and rows to 4, 5; min-max scaling makes 1, 1, 0 and 0, 1.
+    assert across.tolist() == [[1.0, 1.0, 0.0]]
+    assert down.tolist() == [[0.0, 1.0]]
+
+
+def test_a_flat_map_is_no_division_by_zero() -> None:
+    across, down = profiles(torch.full((1, 3, 3), 2.0))
+    assert across.tolist() == [[0.0, 0.0, 0.0]]
+    assert down.tolist() == [[0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize(("index", "paper", "centred"), [(0, -1.0, -6 / 7), (3, -1 / 7, 0.0), (6, 5 / 7, 6 / 7)])
+def test_eq_7_locates_the_peak_of_seven_cells(index: int, paper: float, centred: float) -> None:
+    profile = torch.zeros(1, 7)
+    profile[0, index] = 1
+    assert float(locate_peak(profile)) == pytest.approx(paper, abs=1e-6)
+    assert float(locate_peak(profile, centred=True)) == pytest.approx(centred, abs=1e-6)
+
+
+def test_eq_7_predicts_lengths_from_profiles() -> None:
+    area = KeyArea(height=2, width=3)
+    with torch.no_grad():
+        area.fc_w.weight.copy_(torch.tensor([[1.0, 0.0, 2.0]]))
+        area.fc_w.bias.fill_(-1.0)
+        area.fc_h.weight.copy_(torch.tensor([[0.5, -0.5]]))
+        area.fc_h.bias.fill_(0.0)
+    box = area(torch.tensor([[[[1.0, 3.0, 0.0], [3.0, 1.0, 1.0]]]]))
+    sigmoid = lambda value: 1 / (1 + 2.718281828**-value)  # noqa: E731
+    # V_w = 1, 1, 0 with its first peak in column 0 of 3; V_h = 0, 1 with its peak in row 1 of 2.
+    assert box[0].tolist() == pytest.approx([-1.0, 0.0, sigmoid(0.0), sigmoid(-0.5)], abs=1e-6)
+
+
+def test_eq_8_and_9_cut_the_box_at_full_resolution() -> None:
+    image = torch.arange(64.0).view(1, 1, 8, 8)
+    # A quarter of the image around (0.5, -0.5): columns 4 to 7, rows 0 to 3.
+    box = torch.tensor([[0.5, -0.5, 0.5, 0.5]])
+    assert torch.allclose(sample(image, box, 4), image[:, :, 0:4, 4:8])
+    assert to_pixels(box, 8, 8).tolist() == [[4.0, 0.0, 4.0, 4.0]]
+
+
+def test_the_length_learns_through_the_sampler_and_the_position_does_not() -> None:
+    area = KeyArea(4, 4)
+    box = area(torch.rand(2, 3, 4, 4, requires_grad=True))
+    sample(torch.rand(2, 1, 16, 16), box, 8).square().sum().backward()
+    assert area.fc_w.weight.grad.abs().sum() > 0
+    assert area.fc_h.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("backbone", "side"), [("resnet18", 2), ("vgg16", 2)])
+def test_the_second_stage_leaves_the_global_network_alone(backbone: str, side: int) -> None:
+    torch.manual_seed(0)
+    network = Kalm(backbone, 2, size=64)
+    assert network.key_area.fc_w.in_features == side
+    whole, local, box = network(torch.rand(2, 1, 128, 128))
+    assert whole.shape == local.shape == (2, 2)
+    assert box.shape == (2, 4)
+    local.square().sum().backward()
+    assert all(parameter.grad is None for parameter in network.cnn_g.parameters())
+    assert network.key_area.fc_w.weight.grad is not None
+    assert any(parameter.grad is not None for parameter in network.cnn_l.parameters())
+
+
+@pytest.mark.parametrize(("backbone", "cells"), [("resnet18", 7), ("vgg16", 7), ("inception_v4", 5)])
+def test_the_map_s_size_decides_that_of_the_linear_layers(backbone: str, cells: int) -> None:
+    assert Kalm(backbone, 2).key_area.fc_w.in_features == cells
