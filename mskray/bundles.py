@@ -11,6 +11,7 @@ every file before anything is used.
 import hashlib
 import json
 import platform
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,15 +19,46 @@ import ray
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load, save
+from torch import Tensor
 
 import mskray
 from mskray.errors import UserError
-from mskray.families import Fitted, Predictor, family
 from mskray.storage import Location, locate
 
 SCHEMA_VERSION = 1
 DESCRIPTION, WEIGHTS, CARD = "bundle.json", "weights.safetensors", "card.md"
 _MAX_WEIGHTS = 16 << 30
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted model in memory: what is written to files and read back.
+
+    Args:
+        family: the registered name.
+        config: the family's config as plain JSON values.
+        task, classes: what it tells apart.
+        kind: kind of cohort that it reads ("radiograph").
+        body_parts: parts seen in training; another one is a reason for doubt.
+        image: canvas of the cohort's images (`size`, `dtype`, `fit`), to which new images are brought.
+        state: tensors of a torch family.
+        history, best: training figures, an entry an epoch, and the chosen one.
+        labels: training images of each class.
+        cohort: `uri` and `content_hash` of the cohort.
+    """
+
+    family: str
+    config: dict[str, Any]
+    task: str
+    classes: tuple[str, ...]
+    kind: str
+    body_parts: tuple[str, ...]
+    image: dict[str, Any]
+    state: dict[str, Tensor]
+    history: list[dict[str, Any]]
+    best: dict[str, Any]
+    labels: dict[str, int]
+    cohort: dict[str, str]
 
 
 class Bundle(BaseModel):
@@ -108,27 +140,6 @@ def load_bundle(uri: str | Location) -> tuple[Bundle, Fitted]:
         )
     facts = {name: getattr(bundle, name) for name in Fitted.__dataclass_fields__ if name != "state"}
     return bundle, Fitted(state=load(weights), **facts)
-
-
-def load_predictor(uri: str | Location, device: str = "cpu") -> tuple[Bundle, Predictor]:
-    """Load a bundle, ready to predict. Raises UserError as `load_bundle`, and for a config or state that do not fit."""
-    bundle, fitted = load_bundle(uri)
-    try:
-        return bundle, family(bundle.family).predictor(fitted, device)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"bundle {uri}: config {key}: {first['msg']} in family {bundle.family} of mskray {mskray.__version__} (the "
-            f"bundle is of {bundle.versions.get('mskray', 'another')}): update mskray or train again"
-        ) from None
-    except RuntimeError as error:
-        if "state_dict" not in str(error):  # a device that fails is no fault of the bundle
-            raise
-        raise UserError(
-            f"bundle {uri}: {WEIGHTS} does not fit the network that {DESCRIPTION} describes "
-            f"({' '.join(str(error).split())[:200]}): restore the bundle or train again"
-        ) from None
 
 
 def read_versioned(location: Location, what: str, newest: int) -> dict[str, Any]:

@@ -14,11 +14,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mskray import bundles
-from mskray.bundles import Bundle, load_predictor, read_description
+from mskray.bundles import Bundle, read_description
 from mskray.cohorts import Cohort, Task
 from mskray.errors import UserError
 from mskray.evaluation.calibration import apply_temperature
-from mskray.families import Images, Predictor
+from mskray.families import Images, Prediction, Predictor, load_predictor
 from mskray.storage import Location, locate
 
 SCHEMA_VERSION = 1
@@ -66,10 +66,14 @@ class Vote:
     Args:
         probabilities: (n, classes) float32, weighted mean of the members, calibrated.
         members: each member's own (n, classes) probabilities by name.
+        parts: what parts of a single member say, (n, classes) by name; empty where several vote.
+        boxes: where a single member looked, (n, 4) by name, in pixels of its canvas; empty where several vote.
     """
 
     probabilities: np.ndarray
     members: Mapping[str, np.ndarray]
+    parts: Mapping[str, np.ndarray]
+    boxes: Mapping[str, np.ndarray]
 
 
 class Voter:
@@ -86,10 +90,13 @@ class Voter:
 
     def __call__(self, images: Images) -> Vote:
         """Vote on a batch of radiographs."""
-        votes = [predictor(images).probabilities for predictor in self._predictors]
+        predictions = [predictor(images) for predictor in self._predictors]
+        votes = [prediction.probabilities for prediction in predictions]
         mean = np.tensordot(self._weights, np.stack(votes), axes=1)
         scaled = apply_temperature(mean, self.ensemble.calibration.temperature)
-        return Vote(scaled.astype(np.float32), dict(zip(self._names, votes, strict=True)))
+        members = dict(zip(self._names, votes, strict=True))
+        single = predictions[0] if len(predictions) == 1 else Prediction(mean)
+        return Vote(scaled.astype(np.float32), members, single.parts, single.boxes)
 
 
 def join(

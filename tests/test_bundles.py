@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from mskray import ensemble
-from mskray.bundles import CARD, DESCRIPTION, WEIGHTS, load_bundle, load_predictor, save_bundle
+from mskray.bundles import CARD, DESCRIPTION, WEIGHTS, Fitted, load_bundle, save_bundle
 from mskray.ensemble import Calibration
 from mskray.errors import UserError
-from mskray.families import Fitted, Images
+from mskray.families import Images, load_predictor
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe
 from mskray.storage import locate
 

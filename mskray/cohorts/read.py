@@ -111,6 +111,11 @@ class Cohort:
             tables = list(pool.map(lambda shard: self._read(shard, wanted), self.shards(split)))
         return pa.concat_tables(tables)
 
+    def columns(self, split: str, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Columns of a whole split without pixels as arrays; rows as in `metadata`, values as in `read_shard`."""
+        table = self.metadata(split, names)
+        return {field.name: _array(table[field.name], field) for field in table.schema}
+
     def images(self, split: str, instance_ids: Iterable[str]) -> dict[str, np.ndarray]:
         """The images (size, size) of some instances, reading only the row groups that hold them."""
         wanted = set(instance_ids)

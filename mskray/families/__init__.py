@@ -8,7 +8,6 @@ A new family is one new file in this folder with a `@register` class; nothing el
 
 from mskray.families.base import (
     Family,
-    Fitted,
     Images,
     Prediction,
     Predictor,
@@ -16,5 +15,15 @@ from mskray.families.base import (
     family,
     register,
 )
+from mskray.families.loading import load_predictor
 
-__all__ = ["Family", "Fitted", "Images", "Prediction", "Predictor", "families", "family", "register"]
+__all__ = [
+    "Family",
+    "Images",
+    "Prediction",
+    "Predictor",
+    "families",
+    "family",
+    "load_predictor",
+    "register",
+]

@@ -2,17 +2,18 @@
 
 import importlib
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
-from torch import Tensor
 
-from mskray.cohorts import Cohort
+from mskray.bundles import Fitted
+from mskray.cohorts import Cohort, Task
 from mskray.config import Section
 from mskray.errors import UserError
-from mskray.training.run import Run
+from mskray.training.run import Run, Trained
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,13 @@ class Images:
     Args:
         pixels: (rows, columns) arrays, uint8 or uint16, display-ready (see `mskray.imaging.decode`).
         body_parts: DICOM body part of each, or "" where it is not known.
+        studies: a name of each one's study; images of one study stand together, in the order of their views. None
+            where each is a study of its own.
     """
 
     pixels: Sequence[np.ndarray]
     body_parts: Sequence[str] = ()
+    studies: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -36,12 +40,15 @@ class Prediction:
     """What a predictor says of a batch.
 
     Args:
-        probabilities: (n, classes) float32; each row sums to 1.
-        explanation: named arrays with n as first dimension (maps, boxes), where the family gives any.
+        probabilities: (n, classes) float32; each row sums to 1. Where a family judges studies, each of a study's
+            images has its study's probabilities.
+        parts: the same question answered by parts of the model, such as its local network; (n, classes) each.
+        boxes: named boxes (n, 4), x, y, w, h in pixels of the cohort's canvas: where the model looked.
     """
 
     probabilities: np.ndarray
-    explanation: Mapping[str, np.ndarray] = field(default_factory=dict)
+    parts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    boxes: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Predictor(Protocol):
@@ -52,70 +59,67 @@ class Predictor(Protocol):
     def __call__(self, images: Images) -> Prediction: ...
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A fitted model in memory: what `mskray.bundles` writes to files and reads back.
+class Family(ABC):
+    """A way to learn from a cohort: one file with one subclass."""
 
-    Args:
-        family: the registered name.
-        config: the family's config as plain JSON values.
-        task, classes: what it tells apart.
-        kind: kind of cohort that it reads ("radiograph").
-        body_parts: parts seen in training; another one is a reason for doubt.
-        image: canvas of the cohort's images (`size`, `dtype`, `fit`), to which new images are brought.
-        state: tensors of a torch family.
-        history, best: training figures, an entry an epoch, and the chosen one.
-        labels: training images of each class.
-        cohort: `uri` and `content_hash` of the cohort.
-    """
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One clause: what it learns."""
+    kinds: ClassVar[tuple[str, ...]] = ("radiograph",)
+    """Kinds of cohort that it reads."""
+    Config: ClassVar[type[Section]]
 
-    family: str
-    config: dict[str, Any]
-    task: str
-    classes: tuple[str, ...]
-    kind: str
-    body_parts: tuple[str, ...]
-    image: dict[str, Any]
-    state: dict[str, Tensor]
-    history: list[dict[str, Any]]
-    best: dict[str, Any]
-    labels: dict[str, int]
-    cohort: dict[str, str]
-
-
-class Family(Protocol):
-    """A way to learn from a cohort."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def summary(self) -> str:
-        """One clause: what it learns."""
-        ...
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """Kinds of cohort that it reads."""
-        ...
-
-    @property
-    def Config(self) -> type[Section]: ...
-
+    @abstractmethod
     def fit(self, cohort: Cohort, config: Any, run: Run) -> Fitted:
-        """Learn from the cohort's `train` split, choosing by its `validation` split.
+        """Learn `run.task` from the cohort's `train` split, choosing by its `validation` split.
 
         `config` is an instance of `Config`.
         """
-        ...
 
+    @abstractmethod
     def predictor(self, fitted: Fitted, device: str = "cpu") -> Predictor:
         """Make a fitted model ready to predict."""
-        ...
 
+    @abstractmethod
     def search_space(self) -> dict[str, Any]:
         """Return what is worth searching: dotted config keys to lists of values or (low, high) ranges."""
-        ...
+
+    def task(self, cohort: Cohort, name: str) -> Task:
+        """Return what is to be learned: the cohort's task `name`, its first where that is empty. Raises UserError."""
+        if name:
+            return cohort.task(name)
+        if not cohort.tasks:
+            raise UserError(f"cohort {cohort.location} has no task to learn: ingest it with labels")
+        return cohort.tasks[0]
+
+    def depends_on(self, config: Any) -> dict[str, str]:
+        """Return hashes of what a fit reads beside the cohort; with them a job knows its own results again."""
+        return {}
+
+    def check(self, cohort: Cohort, config: Any) -> None:
+        """Raise UserError when this cohort cannot be learned from with this config; before any work."""
+        kind = cohort.manifest.kind
+        if kind not in self.kinds:
+            raise UserError(
+                f"family {self.name} reads {' or '.join(self.kinds)} cohorts, {cohort.location} holds {kind}s"
+            )
+
+    def fitted(self, cohort: Cohort, config: Section, task: Task, trained: Trained) -> Fitted:
+        """Put together what a bundle holds of a torch family's training."""
+        return Fitted(
+            family=self.name,
+            config=config.model_dump(mode="json"),
+            task=task.name,
+            classes=task.classes,
+            kind=cohort.manifest.kind,
+            body_parts=tuple(sorted(set(cohort.metadata("train", ["body_part"])["body_part"].to_pylist()))),
+            image=cohort.image.model_dump(mode="json"),
+            state=trained.state,
+            history=trained.history,
+            best=trained.best,
+            labels=trained.labels,
+            cohort={"uri": str(cohort.location), "content_hash": cohort.content_hash},
+        )
 
 
 _REGISTRY: dict[str, Family] = {}
@@ -145,12 +149,3 @@ def family(name: str) -> Family:
     if name not in known:
         raise UserError(f"unknown family {name!r}: known are {', '.join(known)}")
     return known[name]
-
-
-def check_kind(chosen: Family, cohort: Cohort) -> None:
-    """Raise UserError when the family cannot read this kind of cohort."""
-    kind = cohort.manifest.kind
-    if kind not in chosen.kinds:
-        raise UserError(
-            f"family {chosen.name} reads {' or '.join(chosen.kinds)} cohorts, {cohort.location} holds {kind}s"
-        )

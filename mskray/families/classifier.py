@@ -11,14 +11,17 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mskray.bundles import Fitted
 from mskray.cohorts import Cohort
 from mskray.config import Section, setting
-from mskray.families.base import Fitted, Predictor, check_kind, register
+from mskray.families.base import Family, Predictor, register
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.models.backbones import BACKBONES, SMALLEST_INPUT, Backbone, load_initial
 from mskray.training.config import TorchConfig
 from mskray.training.fit import fit
+from mskray.training.recipe import Answer, Batch, Recipe
 from mskray.training.run import Run
+from mskray.training.samples import EachImage
 from mskray.training.weights import initial_weights
 
 
@@ -46,7 +49,7 @@ class ClassifierConfig(TorchConfig):
 
 
 @dataclass(frozen=True)
-class ClassifierRecipe:
+class ClassifierRecipe(Recipe):
     """The classifier's side of the shared loop."""
 
     config: ClassifierConfig
@@ -66,44 +69,25 @@ class ClassifierRecipe:
             load_initial(built, state, network.weights)
         return built.state_dict()
 
-    def set_training(self, network: nn.Module) -> None:
-        network.train()
-
-    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
+    def loss(self, network: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
         """Cross-entropy, weighted by class where `loop.class_weights` asks for it."""
         smoothing = self.config.loop.label_smoothing
-        return F.cross_entropy(network(images), labels, weight=class_weights, label_smoothing=smoothing)
+        return F.cross_entropy(network(batch["image"]), batch["label"], weight=class_weights, label_smoothing=smoothing)
 
-    def probabilities(self, network: nn.Module, images: Tensor) -> Tensor:
-        return network(images).float().softmax(dim=1)
+    def answer(self, network: nn.Module, batch: Batch) -> Answer:
+        return Answer(network(batch["image"]).float().softmax(dim=1))
 
 
 @register
-class Classifier:
+class Classifier(Family):
     name: ClassVar[str] = "classifier"
     summary: ClassVar[str] = "fine-tuned CNN backbone with freezing, class weights, schedules and early stopping"
-    kinds: ClassVar[tuple[str, ...]] = ("radiograph",)
     Config: ClassVar[type[ClassifierConfig]] = ClassifierConfig
 
     def fit(self, cohort: Cohort, config: ClassifierConfig, run: Run) -> Fitted:
-        check_kind(self, cohort)
-        task = cohort.task(run.task)
-        recipe = ClassifierRecipe(config, len(task.classes))
-        trained = fit(recipe, recipe.initial_state, cohort, run)
-        return Fitted(
-            family=self.name,
-            config=config.model_dump(mode="json"),
-            task=task.name,
-            classes=task.classes,
-            kind=cohort.manifest.kind,
-            body_parts=tuple(sorted(set(cohort.metadata("train", ["body_part"])["body_part"].to_pylist()))),
-            image=cohort.image.model_dump(mode="json"),
-            state=trained.state,
-            history=trained.history,
-            best=trained.best,
-            labels=trained.labels,
-            cohort={"uri": str(cohort.location), "content_hash": cohort.content_hash},
-        )
+        recipe = ClassifierRecipe(config, len(run.task.classes))
+        trained = fit(recipe, EachImage(run.task.column), recipe.initial_state, cohort, run)
+        return self.fitted(cohort, config, run.task, trained)
 
     def predictor(self, fitted: Fitted, device: str = "cpu") -> Predictor:
         config = ClassifierConfig.model_validate(fitted.config)

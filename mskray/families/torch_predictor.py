@@ -3,9 +3,10 @@
 import numpy as np
 import torch
 
-from mskray.families.base import Fitted, Images, Prediction
+from mskray.bundles import Fitted
+from mskray.families.base import Images, Prediction
 from mskray.imaging.regions import fit_to_format
-from mskray.training.recipe import Recipe, to_unit_range
+from mskray.training.recipe import Answer, Recipe, to_batch
 
 
 class TorchPredictor:
@@ -17,21 +18,31 @@ class TorchPredictor:
 
     def __init__(self, recipe: Recipe, fitted: Fitted, device: str = "cpu") -> None:
         self.classes = fitted.classes
-        self._recipe, self._image = recipe, fitted.image
-        self._device = torch.device(device)
-        self._network = recipe.build()
-        self._network.load_state_dict(fitted.state)
-        self._network.to(self._device).to(memory_format=torch.channels_last).eval()
+        self.recipe, self.image = recipe, fitted.image
+        self.device = torch.device(device)
+        self.network = recipe.build()
+        self.network.load_state_dict(fitted.state)
+        self.network.to(self.device).to(memory_format=torch.channels_last).eval()
 
     @torch.inference_mode()
     def __call__(self, images: Images) -> Prediction:
-        """Return (n, classes) probabilities of n radiographs."""
-        batch = np.stack([self._prepare(pixels) for pixels in images.pixels])
-        probabilities = self._recipe.probabilities(self._network, to_unit_range(batch, self._device))
-        return Prediction(probabilities.float().cpu().numpy())
+        """Return what the network says of n radiographs."""
+        inputs = np.stack([self.prepare(pixels) for pixels in images.pixels])
+        return self.prediction(self.recipe.answer(self.network, to_batch({"image": inputs}, self.device)))
 
-    def _prepare(self, pixels: np.ndarray) -> np.ndarray:
+    def prepare(self, pixels: np.ndarray) -> np.ndarray:
         """Return one radiograph as the network's input, (size, size) in the cohort's dtype."""
-        image = self._image
-        canvas = fit_to_format(pixels, image["size"], image["fit"], image["dtype"])[0]
-        return self._recipe.config.data.input_format(canvas)
+        return self.recipe.config.data.input_format(self.canvas(pixels))
+
+    def canvas(self, pixels: np.ndarray) -> np.ndarray:
+        """Return one radiograph as the cohort would store it."""
+        return fit_to_format(pixels, self.image["size"], self.image["fit"], self.image["dtype"])[0]
+
+    def prediction(self, answer: Answer) -> Prediction:
+        """Bring an answer to arrays, its boxes from the network's input to the canvas."""
+        scale = self.image["size"] / self.recipe.config.data.image_size
+        return Prediction(
+            answer.probabilities.float().cpu().numpy(),
+            {name: part.float().cpu().numpy() for name, part in answer.parts.items()},
+            {name: box.float().cpu().numpy() * scale for name, box in answer.boxes.items()},
+        )

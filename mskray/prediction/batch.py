@@ -8,6 +8,8 @@ file that cannot be decoded has its error there and no probabilities.
 
 import os
 import time
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +20,7 @@ from ray.exceptions import RayError
 
 from mskray import cluster
 from mskray.cohorts import Cohort
-from mskray.ensemble import Ensemble, check_members, load_members, matching_task
+from mskray.ensemble import Ensemble, Vote, check_members, load_members, matching_task
 from mskray.errors import UserError, user_error_in
 from mskray.families import Images
 from mskray.prediction.readers import PIXELS, cohort_reader, file_reader, pixel_arrays
@@ -66,7 +68,8 @@ class Predicting:
         column = matching_task(self.ensemble, cohort).column if need_labels or same else None
         read = cohort_reader(cohort, split, column)
         source = ray.data.from_items(shards, override_num_blocks=len(shards))
-        table = self._run(source.map_batches(read, batch_size=1, num_cpus=_READER_CPUS), cohort.count(split))
+        # A shard holds whole studies, and so does a batch: some families look at all views of a study together.
+        table = self._run(source.map_batches(read, batch_size=1, num_cpus=_READER_CPUS), cohort.count(split), None)
         return table.sort_by([(name, "ascending") for name in ("study_id", "view_index", "instance_id")])
 
     def files(self, folder: Location) -> pa.Table:
@@ -86,7 +89,7 @@ class Predicting:
         read = source.map_batches(file_reader(root), batch_size=_FILES, num_cpus=_READER_CPUS)
         return self._run(read, len(paths), _FILES).sort_by("path")
 
-    def _run(self, rows: Dataset, count: int, batch: int = _BATCH) -> pa.Table:
+    def _run(self, rows: Dataset, count: int, batch: int | None) -> pa.Table:
         cluster.require(cluster.Need("prediction", self.workers, 1.0, 1.0 if self.gpu else 0.0), _READER_CPUS)
         predicted = rows.map_batches(
             _Actor,
@@ -119,16 +122,58 @@ class _Actor:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
         self._voter = load_members(ensemble, name, "cuda" if gpu else "cpu")
 
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        classes = self._voter.classes
-        probabilities = np.full((len(rows), len(classes)), np.nan, np.float32)
-        readable = np.flatnonzero(rows["pixels"].is_valid().to_numpy())
-        if len(readable):
-            taken = rows.take(pa.array(readable))
-            images = Images(list(pixel_arrays(taken)), taken["body_part"].to_pylist())
-            probabilities[readable] = self._voter(images).probabilities
-        absent = np.isnan(probabilities[:, 0])
+    def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
+        studies = rows["study_id"].to_pylist() if "study_id" in rows.column_names else None
+        cuts = study_cuts(studies, _BATCH) if studies else [0, len(rows)]
+        for start, end in pairwise(cuts):
+            yield self._predict(rows.slice(start, end - start))
+
+    def _predict(self, rows: pa.Table) -> pa.Table:
+        readable = rows["pixels"].is_valid().to_numpy()
         result = rows.drop_columns(list(PIXELS))
-        for index, name in enumerate(classes):
-            result = result.append_column(f"prob_{name}", pa.array(probabilities[:, index], mask=absent))
+        if not readable.any():
+            for name in self._voter.classes:
+                result = result.append_column(f"prob_{name}", pa.nulls(len(rows), pa.float32()))
+            return result
+        taken = rows.filter(pa.array(readable))
+        studies = taken["study_id"].to_pylist() if "study_id" in taken.column_names else None
+        vote = self._voter(Images(list(pixel_arrays(taken)), taken["body_part"].to_pylist(), studies))
+        columns = probability_columns(vote, self._voter.classes)
+        where = np.flatnonzero(readable)
+        for name, values in columns.items():
+            whole = np.full((len(rows), *values.shape[1:]), np.nan, np.float32)
+            whole[where] = values
+            result = result.append_column(name, _column(whole, readable))
         return result
+
+
+def probability_columns(vote: Vote, classes: Sequence[str]) -> dict[str, np.ndarray]:
+    """Columns of a vote on n images: `prob_<class>`, `<part>:prob_<class>` and `box_<name>` (n, 4).
+
+    Parts are those of a single model, or the members where several vote.
+    """
+    columns = {f"prob_{name}": vote.probabilities[:, index] for index, name in enumerate(classes)}
+    parts = vote.parts or (vote.members if len(vote.members) > 1 else {})
+    for part, probabilities in parts.items():
+        columns |= {f"{part}:prob_{name}": probabilities[:, index] for index, name in enumerate(classes)}
+    return columns | {f"box_{name}": boxes for name, boxes in vote.boxes.items()}
+
+
+def study_cuts(studies: Sequence[str], most: int) -> list[int]:
+    """Cut rows, studies side by side, into pieces of at most `most` rows that hold whole studies.
+
+    Returns the pieces' ends, 0 first. A larger study is a piece of its own.
+    """
+    starts = [0, *(index for index in range(1, len(studies)) if studies[index] != studies[index - 1]), len(studies)]
+    cuts = [0]
+    for start, end in pairwise(starts):
+        if end - cuts[-1] > most and start > cuts[-1]:
+            cuts.append(start)
+    return [*cuts, len(studies)]
+
+
+def _column(values: np.ndarray, valid: np.ndarray) -> pa.Array:
+    if values.ndim == 1:
+        return pa.array(values, mask=~valid)
+    rows = [row if present else None for row, present in zip(values, valid, strict=True)]
+    return pa.array(rows, pa.list_(pa.float32()))

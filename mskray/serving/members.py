@@ -110,7 +110,8 @@ class VoteQueue:
 
     def _vote(self, studies: Sequence[list[DecodedView]]) -> list[StudyVote]:
         views = [view for study in studies for view in study]
-        vote = self._voter(Images([view.pixels for view in views], [view.body_part for view in views]))
+        names = [str(number) for number, study in enumerate(studies) for _ in study]
+        vote = self._voter(Images([view.pixels for view in views], [view.body_part for view in views], names))
         answers, start = [], 0
         for study in studies:
             answers.append(self._answer(vote, study, slice(start, start + len(study))))

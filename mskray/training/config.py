@@ -47,11 +47,14 @@ class OptimizerSection(Section):
 class ScheduleSection(Section):
     """How the learning rate moves."""
 
-    name: Literal["none", "plateau", "cosine", "one_cycle"] = setting("cosine", "the schedule")
+    name: Literal["none", "plateau", "step", "cosine", "one_cycle"] = setting("cosine", "the schedule")
     factor: float = setting(
-        0.5, "plateau: what the rate is multiplied by", gt=0, lt=1, source="ResNet18 deck, slide 05"
+        0.5, "plateau and step: what the rate is multiplied by", gt=0, lt=1, source="ResNet18 deck, slide 05"
     )
     patience: int = setting(2, "plateau: epochs without improvement before the rate falls", unit="epochs", ge=0, le=100)
+    every: int = setting(
+        20, "step: epochs between two falls of the rate", unit="epochs", ge=1, le=10_000, source="KALM, section IV-A"
+    )
     warmup: float = setting(0.1, "cosine and one_cycle: share of all steps in which the rate rises", ge=0, lt=1)
 
 

@@ -1,8 +1,8 @@
 """From shards in the bucket to batches, in the order of a `Plan`, with the next shards always under way.
 
-A loader task (no torch, half a CPU) reads one shard, drops its unlabelled rows, brings the images to the input
-size and leaves them as uint8 or uint16 in the node's shared memory, from where every rank of that node gathers its
-batches without a copy of the shard. Two ways to hold shards:
+A loader task (no torch, half a CPU) reads one shard, makes samples of its rows with images of the input size, and
+leaves them as uint8 or uint16 in the node's shared memory, from where every rank of that node gathers its batches
+without a copy of the shard. Two ways to hold shards:
 
 - `memory`: the driver asks for every shard once, before the workers start; nothing is read again.
 - `stream`: each rank asks for the shards of the next window while it trains on this one, across the ends of
@@ -20,11 +20,10 @@ import numpy as np
 import ray
 
 from mskray.cohorts import Cohort, open_cohort
-from mskray.cohorts.schema import MISSING
 from mskray.imaging.inputs import InputFormat
 from mskray.training.plan import Rows
+from mskray.training.samples import Arrays, Samples
 
-Arrays = dict[str, np.ndarray]
 # Shared memory also holds batches in flight and checkpoints: shards may fill this share of the smallest node's.
 _MEMORY_SHARE = 0.4
 LOADER_CPUS = 0.5
@@ -35,40 +34,36 @@ class Split:
     """One split of a cohort as the loop reads it; small, so that it travels to every worker.
 
     Args:
+        samples: how rows become samples.
         input: what the network is given of each image.
-        labelled: rows with a label in each shard, in the order of `Cohort.shards`.
+        counts: samples of each shard, in the order of `Cohort.shards`.
     """
 
     cohort: str
     name: str
-    task: str
+    samples: Samples
     input: InputFormat
-    labelled: tuple[int, ...]
+    counts: tuple[int, ...]
 
     @property
     def rows(self) -> int:
-        return sum(self.labelled)
+        return sum(self.counts)
 
     def load(self, shard: int) -> Arrays:
-        """Read one shard: `image` (n, size, size) in the cohort's dtype and `label` (n,) int64."""
+        """Read one shard: what `samples.load` makes of it."""
         cohort = open_cohort(self.cohort, check=False)
-        column = cohort.task(self.task).column
-        data = cohort.read_shard(cohort.shards(self.name)[shard], ["image", column])
-        keep = data[column] != MISSING
-        image, label = data["image"], data[column].astype(np.int64)
-        if not keep.all():
-            image, label = image[keep], label[keep]
-        if len(image):
-            image = np.stack([self.input(each) for each in image])
-        return {"image": image, "label": label}
+        rows = cohort.read_shard(cohort.shards(self.name)[shard], ["image", *self.samples.columns])
+        return self.samples.load(rows, self.input)
 
 
-def describe_split(cohort: Cohort, name: str, task: str, form: InputFormat) -> tuple[Split, np.ndarray]:
-    """Return a split and its labels (n,) int64, without the unlabelled rows."""
-    labels = cohort.metadata(name, [cohort.task(task).column]).column(0).fill_null(MISSING).to_numpy()
-    ends = np.cumsum([shard.rows for shard in cohort.shards(name)])
-    counts = [int((part != MISSING).sum()) for part in np.split(labels, ends[:-1])]
-    return Split(str(cohort.location), name, task, form, tuple(counts)), labels[labels != MISSING].astype(np.int64)
+def describe_split(cohort: Cohort, name: str, samples: Samples, form: InputFormat) -> tuple[Split, np.ndarray]:
+    """Return a split and the labels (n,) int64 of its samples."""
+    rows = cohort.columns(name, samples.columns)
+    ends = np.cumsum([shard.rows for shard in cohort.shards(name)])[:-1]
+    shards = zip(*(np.split(values, ends) for values in rows.values()), strict=True)
+    labels = [samples.labels(dict(zip(rows, shard, strict=True))) for shard in shards]
+    split = Split(str(cohort.location), name, samples, form, tuple(len(each) for each in labels))
+    return split, np.concatenate(labels)
 
 
 @ray.remote(num_cpus=LOADER_CPUS, max_retries=5, scheduling_strategy="SPREAD")

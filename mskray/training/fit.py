@@ -19,13 +19,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mskray import cluster
-from mskray.cohorts import Cohort
+from mskray.cohorts import Cohort, Task
 from mskray.errors import UserError, user_error_in
 from mskray.progress import Progress
 from mskray.training.feed import LOADER_CPUS, Split, choose_cache, describe_split, request
 from mskray.training.loop import POSITION, WEIGHTS, Assignment, Diverged, Trainer
 from mskray.training.recipe import Recipe, inverse_frequency
 from mskray.training.run import Run, Trained
+from mskray.training.samples import Samples
 from mskray.training.session import SCORE, Session
 
 _WORK = "work"
@@ -40,10 +41,13 @@ _WORKER_ENVIRONMENT = {
 }
 
 
-def fit(recipe: Recipe, initial: Callable[[], dict[str, Tensor]], cohort: Cohort, run: Run) -> Trained:
-    """Fit `recipe` on the cohort's `train` split, the epoch chosen on its `validation` split.
+def fit(
+    recipe: Recipe, samples: Samples, initial: Callable[[], dict[str, Tensor]], cohort: Cohort, run: Run
+) -> Trained:
+    """Fit `recipe` on samples of the cohort's `train` split, the epoch chosen on its `validation` split.
 
     Args:
+        samples: how the cohort's rows become samples.
         initial: returns the network's whole initial state, or raises UserError.
     Raises:
         UserError: before any worker starts, when a split or a class is missing or the cluster is too small;
@@ -54,15 +58,15 @@ def fit(recipe: Recipe, initial: Callable[[], dict[str, Tensor]], cohort: Cohort
         cluster.Need("training", resources.workers, resources.cpus_per_worker, 1.0 if resources.gpu else 0.0),
         LOADER_CPUS,
     )
-    train, labels = _checked_split(cohort, "train", run.task, recipe)
-    validation, _ = _checked_split(cohort, "validation", run.task, recipe)
+    train, labels = _checked_split(cohort, "train", run.task, samples, recipe)
+    validation, _ = _checked_split(cohort, "validation", run.task, samples, recipe)
     step = recipe.config.data.batch_size * resources.workers
     if train.rows < step:
         raise UserError(
-            f"the training split has {train.rows} labelled images, fewer than one step of {resources.workers} "
+            f"the training split has {train.rows} labelled samples, fewer than one step of {resources.workers} "
             f"worker(s) × {recipe.config.data.batch_size}: lower data.batch_size or resources.workers"
         )
-    classes = cohort.task(run.task).classes
+    classes = run.task.classes
     weighted = recipe.config.loop.class_weights == "inverse_frequency"
     initial_weights = ray.put(initial())
     held = _hold(recipe, cohort, train, validation)
@@ -82,15 +86,15 @@ def fit(recipe: Recipe, initial: Callable[[], dict[str, Tensor]], cohort: Cohort
     return _collect(result, dict(zip(classes, counts, strict=True)))
 
 
-def _checked_split(cohort: Cohort, name: str, task: str, recipe: Recipe) -> tuple[Split, np.ndarray]:
+def _checked_split(cohort: Cohort, name: str, task: Task, samples: Samples, recipe: Recipe) -> tuple[Split, np.ndarray]:
     if name not in cohort.splits:
         raise UserError(f"cohort {cohort.location} has no {name} split (it has {', '.join(cohort.splits)})")
-    split, labels = describe_split(cohort, name, task, recipe.config.data.input_format)
+    split, labels = describe_split(cohort, name, samples, recipe.config.data.input_format)
     present = np.unique(labels)
     if len(present) < 2:
         raise UserError(
-            f"cohort {cohort.location}, split {name}: task {task} needs labelled images of at least two classes of "
-            f"{', '.join(cohort.task(task).classes)}; it has {len(labels)} of {len(present)}"
+            f"cohort {cohort.location}, split {name}: task {task.name} needs labelled samples of at least two classes "
+            f"of {', '.join(task.classes)}; it has {len(labels)} of {len(present)}"
         )
     return split, labels
 
@@ -101,7 +105,7 @@ def _hold(recipe: Recipe, cohort: Cohort, train: Split, validation: Split) -> tu
     if choose_cache(recipe.config.data.cache, [train, validation], bytes_per_pixel) == "stream":
         return (), ()
     first, second = (
-        tuple(request(split, shard) for shard in range(len(split.labelled))) for split in (train, validation)
+        tuple(request(split, shard) for shard in range(len(split.counts))) for split in (train, validation)
     )
     return first, second
 
@@ -215,12 +219,12 @@ def _listener(run: Run) -> Iterator[Queue]:
 def _pass_on(event: dict[str, Any], run: Run) -> None:
     if event["kind"] == "epoch":
         for tracker in run.trackers:
-            tracker.epoch(event)
-    run.report(_progress(event))
+            tracker.epoch({**event, "prefix": run.prefix})
+    run.report(_progress(event, run.prefix))
 
 
-def _progress(event: dict[str, Any]) -> Progress:
-    stage = f"epoch {event['epoch']}/{event['epochs']}"
+def _progress(event: dict[str, Any], prefix: str) -> Progress:
+    stage = f"{prefix}epoch {event['epoch']}/{event['epochs']}"
     if event["kind"] == "epoch":
         figures = f"loss {event['train_loss']:.3f}  " + "  ".join(
             f"{name.removeprefix('val_')} {event[name]:.3f}" for name in ("val_auroc", "val_kappa", "val_loss")

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mskray.errors import UserError
-from mskray.training.augmentation import augment
 from mskray.training.feed import Shards, Split, feed
 from mskray.training.plan import Plan, Rows, segment
-from mskray.training.recipe import Recipe, to_unit_range
+from mskray.training.recipe import Recipe, to_batch
 from mskray.training.schedules import Schedule, make_optimizer
 from mskray.training.session import Session, write_json
 from mskray.training.validation import HIGHER_IS_BETTER, validation_metrics
@@ -66,7 +65,7 @@ class Trainer:
         self.config = work.recipe.config
         data, loop, optimizer = self.config.data, self.config.loop, self.config.optimizer
         self.plan = Plan(
-            work.train.labelled, data.batch_size, data.shuffle_window, loop.seed, session.rank, session.world
+            work.train.counts, data.batch_size, data.shuffle_window, loop.seed, session.rank, session.world
         )
         torch.manual_seed(loop.seed)
         self.network = self.recipe.build()
@@ -76,7 +75,9 @@ class Trainer:
         self.model: nn.Module = self.network
         if session.world > 1:
             ids = [session.device] if session.device.type == "cuda" else None
-            self.model = DistributedDataParallel(self.network, device_ids=ids)
+            self.model = DistributedDataParallel(
+                self.network, device_ids=ids, find_unused_parameters=self.recipe.alternates
+            )
         self.optimizer = make_optimizer(self.network.parameters(), optimizer)
         updates = loop.epochs * -(-self.plan.steps // optimizer.accumulate)
         better = HIGHER_IS_BETTER[loop.metric]
@@ -101,7 +102,7 @@ class Trainer:
         started, seen, waited = time.monotonic(), 0, 0.0
         clock = time.monotonic()
         while position.epoch < loop.epochs and not self._should_stop():
-            self.recipe.set_training(self.network)
+            self.recipe.set_training(self.network, position.epoch)
             epoch_started = time.monotonic()
             epoch_wait, epoch_first = 0.0, position.step
             while position.step < self.plan.steps:
@@ -141,11 +142,10 @@ class Trainer:
         first = position.step - position.step % accumulate
         group = min(accumulate, self.plan.steps - first)
         last_of_group = position.step - first == group - 1
-        images = augment(to_unit_range(arrays["image"], device), self.config.augment)
-        labels = torch.from_numpy(arrays["label"]).to(device)
+        batch = self.recipe.augment(to_batch(arrays, device))
         with self._no_exchange() if not last_of_group else nullcontext():
             with self._autocast():
-                loss = self.recipe.loss(self.model, images, labels, self.class_weights)
+                loss = self.recipe.loss(self.model, batch, self.class_weights)
             self.scaler.scale(loss / group).backward()
         if last_of_group:
             self._update()
@@ -192,13 +192,13 @@ class Trainer:
         """Validation figures over every row, each seen once, split over the ranks."""
         self.network.eval()
         split, batch = self.work.validation, self.config.data.batch_size
-        mine = segment(list(enumerate(split.labelled)), self.session.rank, self.session.world)
+        mine = segment(list(enumerate(split.counts)), self.session.rank, self.session.world)
         parts = ((start, mine[start : start + batch]) for start in range(0, len(mine), batch))
         probabilities, labels = [np.empty((0, self.recipe.classes))], [np.empty(0, np.int64)]
         for _, arrays in feed(self.validation_shards, parts, ahead=self._ahead()):
             with self._autocast():
-                images = to_unit_range(arrays["image"], self.session.device)
-                probabilities.append(self.recipe.probabilities(self.network, images).float().cpu().numpy())
+                answer = self.recipe.answer(self.network, to_batch(arrays, self.session.device))
+            probabilities.append(answer.probabilities.float().cpu().numpy())
             labels.append(arrays["label"])
         gathered = self.session.gather((np.concatenate(probabilities), np.concatenate(labels)))
         everything = np.concatenate([part[0] for part in gathered]), np.concatenate([part[1] for part in gathered])

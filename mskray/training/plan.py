@@ -55,7 +55,7 @@ class Plan:
     def __post_init__(self) -> None:
         if self.steps == 0:
             raise UserError(
-                f"the training split has {sum(self.shard_rows)} labelled images, fewer than one step of {self.world} "
+                f"the training split has {sum(self.shard_rows)} labelled samples, fewer than one step of {self.world} "
                 f"worker(s) × {self.batch}: lower data.batch_size or resources.workers"
             )
 

@@ -1,47 +1,90 @@
-"""What a torch family tells the shared loop: its network, its loss and its probabilities."""
+"""What a torch family tells the shared loop: its network, its loss and its answers."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mskray.models.backbones import Backbone
+from mskray.training.augmentation import augment
 from mskray.training.config import TorchConfig
 
+Batch = Mapping[str, Tensor]
+"""What a family's samples hold, on the device: `image` in [0, 1], `label` (n,), and its own (`to_batch`)."""
 
-class Recipe(Protocol):
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network says of a batch.
+
+    Args:
+        probabilities: (n, classes), rows sum to 1.
+        parts: the same question answered by parts of the network, such as its local branch; (n, classes) each.
+        boxes: named boxes (n, 4), x, y, w, h in pixels of the network's input.
+    """
+
+    probabilities: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    boxes: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Recipe(ABC):
     """A family's side of the loop. It travels to the workers, so it holds settings only, no tensors."""
 
-    @property
-    def config(self) -> TorchConfig: ...
+    config: TorchConfig
+    classes: int
+    alternates: bool = False
+    """Whether `set_training` changes which parameters learn from epoch to epoch."""
 
-    @property
-    def classes(self) -> int: ...
-
+    @abstractmethod
     def build(self) -> nn.Module:
         """Return a freshly initialised network; the loop has seeded torch before."""
-        ...
 
-    def set_training(self, network: nn.Module) -> None:
-        """Put the network in training mode, its frozen parts excepted."""
-        ...
+    @abstractmethod
+    def loss(self, network: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
+        """Return the scalar loss of an augmented batch."""
 
-    def loss(self, network: nn.Module, images: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
-        """Return the scalar loss of augmented images (n, 1, rows, columns) in [0, 1] with labels (n,)."""
-        ...
+    @abstractmethod
+    def answer(self, network: nn.Module, batch: Batch) -> Answer:
+        """Return what the network says of a batch without labels."""
 
-    def probabilities(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Return (n, classes) probabilities of images (n, 1, rows, columns) in [0, 1]."""
-        ...
+    def set_training(self, network: nn.Module, epoch: int) -> None:
+        """Put the network in training mode for an epoch (from 0), its frozen parts excepted."""
+        network.train()
+
+    def augment(self, batch: Batch) -> Batch:
+        """Return a randomly changed copy of a training batch."""
+        return {**batch, "image": augment(batch["image"], self.config.augment)}
+
+    def explained(self, network: nn.Module) -> Backbone:
+        """Return the part of the network that explanations look into; it takes whole images."""
+        if isinstance(network, Backbone):
+            return network
+        raise NotImplementedError(f"{type(self).__name__} does not say what of its network is to be explained")
+
+
+def to_batch(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+    """Move a batch to the device.
+
+    `image` (n, rows, columns) or (n, views, rows, columns), uint8 or uint16, is scaled to float in [0, 1], with a
+    channel added where it has none; the rest is moved as it is.
+    """
+    return {
+        name: to_unit_range(values, device) if name == "image" else torch.from_numpy(values).to(device)
+        for name, values in arrays.items()
+    }
 
 
 def to_unit_range(images: np.ndarray, device: torch.device) -> Tensor:
-    """Move (n, rows, columns) uint8 or uint16 to the device and scale to float (n, 1, rows, columns) in [0, 1]."""
+    """Move uint8 or uint16 images to the device and scale them to float (n, 1 or views, rows, columns) in [0, 1]."""
     top = float(np.iinfo(images.dtype).max)
     if images.dtype == np.uint16:
         images = images.astype(np.int32)  # torch moves int32 everywhere, uint16 not
-    tensor = torch.from_numpy(np.ascontiguousarray(images))
-    return tensor.to(device, non_blocking=True).unsqueeze(1).float().div_(top)
+    tensor = torch.from_numpy(np.ascontiguousarray(images)).to(device, non_blocking=True)
+    return (tensor.unsqueeze(1) if tensor.ndim == 3 else tensor).float().div_(top)
 
 
 def inverse_frequency(labels: np.ndarray, classes: int) -> list[float]:

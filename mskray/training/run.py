@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
+from mskray.cohorts import Task
 from mskray.config import Section, setting
 from mskray.progress import Report, silent
 from mskray.storage import Location
@@ -29,17 +30,23 @@ class Run:
     Args:
         location: folder that holds the run's folder.
         name: the run's own folder; the same name goes on from its last checkpoint.
-        task: the cohort's task to learn.
+        task: what to learn.
         report: called with progress.
         trackers: told of every finished epoch.
+        prefix: of figures and progress, where the run is one of several stages.
     """
 
     location: Location
     name: str
-    task: str
+    task: Task
     resources: Resources
     report: Report = silent
     trackers: tuple[Tracker, ...] = ()
+    prefix: str = ""
+
+    def stage(self, name: str) -> "Run":
+        """Return the run of one of several trainings, kept in this run's folder and told apart by `name`."""
+        return replace(self, location=self.location.join(self.name), name=name, prefix=f"{name}/")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
 from mskray.training.config import OptimizerSection, ScheduleSection
 
@@ -34,11 +34,14 @@ class Schedule:
         self, optimizer: Optimizer, config: ScheduleSection, peak: float, updates: int, higher_is_better: bool
     ) -> None:
         self._each_update: LambdaLR | OneCycleLR | None = None
+        self._each_epoch: StepLR | None = None
         self._plateau: ReduceLROnPlateau | None = None
         if config.name == "plateau":
             self._plateau = ReduceLROnPlateau(
                 optimizer, "max" if higher_is_better else "min", factor=config.factor, patience=config.patience
             )
+        elif config.name == "step":
+            self._each_epoch = StepLR(optimizer, config.every, gamma=config.factor)
         elif config.name == "cosine":
             self._each_update = LambdaLR(optimizer, _Cosine(updates, config.warmup))
         elif config.name == "one_cycle":
@@ -54,15 +57,20 @@ class Schedule:
     def after_epoch(self, metric: float) -> None:
         if self._plateau:
             self._plateau.step(metric)
+        if self._each_epoch:
+            self._each_epoch.step()
 
     def state_dict(self) -> dict[str, Any]:
-        inner = self._each_update or self._plateau
+        inner = self._inner
         return inner.state_dict() if inner else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        inner = self._each_update or self._plateau
-        if inner:
-            inner.load_state_dict(state)
+        if self._inner:
+            self._inner.load_state_dict(state)
+
+    @property
+    def _inner(self) -> LambdaLR | OneCycleLR | StepLR | ReduceLROnPlateau | None:
+        return self._each_update or self._each_epoch or self._plateau
 
 
 class _Cosine:

@@ -14,11 +14,11 @@ from mskray.errors import UserError
 from mskray.progress import Progress, Report
 from mskray.storage import Location
 
-_NOT_FIGURES = ("kind", "epoch", "epochs")
+_NOT_FIGURES = ("kind", "epoch", "epochs", "prefix")
 
 
 class Tracker(Protocol):
-    """Hears of every finished epoch."""
+    """Hears of every finished epoch; `prefix` in the event tells the stages of a run apart."""
 
     def epoch(self, event: dict[str, Any]) -> None: ...
 
@@ -66,7 +66,8 @@ def _tell(listeners: Sequence[Tracker], what: Callable[[Tracker], None], report:
 
 
 def figures(event: dict[str, Any]) -> dict[str, float]:
-    return {key: float(value) for key, value in event.items() if key not in _NOT_FIGURES}
+    prefix = event.get("prefix", "")
+    return {prefix + key: float(value) for key, value in event.items() if key not in _NOT_FIGURES}
 
 
 class TensorBoard:
@@ -120,23 +121,24 @@ class MLflow:
             earlier = self._client.search_runs([experiment_id], f"attributes.run_name = '{name}'", max_results=1)
             if earlier:
                 self._run = earlier[0].info.run_id
-                self._last = int(earlier[0].data.metrics.get("epoch", 0))
+                known_figures = earlier[0].data.metrics
+                self._last = {key: int(value) for key, value in known_figures.items() if key.endswith("epoch")}
                 self._client.update_run(self._run, status="RUNNING")
             else:
                 self._run = self._client.create_run(experiment_id, run_name=name).info.run_id
-                self._last = 0
+                self._last = {}
                 for key, value in params.items():
                     self._client.log_param(self._run, key, value)
         except MlflowException as error:
             raise UserError(f"MLFLOW_TRACKING_URI={uri}: the tracking server does not answer ({error})") from None
 
     def epoch(self, event: dict[str, Any]) -> None:
-        step = int(event["epoch"])
-        if step <= self._last:
+        step, name = int(event["epoch"]), event.get("prefix", "") + "epoch"
+        if step <= self._last.get(name, 0):
             return
-        for key, value in {**figures(event), "epoch": float(step)}.items():
+        for key, value in {**figures(event), name: float(step)}.items():
             self._client.log_metric(self._run, key, value, step=step)
-        self._last = step
+        self._last[name] = step
 
     def finish(self, tags: dict[str, str]) -> None:
         for key, value in tags.items():

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from mskray import cluster
 from mskray.bundles import DESCRIPTION, Bundle, read_description, save_bundle
-from mskray.cohorts import Cohort, open_cohort
+from mskray.cohorts import Cohort, Task, open_cohort
 from mskray.config import Section, describe, setting, validate
 from mskray.errors import UserError
 from mskray.families import Family, families, family
@@ -69,15 +69,15 @@ def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent) -
     check_access(cohort_location)
     check_access(out, write=True)
     cohort = open_cohort(cohort_location)
-    if not cohort.tasks:
-        raise UserError(f"cohort {cohort.location} has no task to learn: ingest it with labels")
-    task = cohort.task(job.task).name if job.task else cohort.tasks[0].name
+    task = chosen.task(cohort, job.task)
+    chosen.check(cohort, config)
     fingerprint = run_name(
         family=chosen.name,
         config=config.model_dump(mode="json"),
         cohort=cohort.content_hash,
-        task=task,
+        task=task.name,
         workers=job.resources.workers,
+        **chosen.depends_on(config),
     )
     finished = _finished(out, fingerprint)
     if finished is not None:
@@ -92,13 +92,13 @@ def _train(
     chosen: Family,
     config: Any,
     cohort: Cohort,
-    task: str,
+    task: Task,
     out: Location,
     fingerprint: str,
     report: Report,
 ) -> Bundle:
     settings = {each.key: attrgetter(each.key)(config) for each in describe(chosen.Config)}
-    params = {"family": chosen.name, "cohort": str(cohort.location), "task": task, **settings}
+    params = {"family": chosen.name, "cohort": str(cohort.location), "task": task.name, **settings}
     listeners = trackers(out.join("tensorboard"), job.experiment, f"{out.name}-{fingerprint}", params)
     run = Run(out.join("run"), fingerprint, task, job.resources, report, listeners)
     try:

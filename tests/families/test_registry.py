@@ -13,12 +13,12 @@ from mskray.verbs.families import families_table, family_table
 
 NEW_FAMILY = """
 from mskray.config import Section, setting
-from mskray.families.base import register
+from mskray.families.base import Family, register
 
 
 @register
-class Coin:
-    name, summary, kinds = "coin", "a coin", ("radiograph",)
+class Coin(Family):
+    name, summary = "coin", "a coin"
 
     class Config(Section):
         bias: float = setting(0.5, "probability of heads", ge=0, le=1)

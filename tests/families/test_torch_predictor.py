@@ -5,13 +5,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mskray.families import Fitted, Images
+from mskray.bundles import Fitted
+from mskray.families import Images
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.imaging.regions import fit_to_canvas, fit_to_format
 from mskray.training.config import TorchConfig
+from mskray.training.recipe import Answer, Batch, Recipe
 
 
-class Levels:
+class Levels(Recipe):
     """A recipe that answers with what it was given: the mean grey level, and the rest to 1."""
 
     config = TorchConfig.model_validate({"data": {"image_size": 32}})
@@ -23,16 +25,20 @@ class Levels:
     def build(self) -> nn.Module:
         return nn.Identity()
 
-    def probabilities(self, network: nn.Module, images: Tensor) -> Tensor:
-        self.seen.append(images)
-        mean = images.mean(dim=(1, 2, 3))
-        return torch.stack([1 - mean, mean], dim=1)
+    def loss(self, network: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
+        raise AssertionError("a predictor does not train")
+
+    def answer(self, network: nn.Module, batch: Batch) -> Answer:
+        self.seen.append(batch["image"])
+        mean = batch["image"].mean(dim=(1, 2, 3))
+        middle = torch.tensor([[8.0, 8, 16, 16]] * len(mean))
+        return Answer(torch.stack([1 - mean, mean], dim=1), boxes={"middle": middle})
 
 
 def predictor(recipe: Levels, dtype: str) -> TorchPredictor:
     image = {"size": 48, "dtype": dtype, "fit": "pad"}
     fitted = Fitted("levels", {}, "t", ("a", "b"), "radiograph", (), image, {}, [], {}, {}, {})
-    return TorchPredictor(recipe, fitted)  # type: ignore[arg-type]
+    return TorchPredictor(recipe, fitted)
 
 
 def grey(dtype: type, share: float) -> np.ndarray:
@@ -58,3 +64,8 @@ def test_the_input_is_what_ingest_would_have_stored(dtype: str, source: type) ->
     stored = fit_to_format(pixels, 48, "pad", dtype)[0]
     expected = fit_to_canvas(stored, 32)[0].astype(np.float32) / np.iinfo(dtype).max
     np.testing.assert_array_equal(recipe.seen[0][0, 0].numpy(), expected)
+
+
+def test_boxes_are_in_pixels_of_the_canvas() -> None:
+    found = predictor(Levels(), "uint8")(Images([grey(np.uint8, 0.5)])).boxes["middle"]
+    np.testing.assert_allclose(found, [[12, 12, 24, 24]])

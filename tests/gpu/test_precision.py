@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from mskray.families import Fitted, Images
+from mskray.bundles import Fitted
+from mskray.families import Images
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe
 from mskray.families.torch_predictor import TorchPredictor
-from mskray.training.augmentation import augment
 from mskray.training.loop import autocast_dtype
-from mskray.training.recipe import to_unit_range
+from mskray.training.recipe import to_batch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -18,13 +18,13 @@ CONFIG = ClassifierConfig.model_validate(
 )
 
 
-def batch(count: int = 32) -> tuple[np.ndarray, torch.Tensor]:
+def batch(count: int = 32) -> tuple[np.ndarray, np.ndarray]:
     """Bright and dark squares: two classes that any network can tell apart."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, count)
     images = random.integers(0, 60, (count, 64, 64), dtype=np.uint8)
     images[labels == 1, 20:44, 20:44] += 150
-    return images, torch.from_numpy(labels)
+    return images, labels
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -39,9 +39,9 @@ def test_every_precision_learns(precision: str) -> None:
     pixels, labels = batch()
     losses = []
     for _ in range(20):
-        images = augment(to_unit_range(pixels, device), CONFIG.augment)
+        given = recipe.augment(to_batch({"image": pixels, "label": labels}, device))
         with torch.autocast("cuda", dtype=dtype or torch.float32, enabled=dtype is not None):
-            loss = recipe.loss(network, images, labels.to(device), None)
+            loss = recipe.loss(network, given, None)
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()
         scaler.step(optimizer)

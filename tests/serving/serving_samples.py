@@ -15,7 +15,7 @@ from pydicom import FileMetaDataset
 from pydicom.dataset import Dataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
-from mskray.families import Fitted
+from mskray.bundles import Fitted
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe
 from mskray.imaging.regions import fit_to_canvas
 

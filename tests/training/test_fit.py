@@ -15,9 +15,9 @@ import ray
 from sklearn.metrics import log_loss
 from small_run import Trained, run, small_job
 
-from mskray.bundles import Bundle, load_bundle, load_predictor
+from mskray.bundles import Bundle, load_bundle
 from mskray.errors import UserError
-from mskray.families import Images
+from mskray.families import Images, load_predictor
 from mskray.progress import Progress
 from mskray.storage import Location, locate
 

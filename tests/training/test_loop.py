@@ -14,11 +14,13 @@ from mskray.training import feed
 from mskray.training.config import TorchConfig
 from mskray.training.feed import Split
 from mskray.training.loop import Assignment, Diverged, Trainer
+from mskray.training.recipe import Answer, Recipe
+from mskray.training.samples import EachImage
 
 SIDE, ROWS = 32, 24
 
 
-class Recipe:
+class Linear(Recipe):
     """A linear network; `broken` makes its loss or its probabilities NaN."""
 
     classes = 2
@@ -35,16 +37,13 @@ class Recipe:
     def build(self) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 2))
 
-    def set_training(self, network: nn.Module) -> None:
-        network.train()
-
-    def loss(self, network, images, labels, class_weights):
-        loss = F.cross_entropy(network(images), labels)
+    def loss(self, network, batch, class_weights):
+        loss = F.cross_entropy(network(batch["image"]), batch["label"])
         return loss * float("nan") if self.broken == "loss" else loss
 
-    def probabilities(self, network, images):
-        found = network(images).softmax(dim=1)
-        return found * float("nan") if self.broken == "probabilities" else found
+    def answer(self, network, batch):
+        found = network(batch["image"]).softmax(dim=1)
+        return Answer(found * float("nan") if self.broken == "probabilities" else found)
 
 
 class Session:
@@ -83,7 +82,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch):
     }
     monkeypatch.setattr(feed, "request", lambda split, shard: arrays)
     monkeypatch.setattr(feed.ray, "get", lambda reference: reference)
-    split = Split("nowhere", "train", "abnormality", InputFormat(SIDE), (ROWS,))
+    split = Split("nowhere", "train", EachImage("label_abnormality"), InputFormat(SIDE), (ROWS,))
 
     def make(recipe: Recipe, session: Session) -> Trainer:
         work = Assignment(recipe, split, split, (), (), None, None, lambda event: None)
@@ -94,7 +93,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch):
 
 def test_writing_a_checkpoint_is_not_waiting_for_data(trainer) -> None:
     session = Session(report_s=0.2)
-    trainer(Recipe(), session).run()
+    trainer(Linear(), session).run()
     epochs = [each for each in session.reports if "wait_share" in each]
     assert len(epochs) == 2
     assert all(each["wait_share"] < 0.3 for each in epochs), epochs
@@ -104,5 +103,5 @@ def test_writing_a_checkpoint_is_not_waiting_for_data(trainer) -> None:
 def test_a_run_that_diverges_ends_with_one_line(trainer, broken: str) -> None:
     session = Session()
     with pytest.raises(Diverged, match=r"diverged in epoch 1 .* lower optimizer\.learning_rate \(now 0\.0003\)"):
-        trainer(Recipe(broken), session).run()
+        trainer(Linear(broken), session).run()
     assert not [each for each in session.reports if "score" in each], "a diverged epoch must not become a checkpoint"

@@ -55,7 +55,7 @@ def test_a_shuffled_window_mixes_its_rows() -> None:
 
 
 def test_too_few_rows_for_one_step_are_refused() -> None:
-    with pytest.raises(UserError, match=r"200 labelled images.*2 worker\(s\) × 128.*batch_size"):
+    with pytest.raises(UserError, match=r"200 labelled samples.*2 worker\(s\) × 128.*batch_size"):
         Plan(SHARDS, 128, 64, seed=0, world=2)
 
 

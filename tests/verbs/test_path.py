@@ -12,10 +12,9 @@ import pytest
 from small_run import Trained
 
 from mskray import ensemble
-from mskray.bundles import load_predictor
 from mskray.cohorts import Cohort, ingest
 from mskray.errors import UserError
-from mskray.families import Images
+from mskray.families import Images, load_predictor
 from mskray.prediction import batch
 from mskray.storage import Location, locate
 from mskray.verbs.cohort import show

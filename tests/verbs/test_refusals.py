@@ -8,10 +8,9 @@ import pytest
 import ray
 
 from mskray import ensemble
-from mskray.bundles import DESCRIPTION, WEIGHTS, save_bundle
+from mskray.bundles import DESCRIPTION, WEIGHTS, Fitted, save_bundle
 from mskray.cohorts import schema
 from mskray.errors import UserError
-from mskray.families import Fitted
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe
 from mskray.storage import locate
 from mskray.training.run import Run
