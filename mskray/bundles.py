@@ -43,8 +43,9 @@ class Fitted:
         image: canvas of the cohort's images (`size`, `dtype`, `fit`), to which new images are brought.
         state: tensors of a torch family.
         history, best: training figures, an entry an epoch, and the chosen one.
-        labels: training images of each class.
+        labels: training samples of each class.
         cohort: `uri` and `content_hash` of the cohort.
+        sample: what was learned from one at a time, and counted: "image" or "study".
     """
 
     family: str
@@ -59,6 +60,7 @@ class Fitted:
     best: dict[str, Any]
     labels: dict[str, int]
     cohort: dict[str, str]
+    sample: str = "image"
 
 
 class Bundle(BaseModel):
@@ -79,6 +81,7 @@ class Bundle(BaseModel):
     history: list[dict[str, Any]]
     labels: dict[str, int]
     cohort: dict[str, str]
+    sample: str = "image"
     fingerprint: str
     created: str
     versions: dict[str, str]
@@ -163,6 +166,7 @@ def card(bundle: Bundle) -> str:
     best = bundle.best
     figures = [f"| {key.removeprefix('val_')} | {value:.3f} |" for key, value in best.items() if key.startswith("val_")]
     total = sum(bundle.labels.values())
+    plural = "studies" if bundle.sample == "study" else f"{bundle.sample}s"
     labels = ", ".join(f"{name} {count:,} ({count / total:.0%})" for name, count in bundle.labels.items())
     return "\n".join(
         [
@@ -177,10 +181,10 @@ def card(bundle: Bundle) -> str:
             "",
             f"- cohort `{bundle.cohort['uri']}`, content hash `{bundle.cohort['content_hash'][:16]}`",
             f"- body parts: {', '.join(bundle.body_parts)}",
-            f"- training images: {total:,}: {labels}",
+            f"- training {plural}: {total:,}: {labels}",
             f"- images of {bundle.image['size']} × {bundle.image['size']} px, {bundle.image['dtype']}",
             "",
-            f"## Validation, image level, epoch {best['epoch']} of {len(bundle.history)}",
+            f"## Validation, {bundle.sample} level, epoch {best['epoch']} of {len(bundle.history)}",
             "",
             "The epoch was chosen on this split: these figures flatter. `mskray evaluate` gives those of held-out "
             "studies, with intervals.",

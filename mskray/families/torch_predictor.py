@@ -1,4 +1,4 @@
-"""Prediction with any torch recipe: images of any size in, class probabilities out."""
+"""Prediction with any torch recipe: images of any size in, class probabilities out, by image or by study."""
 
 import numpy as np
 import torch
@@ -7,6 +7,7 @@ from mskray.bundles import Fitted
 from mskray.families.base import Images, Prediction
 from mskray.imaging.regions import fit_to_format
 from mskray.training.recipe import Answer, Recipe, to_batch
+from mskray.training.samples import study_starts
 
 
 class TorchPredictor:
@@ -45,4 +46,37 @@ class TorchPredictor:
             answer.probabilities.float().cpu().numpy(),
             {name: part.float().cpu().numpy() for name, part in answer.parts.items()},
             {name: box.float().cpu().numpy() * scale for name, box in answer.boxes.items()},
+        )
+
+
+class StudyPredictor(TorchPredictor):
+    """The predictor of a recipe whose samples are studies.
+
+    Args:
+        slots: views that the network takes of a study, the first ones; None takes all there are.
+    """
+
+    def __init__(self, recipe: Recipe, fitted: Fitted, device: str = "cpu", slots: int | None = None) -> None:
+        super().__init__(recipe, fitted, device)
+        self._slots = slots
+
+    @torch.inference_mode()
+    def __call__(self, images: Images) -> Prediction:
+        """Return what the network says of n radiographs, to each what it says of its study."""
+        names = np.arange(len(images)) if images.studies is None else np.asarray(images.studies)
+        starts = study_starts(names)
+        counts = np.diff(starts, append=len(images))
+        study = np.repeat(np.arange(len(starts)), counts)
+        view = np.arange(len(images)) - starts[study]
+        slots = self._slots or int(counts.max())
+        taken = np.flatnonzero(view < slots)
+        views = np.stack([self.prepare(images.pixels[index]) for index in taken])
+        inputs = np.zeros((len(starts), slots, *views.shape[1:]), views.dtype)
+        inputs[study[taken], view[taken]] = views
+        batch = to_batch({"image": inputs, "views": np.minimum(counts, slots)}, self.device)
+        found = self.prediction(self.recipe.answer(self.network, batch))
+        return Prediction(
+            found.probabilities[study],
+            {name: part[study] for name, part in found.parts.items()},
+            {name: box[study] for name, box in found.boxes.items()},
         )
