@@ -70,7 +70,7 @@ class StudyPredictor(TorchPredictor):
         view = np.arange(len(images)) - starts[study]
         slots = self._slots or int(counts.max())
         taken = np.flatnonzero(view < slots)
-        views = np.stack([self.prepare(images.pixels[index]) for index in taken])
+        views = np.stack([self.prepare(images.pixels[index]) for index in taken.tolist()])
         inputs = np.zeros((len(starts), slots, *views.shape[1:]), views.dtype)
         inputs[study[taken], view[taken]] = views
         batch = to_batch({"image": inputs, "views": np.minimum(counts, slots)}, self.device)
