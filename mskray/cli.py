@@ -46,7 +46,7 @@ def main(words: Sequence[str] | None = None) -> None:
         # Standalone, Typer would draw a box around each mistake; here a mistake is one line.
         code = app(args=given, standalone_mode=False) or 0
     except typer.TyperException as error:
-        print(f"error: {error.format_message()} (see mskray --help)", file=sys.stderr)
+        print(f"error: {error.format_message() or 'a command is missing'} (see mskray --help)", file=sys.stderr)
         code = error.exit_code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -142,12 +142,14 @@ def train(
     from mskray.verbs.train import train as run
 
     display = Display()
-    bundle = run(*parse_job(data, config), report=display)
+    job, chosen, settings = parse_job(data, config)
+    bundle = run(job, chosen, settings, report=display)
     display.end()
     best = "  ".join(
         f"{key.removeprefix('val_')} {value:.3f}" for key, value in bundle.best.items() if key.startswith("val_")
     )
-    print(f"bundle {bundle.name}  best epoch {bundle.best['epoch']} of {len(bundle.history)}  {best}")
+    print(f"best epoch {bundle.best['epoch']} of {len(bundle.history)}  {best}")
+    print(f"bundle: {job.out}")
 
 
 @app.command()
