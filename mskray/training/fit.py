@@ -90,14 +90,12 @@ def fit(
 
 
 def _checked_split(cohort: Cohort, name: str, task: Task, samples: Samples, recipe: Recipe) -> tuple[Split, np.ndarray]:
-    if name not in cohort.splits:
-        raise UserError(f"cohort {cohort.location} has no {name} split (it has {', '.join(cohort.splits)})")
     split, labels = describe_split(cohort, name, samples, recipe.config.data.input_format)
     present = np.unique(labels)
     if len(present) < 2:
         raise UserError(
-            f"cohort {cohort.location}, split {name}: task {task.name} needs labelled samples of at least two classes "
-            f"of {', '.join(task.classes)}; it has {len(labels)} of {len(present)}"
+            f"cohort {cohort.location}, split {name}: task {task.name} needs samples of at least two classes of "
+            f"{', '.join(task.classes)}; it has {len(labels)} of {len(present)}"
         )
     return split, labels
 
