@@ -147,7 +147,7 @@ def train(
     best = "  ".join(
         f"{key.removeprefix('val_')} {value:.3f}" for key, value in bundle.best.items() if key.startswith("val_")
     )
-    print(f"bundle {bundle.name}  best epoch {bundle.best['epoch']} of {len(bundle.history)}  {best}")
+    print(f"bundle {bundle.name}  best epoch {bundle.best['epoch']} of {bundle.epochs}  {best}")
 
 
 @app.command()
