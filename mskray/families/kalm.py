@@ -46,7 +46,9 @@ class NetworkSection(Section):
     """CNN_g, CNN_l and the key area between them."""
 
     backbone: Literal[BACKBONES] = setting("vgg16", "architecture of CNN_g and CNN_l", source=_SETTINGS)  # type: ignore[valid-type]
-    weights: str = setting("imagenet", "none, imagenet, or the URI of a state dict: what CNN_g starts from", min_length=1)
+    weights: str = setting(
+        "imagenet", "none, imagenet, or the URI of a state dict: what CNN_g starts from", min_length=1
+    )
     size: int = setting(224, "side of the input of CNN_g and CNN_l", unit="px", ge=32, le=2048, source=_SETTINGS)
     centred: bool = setting(
         False, "the key area's centre is the middle of a cell; False is its left edge, as printed", source="KALM, eq. 7"
@@ -157,9 +159,7 @@ class LocalRecipe(Recipe):
     def loss(self, network: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
         """Cross-entropy of the local answer alone: the two scores are trained apart and fused afterwards."""
         _, local, _ = network(batch["image"])
-        return F.cross_entropy(
-            local, batch["label"], class_weights, label_smoothing=self.config.loop.label_smoothing
-        )
+        return F.cross_entropy(local, batch["label"], class_weights, label_smoothing=self.config.loop.label_smoothing)
 
     def answer(self, network: nn.Module, batch: Batch) -> Answer:
         """The mean of the two softmaxes (KALM eq. 3 and 10, section 4.2: "their average score")."""

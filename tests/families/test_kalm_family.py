@@ -161,7 +161,12 @@ def test_from_cohort_to_bundle_in_two_trainings_that_resume(phantom_cohort: Coho
     out = tmp_path / "bundle"
     bundle = train({**small_job(phantom_cohort, locate(out)), **sections, "family": "kalm"})
     assert bundle.epochs == 2
-    assert sorted(each.name for each in out.iterdir()) == ["bundle.json", "card.md", "tensorboard", "weights.safetensors"]
+    assert sorted(each.name for each in out.iterdir()) == [
+        "bundle.json",
+        "card.md",
+        "tensorboard",
+        "weights.safetensors",
+    ]
     # CNN_g is what the first training chose, and figures of the bundle are those of what was saved.
     _, fitted = load_bundle(str(out))
     _, predict = load_predictor(str(out))
