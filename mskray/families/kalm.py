@@ -46,9 +46,7 @@ class NetworkSection(Section):
     """CNN_g, CNN_l and the key area between them."""
 
     backbone: Literal[BACKBONES] = setting("vgg16", "architecture of CNN_g and CNN_l", source=_SETTINGS)  # type: ignore[valid-type]
-    weights: str = setting(
-        "imagenet", "none, imagenet, or the URI of a state dict: what CNN_g starts from", min_length=1
-    )
+    weights: str = setting("imagenet", "none, imagenet, or the URI of a state dict for CNN_g", min_length=1)
     size: int = setting(224, "side of the input of CNN_g and CNN_l", unit="px", ge=32, le=2048, source=_SETTINGS)
     centred: bool = setting(
         False, "the key area's centre is the middle of a cell; False is its left edge, as printed", source="KALM, eq. 7"

@@ -86,9 +86,7 @@ def main() -> None:
     print(f"\nmean ± standard deviation over seeds {arguments.seeds}; image level ({time.monotonic() - started:.0f} s)")
     for name in found[0]:
         kappa, auroc = np.array([scores[name] for scores in found]).T
-        print(
-            f"{name:22} κ {kappa.mean():.3f} ± {_spread(kappa):.3f}   AUROC {auroc.mean():.3f} ± {_spread(auroc):.3f}"
-        )
+        print(f"{name:22} κ {_mean(kappa)}   AUROC {_mean(auroc)}")
     for name in found[0]:
         base = f"{name}: global"
         if base in found[0]:
@@ -160,7 +158,7 @@ def _say_where(table: Any, cohort: Any) -> None:
         centre = (np.abs(FINE / 2 - middle) <= boxes[:, 2:] / 2).all(axis=1).mean()
         w, h = boxes[:, 2:].T / FINE
         print(
-            f"  {column}: holds the lesion's centre in {inside:.0%} (centre box of the same size {centre:.0%}), ",
+            f"  {column}: holds the lesion's centre in {inside:.0%} (same box in the middle: {centre:.0%}), ",
             end="",
         )
         print(f"w {w.mean():.2f} ± {w.std():.2f}, h {h.mean():.2f} ± {h.std():.2f} of the image", flush=True)
@@ -173,8 +171,8 @@ def _lesions(cohort: Any) -> dict[str, tuple[float, ...]]:
     return {name: tuple(found[0][key] for key in "xywh") for name, found in boxes.items() if found}
 
 
-def _spread(values: np.ndarray) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else 0.0
+def _mean(values: np.ndarray) -> str:
+    return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
 
 
 def _arguments() -> argparse.Namespace:

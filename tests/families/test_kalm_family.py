@@ -1,23 +1,27 @@
 """KALM as a family: what its two trainings learn, that each resumes, what it answers, what it refuses."""
 
+import io
+from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from small_run import Trained, small_job
 from small_run import run as train
-from small_run import small_job
 
 from mskray.bundles import load_bundle
 from mskray.cohorts import Cohort
 from mskray.config import validate
 from mskray.errors import UserError
-from mskray.families import Images, family, load_predictor
+from mskray.families import family
 from mskray.families.kalm import GlobalRecipe, KalmConfig, LocalRecipe
 from mskray.models.kalm import Kalm
 from mskray.progress import Progress
 from mskray.storage import locate
 from mskray.training.run import Resources, Run
+from mskray.verbs.ensemble import make_ensemble
+from mskray.verbs.evaluate import evaluate_model
 
 SMALL: dict[str, Any] = {
     "network": {"backbone": "mobilenet_v3_small", "weights": "none", "size": 64},
@@ -143,7 +147,9 @@ def test_a_cohort_of_small_images_is_refused(phantom_cohort: Cohort) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_from_cohort_to_bundle_in_two_trainings_that_resume(phantom_cohort: Cohort, tmp_path, ray_cluster: str) -> None:
+def test_from_cohort_to_bundle_in_two_trainings_that_resume(
+    phantom_cohort: Cohort, trained: Trained, tmp_path: Path, ray_cluster: str
+) -> None:
     """Cut off after both trainings, before the bundle is there: the same job trains nothing again."""
     sections = {**SMALL, "data": {**SMALL["data"], "image_size": phantom_cohort.image.size}}
     seen: list[Progress] = []
@@ -161,22 +167,17 @@ def test_from_cohort_to_bundle_in_two_trainings_that_resume(phantom_cohort: Coho
     out = tmp_path / "bundle"
     bundle = train({**small_job(phantom_cohort, locate(out)), **sections, "family": "kalm"})
     assert bundle.epochs == 2
-    assert sorted(each.name for each in out.iterdir()) == [
-        "bundle.json",
-        "card.md",
-        "tensorboard",
-        "weights.safetensors",
-    ]
-    # CNN_g is what the first training chose, and figures of the bundle are those of what was saved.
-    _, fitted = load_bundle(str(out))
-    _, predict = load_predictor(str(out))
-    table = phantom_cohort.metadata("validation", ["instance_id", "label_abnormality"])
-    names = table["instance_id"].to_pylist()
-    found = phantom_cohort.images("validation", names)
-    prediction = predict(Images([found[name] for name in names]))
-    labels = table["label_abnormality"].to_numpy()
-    accuracy = lambda prob: float(np.mean(prob.argmax(axis=1) == labels))  # noqa: E731
-    assert accuracy(prediction.probabilities) == pytest.approx(bundle.best["val_accuracy"])
-    assert accuracy(prediction.parts["global"]) == pytest.approx(bundle.best["global/val_accuracy"], abs=0.05)
-    assert prediction.boxes["key_area"].shape == (len(names), 4)
-    assert set(fitted.state) == set(LocalRecipe(KalmConfig.model_validate(fitted.config), 2).build().state_dict())
+    assert {each.name for each in out.iterdir()} == {"bundle.json", "card.md", "tensorboard", "weights.safetensors"}
+    assert load_bundle(str(out))[1].state.keys() == recipe().build().state_dict().keys()
+
+    # What was validated is what was saved, and it is shown beside its parts; an ensemble beside its members.
+    result, folder = evaluate_model(str(out), str(phantom_cohort.location), "validation", resamples=100)
+    figures = {name: group.figures["accuracy"].value for name, group in result.image.model_parts.items()}
+    assert list(figures) == ["global", "local"]
+    assert result.image.overall.figures["accuracy"].value == pytest.approx(bundle.best["val_accuracy"], abs=1e-5)
+    assert figures["global"] == pytest.approx(bundle.best["global/val_accuracy"], abs=1e-5)
+    table = pq.read_table(io.BytesIO(folder.join("predictions.parquet").read_bytes()))
+    assert {len(box) for box in table["box_key_area"].to_pylist()} == {4}
+    make_ensemble([str(out), str(trained.folder)], str(tmp_path / "joined"))
+    result, _ = evaluate_model(str(tmp_path / "joined"), str(phantom_cohort.location), "test", resamples=100)
+    assert len(result.study.model_parts) == 2
