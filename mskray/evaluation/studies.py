@@ -120,9 +120,14 @@ def part_names(predictions: pa.Table | pd.DataFrame, classes: list[str]) -> list
 
 def read_part(predictions: pa.Table | pd.DataFrame, part: str, classes: list[str]) -> Samples:
     """Image-level samples as a part of the model answers them; otherwise as `read_predictions`."""
-    frame = predictions.to_pandas() if isinstance(predictions, pa.Table) else predictions
-    answers = {f"prob_{name}": frame[f"{part}:prob_{name}"] for name in classes}
-    return read_predictions(frame.assign(**answers), classes)[0]
+    answers = {f"prob_{name}": predictions[f"{part}:prob_{name}"] for name in classes}
+    if isinstance(predictions, pa.Table):
+        swapped = predictions.drop_columns(list(answers))
+        for name, values in answers.items():
+            swapped = swapped.append_column(name, values)
+    else:
+        swapped = predictions.assign(**answers)
+    return read_predictions(swapped, classes)[0]
 
 
 def to_studies(images: Samples) -> tuple[Samples, int]:

@@ -116,8 +116,10 @@ class Kalm(nn.Module):
         learn, and CNN_g stays as the first stage left it.
         """
         maps = self.cnn_g.maps(images)
-        box = self.key_area(maps.detach())
-        return self.cnn_g.score(maps), self.cnn_l(sample(images, box, self.size)), box
+        with torch.autocast(images.device.type, enabled=False):  # bfloat16 would round a box of 448 px to whole pixels
+            box = self.key_area(maps.detach().float())
+            area = sample(images, box, self.size)
+        return self.cnn_g.score(maps), self.cnn_l(area), box
 
 
 def map_sides(backbone: str, size: int) -> tuple[int, int]:
