@@ -27,6 +27,7 @@ from mskray.models.kalm import GlobalNetwork, Kalm, map_sides, to_pixels
 from mskray.training.config import (
     DataSection,
     LoopSection,
+    Metric,
     OptimizerSection,
     ScheduleSection,
     TorchConfig,
@@ -47,9 +48,41 @@ class NetworkSection(Section):
 
     backbone: Literal[BACKBONES] = setting("vgg16", "architecture of CNN_g and CNN_l", source=_SETTINGS)  # type: ignore[valid-type]
     weights: str = setting("imagenet", "none, imagenet, or the URI of a state dict for CNN_g", min_length=1)
-    size: int = setting(224, "side of the input of CNN_g and CNN_l", unit="px", ge=32, le=2048, source=_SETTINGS)
+    size: int = setting(
+        224,
+        "side of the input of CNN_g and CNN_l; the key area is cut from data.image_size, a multiple of it",
+        unit="px",
+        ge=32,
+        le=2048,
+        source=_SETTINGS,
+    )
     centred: bool = setting(
         False, "the key area's centre is the middle of a cell; False is its left edge, as printed", source="KALM, eq. 7"
+    )
+
+
+class FineData(DataSection):
+    image_size: int = setting(
+        448, "side of the image that the key area is cut from", unit="px", ge=32, le=4096, source=_SETTINGS
+    )
+    batch_size: int = setting(64, "images per worker and step", unit="images", ge=1, le=4096, source=_SETTINGS)
+
+
+class Optimizer(OptimizerSection):
+    name: Literal["adamw", "adam", "sgd"] = setting("adam", "the optimizer", source=_SETTINGS)
+    learning_rate: float = setting(1e-5, "peak learning rate", gt=0, le=10, source=_SETTINGS)
+    weight_decay: float = setting(0.0, "decay of weights (decoupled for adamw); the paper states none", ge=0, le=1)
+
+
+class Schedule(ScheduleSection):
+    name: Literal["none", "plateau", "step", "cosine", "one_cycle"] = setting("step", "the schedule", source=_SETTINGS)
+    factor: float = setting(0.1, "plateau and step: what the rate is multiplied by", gt=0, lt=1, source=_SETTINGS)
+
+
+class Loop(LoopSection):
+    epochs: int = setting(30, "passes over the training split", unit="epochs", ge=1, le=10_000, source=_SETTINGS)
+    metric: Metric = setting(
+        "accuracy", "validation metric that picks the best epoch, steers plateau and stopping", source=_SETTINGS
     )
 
 
@@ -60,18 +93,18 @@ class LocalSection(Section):
         "initial", "CNN_l starts from what CNN_g started from, or from what it became; the paper does not say"
     )
     epochs: int = setting(30, "passes over the training split", unit="epochs", ge=1, le=10_000, source=_SETTINGS)
-    optimizer: OptimizerSection = OptimizerSection(name="adam", learning_rate=1e-5, weight_decay=0)
-    schedule: ScheduleSection = ScheduleSection(name="step", factor=0.1, every=20)
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
 
 
 class KalmConfig(TorchConfig):
     """Config of the `kalm` family; `optimizer`, `schedule` and `loop.epochs` are those of the first training."""
 
     network: NetworkSection = NetworkSection()
-    data: DataSection = DataSection(image_size=448, batch_size=64)
-    optimizer: OptimizerSection = OptimizerSection(name="adam", learning_rate=1e-5, weight_decay=0)
-    schedule: ScheduleSection = ScheduleSection(name="step", factor=0.1, every=20)
-    loop: LoopSection = LoopSection(epochs=30, metric="accuracy")
+    data: FineData = FineData()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    loop: Loop = Loop()
     local: LocalSection = LocalSection()
 
     @model_validator(mode="after")

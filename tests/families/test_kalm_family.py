@@ -52,8 +52,11 @@ def batch(count: int = 4) -> dict[str, torch.Tensor]:
     return {"image": torch.rand(count, 1, 128, 128), "label": torch.arange(count) % 2}
 
 
-def test_the_defaults_are_those_of_the_paper() -> None:
-    stages = [KalmConfig().stage(name) for name in ("global", "local")]
+@pytest.mark.parametrize(
+    "given", [{}, {"data": {"cache": "stream"}, "optimizer": {"momentum": 0.5}, "loop": {"seed": 1}}]
+)
+def test_the_defaults_are_those_of_the_paper(given: dict[str, Any]) -> None:
+    stages = [KalmConfig.model_validate(given).stage(name) for name in ("global", "local")]
     assert [(stage.data.image_size, stage.data.batch_size, stage.loop.epochs) for stage in stages] == [
         (224, 64, 30),
         (448, 64, 30),
