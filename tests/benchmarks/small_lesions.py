@@ -23,19 +23,20 @@ import numpy as np
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 SIZE, FINE = 128, 256
-EPOCHS = 5
+EPOCHS = 6
 COHORT = {
-    "patients": 600,
+    "patients": 700,
     "image_size": FINE,
     "kinds": ["lesion"],
     "lesion_scale": [0.2, 0.5],
     "parts": ["FOREARM", "HAND", "WRIST"],
 }
-SETTINGS = {"size": FINE, "split_fractions": [0.6, 0.1, 0.3]}
+SETTINGS = {"size": FINE, "split_fractions": [0.65, 0.1, 0.25]}
 LEARNING: dict[str, Any] = {
     "optimizer": {"name": "adamw", "learning_rate": 1e-3},
     "schedule": {"name": "one_cycle"},
 }
+# The loss chooses the epoch: some 180 validation images tell two epochs apart by it, and hardly by AUROC or κ.
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ ARMS = (
             "network": {"backbone": "mobilenet_v2", "size": SIZE, "centred": True},
             "data": {"image_size": FINE, "batch_size": 32},
             **LEARNING,
-            "loop": {"epochs": EPOCHS, "metric": "auroc"},
+            "loop": {"epochs": EPOCHS, "metric": "loss"},
             "local": {"start": "global", "epochs": EPOCHS, **LEARNING},
         },
     ),
@@ -65,7 +66,7 @@ ARMS = (
             "network": {"backbone": "mobilenet_v2"},
             "data": {"image_size": SIZE, "batch_size": 32},
             **LEARNING,
-            "loop": {"epochs": 2 * EPOCHS, "metric": "auroc"},
+            "loop": {"epochs": 2 * EPOCHS, "metric": "loss"},
         },
     ),
 )

@@ -135,7 +135,14 @@ def test_the_whole_and_its_parts_stand_side_by_side(predictions, case):
             figures = [group.figures[figure] for figure in evaluation.headlines]
             row = " ".join(f"{each.value:.3f} ({each.low:.3f}–{each.high:.3f})" for each in figures)
             assert f"{name} {row}" in text
-    assert ("0.5 upwards, the whole from 0.5." in text) == (len(classes) == 2)
+    assert ("0.5 upwards, the whole too." in text) == (len(classes) == 2)
+
+
+def test_a_threshold_that_the_parts_do_not_share_is_said(predictions):
+    frame = predictions()
+    frame = frame.assign(**{f"local:prob_{name}": frame[f"prob_{name}"] for name in CLASSES})
+    _, html = report(frame, threshold=0.35)
+    assert "from a probability of 0.5 upwards, the whole from 0.35." in Page(html).text
 
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&"
