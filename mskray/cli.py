@@ -148,7 +148,7 @@ def train(
     best = "  ".join(
         f"{key.removeprefix('val_')} {value:.3f}" for key, value in bundle.best.items() if key.startswith("val_")
     )
-    print(f"best epoch {bundle.best['epoch']} of {len(bundle.history)}  {best}")
+    print(f"best epoch {bundle.best['epoch']} of {bundle.epochs}  {best}")
     print(f"bundle: {job.out}")
 
 

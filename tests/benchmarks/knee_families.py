@@ -33,7 +33,10 @@ _RECIPE = {"optimizer": {"learning_rate": 1e-3}, "schedule": {"name": "one_cycle
 def jobs(weights: str, out: str) -> dict[str, dict[str, Any]]:
     """A job for each family; the later ones may learn from the classifier's bundle."""
     network, classifier = {"backbone": "mobilenet_v2", "weights": weights}, f"{out}/classifier"
-    half = {"optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}, "schedule": {"name": "one_cycle"}}
+    half = {
+        "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4},
+        "schedule": {"name": "one_cycle"},
+    }
     return {
         "classifier": {"network": network, "data": {"image_size": 160}, "loop": {"epochs": 4}, **_RECIPE},
         "kalm": {
