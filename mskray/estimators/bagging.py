@@ -63,8 +63,8 @@ class Bagging:
         if need > most:
             raise UserError(
                 f"a bag of {bag_size(largest, self.bag):,} rows of {width:,} features needs {need / 2**20:,.0f} MB, "
-                f"the largest node has {most / 2**20:,.0f} MB for tasks: lower bag.most_rows (now {self.bag.most_rows:,}) "
-                "or svm.cache_mb"
+                f"the largest node has {most / 2**20:,.0f} MB for tasks: lower "
+                f"bag.most_rows (now {self.bag.most_rows:,}) or svm.cache_mb"
             )
         return need
 

@@ -64,8 +64,8 @@ class Extraction:
         )
         done = files.rows - sum(files.counts[number] for number in missing)
         try:
-            for part in written.iter_batches(batch_size=None, batch_format="pyarrow"):
-                done += sum(part["rows"].to_pylist())
+            for part in written.iter_batches(batch_size=None, batch_format="numpy"):
+                done += int(np.sum(part["rows"]))
                 self.report(Progress(f"features of {what}", done, files.rows))
         except RayError as error:
             raise user_error_in(error) or error from error

@@ -7,6 +7,7 @@ together, in the order of the shards, are numbered from 0: that number is a row'
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -91,7 +92,7 @@ class FeatureFiles:
     def _where(self, rows: np.ndarray) -> Iterator[tuple[int, slice]]:
         """Yield each file that holds some of the rows, with their places among the rows."""
         cuts = np.searchsorted(rows, self.starts)
-        for number, (first, end) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+        for number, (first, end) in enumerate(pairwise(cuts)):
             if first < end:
                 yield number, slice(int(first), int(end))
 

@@ -42,9 +42,7 @@ class NetworkSection(Section):
     """Whose features."""
 
     bundle: str = setting("", "URI of a bundle whose network is used; empty for the backbone below")
-    backbone: Literal[BACKBONES] = setting(
-        "resnet152", "network, where no bundle is given", source="ZHAW, section IV-C"
-    )  # type: ignore[valid-type]
+    backbone: Literal[BACKBONES] = setting("resnet152", "network without a bundle", source="ZHAW, section IV-C")  # type: ignore[valid-type]
     weights: str = setting("imagenet", "none, imagenet, or the URI of a state dict, for the backbone", min_length=1)
 
 
@@ -71,7 +69,7 @@ class FeatureSvmConfig(Section):
         return InputFormat(self.data.image_size or 224, self.data.intensity or "stored")
 
 
-@dataclass(frozen=True)
+@dataclass
 class FeatureSvmPredictor:
     """A network, and what the SVMs make of its features."""
 
@@ -191,7 +189,7 @@ def _split(cohort: Cohort, name: str, config: FeatureSvmConfig, run: Run) -> tup
     if len(missing):
         raise UserError(
             f"cohort {cohort.location}, split {name}: no image of {', '.join(run.task.classes[i] for i in missing)} "
-            f"(task {run.task.name}): every class needs some in train, to be fitted, and in validation, to be calibrated"
+            f"(task {run.task.name}): every class needs some in train to be fitted, and in validation to be calibrated"
         )
     return split, labels
 
