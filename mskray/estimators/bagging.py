@@ -19,7 +19,16 @@ from ray.exceptions import RayError
 from mskray.errors import UserError, user_error_in
 from mskray.estimators.bags import Bag, BagSection, SvmSection, bag_bytes, bag_size, draw_bag, models_for
 from mskray.estimators.features import FeatureFiles
-from mskray.estimators.svm import ALL_PARTS, BaggedSVM, PartModel, Polynomial, Standard, fit_svms
+from mskray.estimators.svm import (
+    ALL_PARTS,
+    BaggedSVM,
+    FittedBag,
+    PartModel,
+    Polynomial,
+    Standard,
+    fit_svms,
+    mean_of_bags,
+)
 from mskray.progress import Progress, Report
 from mskray.storage import Location
 
@@ -125,17 +134,14 @@ class Bagging:
             self.report(Progress("fitting SVMs", done, total, "bags", note=note))
 
     def _join(self, train: Labelled, name: str, standard: Standard) -> PartModel:
-        """Bring a model's bags together: the union of their support vectors, the mean of their coefficients."""
         rows = train.of(name)
-        outputs = 1 if self.classes == 2 else self.classes
-        duals, intercepts = np.zeros((outputs, len(rows))), np.zeros(outputs)
-        for number in range(self.bag.number):
-            found = np.load(io.BytesIO(self.folder.join(_bag_file(name, number)).read_bytes()), allow_pickle=False)
-            duals[:, np.searchsorted(rows, found["rows"])] += found["duals"] / self.bag.number
-            intercepts += found["intercepts"] / self.bag.number
-        used = np.flatnonzero(duals.any(axis=0))
+        used, duals, intercepts = mean_of_bags(rows, [self._finished(name, n) for n in range(self.bag.number)])
         vectors = standard(train.files.gather(rows[used]))
-        return PartModel(standard, vectors, duals[:, used], intercepts, np.ones(outputs), np.zeros(outputs))
+        return PartModel(standard, vectors, duals, intercepts, np.ones(len(duals)), np.zeros(len(duals)))
+
+    def _finished(self, name: str, number: int) -> FittedBag:
+        content = self.folder.join(_bag_file(name, number)).read_bytes()
+        return FittedBag(**np.load(io.BytesIO(content), allow_pickle=False))
 
     def _calibrate(self, model: BaggedSVM, validation: Labelled) -> tuple[BaggedSVM, np.ndarray]:
         """Fit each model's sigmoids on the validation images of its body part, that over all parts on all images."""

@@ -58,6 +58,15 @@ class Standard:
 
 
 @dataclass(frozen=True)
+class FittedBag:
+    """The SVMs of one bag: its distinct rows (m,), their dual coefficients (outputs, m), intercepts (outputs,)."""
+
+    rows: np.ndarray
+    duals: np.ndarray
+    intercepts: np.ndarray
+
+
+@dataclass(frozen=True)
 class PartModel:
     """The bagged SVMs of one body part.
 
@@ -157,6 +166,21 @@ def fit_svms(
         duals[output, svc.support_] = svc.dual_coef_[0]
         intercepts[output] = svc.intercept_[0]
     return duals, intercepts
+
+
+def mean_of_bags(rows: np.ndarray, bags: Sequence[FittedBag]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bring bags together: the union of their support vectors, the mean of their coefficients.
+
+    Args:
+        rows: (n,) the rows that bags were drawn from, ascending.
+    Returns:
+        Places (v,) of the support vectors among `rows`, dual coefficients (outputs, v), intercepts (outputs,).
+    """
+    duals = np.zeros((len(bags[0].intercepts), len(rows)))
+    for bag in bags:
+        duals[:, np.searchsorted(rows, bag.rows)] += bag.duals / len(bags)
+    used = np.flatnonzero(duals.any(axis=0))
+    return used, duals[:, used], np.mean([bag.intercepts for bag in bags], axis=0)
 
 
 def fit_sigmoid(decision: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
