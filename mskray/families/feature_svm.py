@@ -17,7 +17,7 @@ import torch
 
 from mskray import cluster
 from mskray.bundles import ESTIMATOR, Fitted, read_description
-from mskray.cohorts import Cohort
+from mskray.cohorts import Cohort, Task
 from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.estimators.bagging import Bagging, Labelled
@@ -31,7 +31,7 @@ from mskray.families.torch_predictor import TorchPredictor
 from mskray.imaging.inputs import InputFormat, Intensity
 from mskray.imaging.regions import fit_to_format
 from mskray.models.backbones import BACKBONES, Backbone, load_initial
-from mskray.training.feed import LOADER_CPUS, Split, describe_split
+from mskray.training.feed import LOADER_CPUS, describe_split
 from mskray.training.run import Run, Trained
 from mskray.training.samples import EachImage
 from mskray.training.validation import validation_metrics
@@ -101,10 +101,17 @@ class FeatureSvm(Family):
     def depends_on(self, config: FeatureSvmConfig) -> dict[str, str]:
         return {"network": read_description(config.network.bundle).hash} if config.network.bundle else {}
 
-    def check(self, cohort: Cohort, config: FeatureSvmConfig) -> None:
-        super().check(cohort, config)
-        for name in ("train", "validation"):
-            cohort.shards(name)
+    def check(self, cohort: Cohort, config: FeatureSvmConfig, task: Task) -> None:
+        """Refuse also a class without an image: it has to be fitted in train and calibrated in validation."""
+        super().check(cohort, config, task)
+        for split in ("train", "validation"):
+            counts = cohort.manifest.counts.splits[split].labels[task.name]
+            missing = [name for name in task.classes if not counts.get(name)]
+            if missing:
+                raise UserError(
+                    f"cohort {cohort.location}, split {split}: no image of {', '.join(missing)} (task {task.name}), and "
+                    f"{self.name} needs some of every class: split the cohort otherwise"
+                )
         if config.network.bundle:
             given = read_description(config.network.bundle)
             if given.kind != cohort.manifest.kind:
@@ -119,7 +126,8 @@ class FeatureSvm(Family):
         cluster.require(need, LOADER_CPUS)
         network, config = _network(config)
         folder = run.location.join(run.name)
-        splits = {name: _split(cohort, name, config, run) for name in ("train", "validation")}
+        samples = EachImage(run.task.column)
+        splits = {name: describe_split(cohort, name, samples, config.input_format) for name in ("train", "validation")}
         bagging = Bagging(len(run.task.classes), config.svm, config.bag, folder.join("bags"), run.report)
         bagging.check(splits["train"][0].rows, _width(network, config), max(splits["train"][0].counts))
         extraction = Extraction(
@@ -180,18 +188,6 @@ def _network(config: FeatureSvmConfig) -> tuple[Backbone, FeatureSvmConfig]:
         load_initial(network, recipe.explained(source.network).state_dict(), section.bundle)
     filled = {"image_size": data.image_size or own.size, "intensity": data.intensity or own.intensity}
     return network, config.model_copy(update={"network": section, "data": data.model_copy(update=filled)})
-
-
-def _split(cohort: Cohort, name: str, config: FeatureSvmConfig, run: Run) -> tuple[Split, np.ndarray]:
-    """Return a split and its labels (n,). Raises UserError where a class has no image: nothing tells it from others."""
-    split, labels = describe_split(cohort, name, EachImage(run.task.column), config.input_format)
-    missing = np.flatnonzero(np.bincount(labels, minlength=len(run.task.classes)) == 0)
-    if len(missing):
-        raise UserError(
-            f"cohort {cohort.location}, split {name}: no image of {', '.join(run.task.classes[i] for i in missing)} "
-            f"(task {run.task.name}): every class needs some in train to be fitted, and in validation to be calibrated"
-        )
-    return split, labels
 
 
 def _parts(cohort: Cohort, name: str, run: Run) -> np.ndarray:

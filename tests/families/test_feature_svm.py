@@ -107,7 +107,7 @@ def test_a_killed_driver_fits_only_the_bags_that_are_left(
 def test_a_backbone_without_a_bundle(phantom_cohort: Cohort, s3_folder: Location, ray_cluster: str) -> None:
     """Features, bags and bundle in the object store; one model for all parts."""
     network = {"backbone": "resnet18", "weights": "none"}
-    sections = {"svm": {"per_part": False}, "bag": {"number": 2}, "data": {"image_size": 64}}
+    sections: dict[str, Any] = {"svm": {"per_part": False}, "bag": {"number": 2}, "data": {"image_size": 64}}
     run(job(phantom_cohort, s3_folder.join("bundle"), network, **sections))
     _, predictor = load_predictor(str(s3_folder.join("bundle")))
     images, _ = images_of(phantom_cohort, "validation")
@@ -124,9 +124,7 @@ def test_the_name_of_a_job_follows_its_network(phantom_cohort: Cohort, trained: 
 
 def test_a_bag_that_no_node_has_memory_for_is_refused(ray_cluster: str, tmp_path: Path) -> None:
     bagging = Bagging(2, SvmSection(), BagSection(max_samples=1, most_rows=100_000), locate(tmp_path), silent)
-    with pytest.raises(
-        UserError, match=r"a bag of 100,000 rows of 2,048 features needs \d+,\d+ MB.*bag\.most_rows"
-    ):
+    with pytest.raises(UserError, match=r"a bag of 100,000 rows of 2,048 features needs \d+,\d+ MB.*bag\.most_rows"):
         bagging.check(1_000_000, 2048, 1000)
     assert Bagging(2, SvmSection(), BagSection(), locate(tmp_path), silent).check(1_000_000, 2048, 1000) < 1 << 30
 
