@@ -61,29 +61,29 @@ class Bagging:
     folder: Location
     report: Report
 
-    def check(self, largest: int, width: int, file_rows: int) -> int:
-        """Return the bytes that a task may take, or raise UserError where no node has them.
+    def check(self, largest: int, width: int, file_rows: int) -> None:
+        """Say how much memory a task takes at most; raise UserError where no node has it, for it would wait for ever.
 
         Args:
             largest: most rows of any model; width: features; file_rows: most rows of a file of features.
         """
-        need = bag_bytes(bag_size(largest, self.bag) + self.classes, width, file_rows, self.svm.cache_mb)
+        rows = bag_size(largest, self.bag)
+        need = self._bytes(largest, width, file_rows)
         most = max((node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
         if need > most:
             raise UserError(
-                f"a bag of {bag_size(largest, self.bag):,} rows of {width:,} features needs {need / 2**20:,.0f} MB, "
-                f"the largest node has {most / 2**20:,.0f} MB for tasks: lower "
-                f"bag.most_rows (now {self.bag.most_rows:,}) or svm.cache_mb"
+                f"a bag of {rows:,} rows of {width:,} features needs {need / 2**20:,.0f} MB, the largest node has "
+                f"{most / 2**20:,.0f} MB for tasks: lower bag.most_rows (now {self.bag.most_rows:,}) or svm.cache_mb"
             )
-        return need
+        self.report(Progress(f"bags of up to {rows:,} of {largest:,} images: {need / 2**20:,.0f} MB for each in work"))
 
     def fit(self, train: Labelled, validation: Labelled) -> tuple[BaggedSVM, np.ndarray]:
-        """Fit every model on `train`, calibrate it on `validation`.
+        """Fit every model on `train`, calibrate it on `validation`; `check` comes before.
 
         Returns:
             The model, and its probabilities (n, classes) for the rows of `validation`.
         Raises:
-            UserError: no node has the memory for a bag, or tasks failed more often than Ray tries them again.
+            UserError: tasks failed more often than Ray tries them again.
         """
         names, lines = models_for(
             (train.parts, validation.parts), (train.labels, validation.labels), self.classes, self.svm
@@ -105,13 +105,12 @@ class Bagging:
 
     def _fit_bags(self, train: Labelled, standards: dict[str, Standard], kernel: Polynomial) -> None:
         file_rows, width = max(train.files.counts), round(1 / kernel.gamma)
-        self.check(len(train.labels), width, file_rows)
         there = {entry.path for entry in self.folder.walk()}
         files, waiting, kept = ray.put(train.files), [], 0
         for index, (name, standard) in enumerate(standards.items()):
             rows = train.of(name)
             labels, shared = train.labels[rows], ray.put(standard)
-            memory = bag_bytes(bag_size(len(rows), self.bag) + self.classes, width, file_rows, self.svm.cache_mb)
+            memory = self._bytes(len(rows), width, file_rows)
             for number in range(self.bag.number):
                 place = _bag_file(name, number)
                 if place in there:
@@ -132,6 +131,10 @@ class Bagging:
         note = f"{kept} kept" if kept else ""
         for done, _ in enumerate(_finished(waiting), kept + 1):
             self.report(Progress("fitting SVMs", done, total, "bags", note=note))
+
+    def _bytes(self, rows: int, width: int, file_rows: int) -> int:
+        """Most memory of a task that fits a bag of some of `rows`; every class may add a row to the bag."""
+        return bag_bytes(bag_size(rows, self.bag) + self.classes, width, file_rows, self.svm.cache_mb)
 
     def _join(self, train: Labelled, name: str, standard: Standard) -> PartModel:
         rows = train.of(name)

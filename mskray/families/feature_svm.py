@@ -109,8 +109,8 @@ class FeatureSvm(Family):
             missing = [name for name in task.classes if not counts.get(name)]
             if missing:
                 raise UserError(
-                    f"cohort {cohort.location}, split {split}: no image of {', '.join(missing)} (task {task.name}), and "
-                    f"{self.name} needs some of every class: split the cohort otherwise"
+                    f"cohort {cohort.location}, split {split}: no image of {', '.join(missing)} (task {task.name}), "
+                    f"and {self.name} needs some of every class: split the cohort otherwise"
                 )
         if config.network.bundle:
             given = read_description(config.network.bundle)

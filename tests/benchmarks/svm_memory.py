@@ -93,6 +93,7 @@ def measure(images: int, bag: BagSection) -> None:
         sampler.start()
         began = time.perf_counter()
         bagging = Bagging(2, SvmSection(), bag, locate(folder).join("bags"), silent)
+        bagging.check(images, FEATURES, FILE_ROWS)
         model, _ = bagging.fit(train, validation)
         seconds = time.perf_counter() - began
         sampler.done.set()
