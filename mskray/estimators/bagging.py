@@ -91,8 +91,7 @@ class Bagging:
         for line in lines:
             self.report(Progress(line))
         standards = self._standards(train, names)
-        width = len(next(iter(standards.values())).mean)
-        kernel = Polynomial(self.svm.degree, 1 / width, self.svm.coef0)
+        kernel = Polynomial(self.svm.degree, 1 / len(standards[ALL_PARTS].mean), self.svm.coef0)
         self._fit_bags(train, standards, kernel)
         model = BaggedSVM(kernel, {name: self._join(train, name, standards[name]) for name in names})
         return self._calibrate(model, validation)
@@ -104,13 +103,12 @@ class Bagging:
         return {**of, ALL_PARTS: Standard.of(rows.sum(), sums.sum(axis=0), squares.sum(axis=0))}
 
     def _fit_bags(self, train: Labelled, standards: dict[str, Standard], kernel: Polynomial) -> None:
-        file_rows, width = max(train.files.counts), round(1 / kernel.gamma)
         there = {entry.path for entry in self.folder.walk()}
         files, waiting, kept = ray.put(train.files), [], 0
         for index, (name, standard) in enumerate(standards.items()):
             rows = train.of(name)
             labels, shared = train.labels[rows], ray.put(standard)
-            memory = self._bytes(len(rows), width, file_rows)
+            memory = self._bytes(len(rows), len(standard.mean), max(train.files.counts))
             for number in range(self.bag.number):
                 place = _bag_file(name, number)
                 if place in there:
