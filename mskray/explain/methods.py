@@ -9,7 +9,6 @@ A map's value is a share of its own largest: it tells where in an image, and not
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F

@@ -10,7 +10,7 @@ def score_of(logits: Tensor, target: Tensor | None) -> Tensor:
     """Return the score before softmax (n,) of each image's target class, the largest where target is None."""
     if target is None:
         return logits.amax(dim=1)
-    return logits.gather(1, target.to(logits.device)[:, None]).squeeze(1)
+    return logits.gather(1, target.clone()[:, None]).squeeze(1)  # a copy: targets may come from inference mode
 
 
 def require_backbone(network: nn.Module, method: str) -> None:

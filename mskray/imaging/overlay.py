@@ -1,8 +1,9 @@
 """A radiograph with what a model saw in it: a map of shares laid over the grey levels, boxes, and a line that says so.
 
-    picture = draw(pixels, heat, [Mark("grad_cam", (40, 60, 90, 80))], "grad_cam for abnormal, probability 0.93")
+picture = draw(pixels, heat, [Mark("grad_cam", (40, 60, 90, 80))], "grad_cam for abnormal, probability 0.93")
 """
 
+import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -67,8 +68,9 @@ def draw(pixels: np.ndarray, shares: np.ndarray | None, marks: Sequence[Mark] = 
 
 def png(picture: np.ndarray) -> bytes:
     """Return an array (rows, columns[, 3 or 4]) uint8, red first, as a PNG file."""
-    swapped = {2: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[picture.ndim if picture.ndim == 2 else picture.shape[2]]
-    return cv2.imencode(".png", picture if swapped is None else cv2.cvtColor(picture, swapped))[1].tobytes()
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _resized(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
@@ -87,7 +89,9 @@ def _outline(pen: ImageDraw.ImageDraw, box: Sequence[float], colour: tuple[int, 
     x, y, w, h = box
     corners = [x, y, max(x, x + w - 1), max(y, y + h - 1)]
     for grow, width, shade in ((1, 4, (0, 0, 0)), (0, 2, colour)):
-        pen.rectangle([corners[0] - grow, corners[1] - grow, corners[2] + grow, corners[3] + grow], outline=shade, width=width)
+        pen.rectangle(
+            [corners[0] - grow, corners[1] - grow, corners[2] + grow, corners[3] + grow], outline=shade, width=width
+        )
 
 
 def _legend(columns: int, title: str, scaled: bool, marks: Sequence[Mark]) -> np.ndarray:

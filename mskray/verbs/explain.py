@@ -6,7 +6,8 @@ member is explained, for one class: the one that the ensemble calls, or the one 
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -35,65 +36,53 @@ class Explained:
     notes: list[str]
 
 
-@dataclass
 class Explaining:
-    """A loaded model and the methods that each of its members allows.
+    """A loaded model and what each of its members allows: `allowed` methods, None where nothing of it can be explained.
 
     Args:
-        methods: names of METHODS, all of which every member must allow; None for those that each one allows.
+        methods: names of METHODS.
+        strict: whether every member must allow every method; else `notes` say what is left out and why, a line each.
     Raises:
-        UserError: an unknown method, one that a member does not allow, or a model of which nothing can be explained.
+        UserError: an unknown method, a model of which nothing can be explained, and, where strict, less than all.
     """
 
-    voter: Voter
-    methods: Sequence[str] | None = None
-    allowed: list[list[str]] = field(init=False)
-    """Methods of each member; none where nothing of it can be explained."""
-    notes: list[str] = field(init=False, default_factory=list)
-    """Why a method or a member is left out, a line each."""
-
-    def __post_init__(self) -> None:
-        check_methods(self.methods or ())
-        self.allowed = [self._allowed(index) for index in range(len(self.voter.names))]
-        if not any(self.allowed) and not self.methods:
-            raise UserError(f"nothing of {self.voter.ensemble.name} can be explained: {self.notes[0]}")
+    def __init__(self, voter: Voter, methods: Sequence[str], strict: bool) -> None:
+        check_methods(methods)
+        self.voter, self.notes = voter, list[str]()
+        self.allowed = [self._allowed(index, methods) for index in range(len(voter.names))]
+        if (strict and self.notes) or not any(each is not None for each in self.allowed):
+            raise UserError(f"{voter.ensemble.name} cannot be explained so: {self.notes[0]}")
 
     def __call__(self, images: Images, target: int | None = None) -> tuple[Vote, list[Explanation | None]]:
         """Return what the model says of n radiographs, and each member's explanation of one class of each.
 
         Args:
-            target: index of the class; the one that the model calls when None. A member without an allowed method has
-                no explanation.
+            target: index of the class; the one that the model calls when None.
         """
         predictions = [predictor(images) for predictor in self.voter.predictors]
         vote = self.voter.combine(predictions)
         called = decision(vote.probabilities, self.voter.threshold)
         wanted = called if target is None else np.full(len(images), target)
         explanations = [
-            predictor.explain(images, methods, wanted, said) if methods and isinstance(predictor, Explainer) else None
+            None if methods is None else cast(Explainer, predictor).explain(images, methods, wanted, said)
             for predictor, methods, said in zip(self.voter.predictors, self.allowed, predictions, strict=True)
         ]
         return vote, explanations
 
-    def _allowed(self, index: int) -> list[str]:
+    def _allowed(self, index: int, methods: Sequence[str]) -> list[str] | None:
         """Try each method on a blank image: what a network does not allow shows before any image is read."""
-        predictor, name = self.voter.predictors[index], self.voter.names[index]
+        predictor, name, blank = self.voter.predictors[index], self.voter.names[index], np.zeros((64, 64), np.uint8)
         if not isinstance(predictor, Explainer):
-            return self._refused(f"{name}: family {self.voter.bundles[index].family} has no gradients to look into")
+            self.notes.append(f"{name}: family {self.voter.bundles[index].family} has no gradients to look into")
+            return None
         allowed = []
-        for method in METHODS if self.methods is None else self.methods:
+        for method in methods:
             try:
-                predictor.explain(Images([np.zeros((64, 64), np.uint8)]), [method])
+                predictor.explain(Images([blank]), [method])
                 allowed.append(method)
             except UserError as error:
-                self._refused(f"{name}: {error}")
-        return allowed
-
-    def _refused(self, reason: str) -> list[str]:
-        if self.methods is not None:
-            raise UserError(reason)
-        self.notes.append(reason)
-        return []
+                self.notes.append(f"{name}: {error}")
+        return allowed if allowed or predictor(Images([blank])).boxes else None
 
 
 def explain(
@@ -126,14 +115,16 @@ def explain(
         raise UserError(f"--out {folder} lies in {place}, whose images are explained: give a folder elsewhere")
     root, paths = list_files(place)
     report(Progress("loading the model"))
-    explaining = Explaining(ensemble.load_members(described, str(location)), methods)
+    explaining = Explaining(ensemble.load_members(described, str(location)), methods or list(METHODS), bool(methods))
     unreadable: dict[str, str] = {}
     with ThreadPoolExecutor(_FILES) as pool:
         for start in range(0, len(paths), _FILES):
             batch = paths[start : start + _FILES]
             read = list(pool.map(lambda path: read_radiograph(root, path), batch))
             unreadable |= {path: error for path, (_, _, error) in zip(batch, read, strict=True) if error is not None}
-            known = {path: (image, part) for path, (image, part, _) in zip(batch, read, strict=True) if image is not None}
+            known = {
+                path: (image, part) for path, (image, part, _) in zip(batch, read, strict=True) if image is not None
+            }
             _explain_batch(explaining, known, index, folder)
             report(Progress("explain", start + len(batch), len(paths)))
     if len(unreadable) == len(paths):

@@ -17,7 +17,7 @@ from mskray.imaging.overlay import Mark, draw, png
 from mskray.imaging.regions import Box, Fit, clipped, from_canvas
 from mskray.storage import Location
 
-EXPLANATION, MAPS = "explanation.json", "maps.npz"
+EXPLANATION, MAPS, BOXES = "explanation.json", "maps.npz", "boxes.png"
 SCHEMA_VERSION = 1
 
 
@@ -37,7 +37,9 @@ def write_explanation(
         pixels: (rows, columns), as decoded.
         explanations: an entry a member.
     """
-    single, arrays, members = len(explanations) == 1, {}, []
+    single = len(explanations) == 1
+    arrays: dict[str, np.ndarray] = {}
+    members: list[dict[str, Any]] = []
     target = next(int(each.target[index]) for each in explanations if each is not None)
     for number, explanation in enumerate(explanations):
         name, bundle = voter.names[number], voter.bundles[number]
@@ -56,7 +58,9 @@ def write_explanation(
             entry["parts"] = {
                 part: _by_class(each[index], voter.classes) for part, each in explanation.prediction.parts.items()
             }
-            arrays |= {method if single else f"{name}/{method}": each[index] for method, each in explanation.maps.items()}
+            arrays |= {
+                method if single else f"{name}/{method}": each[index] for method, each in explanation.maps.items()
+            }
         members.append(entry)
     folder.join(MAPS).write_bytes(_npz(arrays))
     folder.join(EXPLANATION).write_json(
@@ -93,6 +97,8 @@ def _draw_member(
     own = [
         Mark(name, in_image(boxes[index])) for name, boxes in explanation.boxes.items() if name not in explanation.maps
     ]
+    if own and not explanation.maps:
+        folder.join(f"{prefix}{BOXES}").write_bytes(png(draw(pixels, None, own, title)))
     methods = {}
     for method, maps in explanation.maps.items():
         box, overlay = in_image(explanation.boxes[method][index]), f"{prefix}{method}.png"
