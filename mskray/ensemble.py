@@ -6,7 +6,7 @@
 ensemble of one, so that whatever predicts knows only `Voter`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,24 +77,27 @@ class Vote:
 
 
 class Voter:
-    """A loaded ensemble, ready to predict in this process."""
+    """A loaded ensemble, ready to predict in this process: `names`, `bundles` and `predictors`, an entry a member."""
 
     def __init__(self, ensemble: Ensemble, members: Sequence[tuple[Bundle, Predictor]]) -> None:
         self.ensemble = ensemble
         self.classes, self.threshold = ensemble.classes, ensemble.threshold
         self.bundles = tuple(bundle for bundle, _ in members)
-        self._names = _distinct([bundle.name for bundle in self.bundles])
-        self._predictors = [predictor for _, predictor in members]
+        self.names = tuple(_distinct([bundle.name for bundle in self.bundles]))
+        self.predictors = tuple(predictor for _, predictor in members)
         weights = np.array([member.weight for member in ensemble.members], dtype=np.float64)
         self._weights = weights / weights.sum()
 
     def __call__(self, images: Images) -> Vote:
         """Vote on a batch of radiographs."""
-        predictions = [predictor(images) for predictor in self._predictors]
+        return self.combine([predictor(images) for predictor in self.predictors])
+
+    def combine(self, predictions: Sequence[Prediction]) -> Vote:
+        """Vote, given what each of `predictors` says of the same radiographs."""
         votes = [prediction.probabilities for prediction in predictions]
         mean = np.tensordot(self._weights, np.stack(votes), axes=1)
         scaled = apply_temperature(mean, self.ensemble.calibration.temperature)
-        members = dict(zip(self._names, votes, strict=True))
+        members = dict(zip(self.names, votes, strict=True))
         single = predictions[0] if len(predictions) == 1 else Prediction(mean)
         return Vote(scaled.astype(np.float32), members, single.parts, single.boxes)
 
@@ -166,10 +169,12 @@ def load_members(ensemble: Ensemble, name: str, device: str = "cpu") -> Voter:
     return Voter(ensemble, [_load_member(member, name, device) for member in ensemble.members])
 
 
-def check_members(ensemble: Ensemble, name: str) -> None:
-    """Load each member once and let go of it: whatever is wrong with one is a UserError here, not in a worker."""
-    for member in ensemble.members:
-        _load_member(member, name, "cpu")
+def check_members(ensemble: Ensemble, name: str) -> tuple[Bundle, ...]:
+    """Load each member once and let go of it: whatever is wrong with one is a UserError here, not in a worker.
+
+    Returns the members' descriptions.
+    """
+    return tuple(_load_member(member, name, "cpu")[0] for member in ensemble.members)
 
 
 def matching_task(ensemble: Ensemble, cohort: Cohort) -> Task:
@@ -185,6 +190,15 @@ def matching_task(ensemble: Ensemble, cohort: Cohort) -> Task:
             f"model are {', '.join(ensemble.classes)}: use a cohort of the same classes in the same order"
         )
     return task
+
+
+def doubt(members: Iterable[tuple[str, Collection[str]]], part: str) -> str | None:
+    """Say which members, given by name with the body parts they know, know nothing of `part`; None where all do."""
+    names = [name for name, parts in members if part not in parts]
+    if not names:
+        return None
+    were = "was" if len(names) == 1 else "were"
+    return f"{', '.join(names)} {were} not trained on {part}: the probabilities may mean nothing"
 
 
 def _load_member(member: Member, name: str, device: str) -> tuple[Bundle, Predictor]:

@@ -21,7 +21,7 @@ from mskray.cohorts import Cohort
 from mskray.config import Section, setting
 from mskray.families.base import Family, Predictor, register
 from mskray.families.torch_predictor import TorchPredictor
-from mskray.models.backbones import BACKBONES, Backbone, check_input_size, load_initial
+from mskray.models.backbones import BACKBONES, Backbone, check_input_size
 from mskray.models.racnn import Phase, Racnn, corners, rank_loss
 from mskray.training.augmentation import augment
 from mskray.training.config import DataSection, OptimizerSection, TorchConfig
@@ -29,7 +29,7 @@ from mskray.training.fit import fit
 from mskray.training.recipe import Answer, Batch, Recipe
 from mskray.training.run import Run
 from mskray.training.samples import EachImage
-from mskray.training.weights import initial_weights
+from mskray.training.weights import initial_state
 
 _CODE = "RA-CNN, by its public version jeong-tae/RACNN-pytorch"
 _STEPS = "RA-CNN, by its public version ouceduxzk/Fine_Grained_Classification"
@@ -145,14 +145,7 @@ class RacnnRecipe(Recipe):
     def initial_state(self) -> dict[str, Tensor]:
         """Build the network with its first weights. Raises UserError when they cannot be had or do not fit."""
         network = self.config.network
-        state = initial_weights(network.weights, network.backbone)
-        torch.manual_seed(self.config.loop.seed)
-        built = self.build()
-        if state is not None:
-            for scale in built.scales:
-                assert isinstance(scale, Backbone)
-                load_initial(scale, state, network.weights)
-        return built.state_dict()
+        return initial_state(self.build, network.weights, network.backbone, self.config.loop.seed)
 
     def phase(self, epoch: int) -> Phase:
         """What learns in an epoch (from 0)."""

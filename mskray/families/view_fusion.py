@@ -22,7 +22,7 @@ from mskray.errors import UserError
 from mskray.families.base import Family, Predictor, register
 from mskray.families.classifier import NetworkSection
 from mskray.families.torch_predictor import StudyPredictor
-from mskray.models.backbones import BACKBONES, Backbone, check_input_size, load_initial
+from mskray.models.backbones import BACKBONES, Backbone, check_input_size
 from mskray.models.view_fusion import LateFusion, Pooling, real_views, repeat_views
 from mskray.training.augmentation import augment
 from mskray.training.config import DataSection, TorchConfig
@@ -30,7 +30,7 @@ from mskray.training.fit import fit
 from mskray.training.recipe import Answer, Batch, Recipe
 from mskray.training.run import Run
 from mskray.training.samples import Studies
-from mskray.training.weights import initial_weights
+from mskray.training.weights import initial_state
 
 
 class StudyData(DataSection):
@@ -98,12 +98,7 @@ class ViewFusionRecipe(Recipe):
     def initial_state(self) -> dict[str, Tensor]:
         """Build the network with its first weights. Raises UserError when they cannot be had or do not fit."""
         network = self.config.network
-        state = initial_weights(network.weights, network.backbone)
-        torch.manual_seed(self.config.loop.seed)
-        built: Any = self.build()
-        if state is not None:
-            load_initial(built if self.early else built.backbone, state, network.weights)
-        return built.state_dict()
+        return initial_state(self.build, network.weights, network.backbone, self.config.loop.seed)
 
     def augment(self, batch: Batch) -> Batch:
         """Change each view by its own amounts; the repeats of early fusion count as views."""

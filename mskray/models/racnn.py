@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mskray.models.backbones import Backbone
+from mskray.models.backbones import Backbone, map_shape
 from mskray.models.kalm import aggregate, sample
 
 SCALES = 3
@@ -114,7 +114,7 @@ class Racnn(nn.Module):
         super().__init__()
         self.scales = nn.ModuleList(Backbone(backbone, classes, pooled=True) for _ in range(SCALES))
         self.proposals = nn.ModuleList(
-            Proposal(_map_shape(backbone, side), hidden, smallest) for side in [size, *[zoom] * (SCALES - 2)]
+            Proposal(map_shape(backbone, side), hidden, smallest) for side in [size, *[zoom] * (SCALES - 2)]
         )
         self.phase: Phase = "classification"
         self._zoom, self._smallest, self._k = zoom, smallest, k
@@ -159,8 +159,3 @@ def corners(boxes: Tensor) -> Tensor:
         left, top, side = left + side * (x - half), top + side * (y - half), side * 2 * half
         found.append(torch.stack([left, top, side, side], dim=1))
     return torch.stack(found)
-
-
-def _map_shape(backbone: str, size: int) -> tuple[int, ...]:
-    with torch.device("meta"):
-        return tuple(Backbone(backbone, 2, pooled=True).eval().maps(torch.zeros(1, 1, size, size)).shape[1:])

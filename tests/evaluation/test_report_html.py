@@ -12,7 +12,7 @@ from PIL import Image
 
 from mskray.evaluation.published import published_figures
 from mskray.evaluation.report import PICTURE_SIDE, Box, Picture, write_report
-from mskray.evaluation.result import evaluate, worst_errors
+from mskray.evaluation.result import evaluate, right_calls, worst_errors
 from mskray.evaluation.wording import NOT_A_DEVICE
 
 CLASSES = ["normal", "abnormal"]
@@ -119,12 +119,39 @@ def test_the_page_shows_the_figures_of_metrics_json(predictions, case):
                     assert f"{figure['value']:.3f} ({figure['low']:.3f}–{figure['high']:.3f})" in text, name
 
 
+@pytest.mark.parametrize("case", ["binary", "grades", "nominal"])
+def test_the_whole_and_its_parts_stand_side_by_side(predictions, case):
+    simulation, classes, arguments = CASES[case]
+    frame = predictions(**simulation)
+    assert "Answered by" not in Page(report(frame, classes, **arguments)[1]).text
+    # The local part answers with the classes turned round, so that its figures are others than the whole's.
+    frame = frame.assign(**{f"global:prob_{name}": frame[f"prob_{name}"] for name in classes})
+    turned = dict(zip(classes, classes[::-1], strict=True))
+    frame = frame.assign(**{f"local:prob_{name}": frame[f"prob_{turned[name]}"] for name in classes})
+    evaluation, html = report(frame, classes, **arguments)
+    text = Page(html).text
+    for level in (evaluation.study, evaluation.image):
+        for name, group in (("Whole model", level.overall), *level.model_parts.items()):
+            figures = [group.figures[figure] for figure in evaluation.headlines]
+            row = " ".join(f"{each.value:.3f} ({each.low:.3f}–{each.high:.3f})" for each in figures)
+            assert f"{name} {row}" in text
+    assert ("0.5 upwards, the whole too." in text) == (len(classes) == 2)
+
+
+def test_a_threshold_that_the_parts_do_not_share_is_said(predictions):
+    frame = predictions()
+    frame = frame.assign(**{f"local:prob_{name}": frame[f"prob_{name}"] for name in CLASSES})
+    _, html = report(frame, threshold=0.35)
+    assert "from a probability of 0.5 upwards, the whole from 0.35." in Page(html).text
+
+
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&"
 
 
 def test_hostile_text_is_escaped_everywhere(predictions):
     classes = ["normal", HOSTILE]
     frame = predictions(classes=tuple(classes), parts=("HAND", HOSTILE))
+    frame = frame.assign(**{f"{HOSTILE}:prob_{name}": frame[f"prob_{name}"] for name in classes})
     for column in ("instance_id", "study_id"):
         frame[column] = frame[column] + HOSTILE
     names = ("bundle", "family", "cohort", "cohort_hash", "split", "date")
@@ -263,3 +290,52 @@ def test_a_published_figure_is_comparable_only_on_the_same_studies(predictions):
     whole = Page(report(predictions(patients=1199, views=1), context=context)[1]).text
     assert whole.count("Comparable: the same public set") == 3
     assert "not in this cohort" in whole  # the shoulder, say, when the cohort has none
+
+
+def test_what_the_model_looked_at_lies_over_errors_and_right_calls(predictions) -> None:
+    evaluation = evaluate(predictions(), CLASSES, resamples=100)
+    heat = np.zeros((8, 8, 4), np.uint8)
+    image = np.zeros((40, 30), np.uint8)
+    worst = [
+        Picture(name, image, [Box(1, 2, 3, 4, "fracture")], [Box(5, 6, 7, 8, "key_area")], heat)
+        for name in worst_errors(evaluation, 3)
+    ]
+    right = [Picture(name, image, heat=heat) for name in right_calls(evaluation, 2)]
+    page = Page(write_report(evaluation, {}, worst, right=right))
+    layers = [value for tag, name, value in page.attributes if tag == "img" and name == "class"]
+    assert layers == ["heat"] * 5
+    boxes = [
+        value
+        for tag, name, value in page.attributes
+        if tag == "rect" and name == "class" and value in ("truth", "looked")
+    ]
+    assert boxes == ["truth", "looked"] * 3
+    assert "Looked at: key_area" in page.text
+    assert page.text.count("Rightly called abnormal") == 2
+    assert page.text.count("speaks for abnormal (Grad-CAM)") == 2
+    assert len(write_report(evaluation, {}, worst)) - len(write_report(evaluation, {}, worst[:2])) < 10_000
+
+
+def test_without_maps_nothing_is_said_of_them(predictions) -> None:
+    _, html = report(predictions())
+    assert "Grad-CAM" not in Page(html).text
+    assert "Rightly called" not in Page(html).text
+
+
+def test_right_calls_are_the_most_confident_of_the_finding(predictions) -> None:
+    evaluation = evaluate(predictions(), CLASSES, resamples=100)
+    samples = evaluation.image.samples
+    rows = [int(np.flatnonzero(samples.ids == name)[0]) for name in right_calls(evaluation, 5)]
+    right = np.flatnonzero((samples.label == 1) & (samples.prob[:, 1] >= 0.5))
+    assert len(rows) == 5
+    assert set(rows) == set(right[np.argsort(-samples.prob[right, 1])][:5])
+
+
+def test_right_calls_of_several_classes_take_turns(predictions) -> None:
+    classes = ("hand", "foot", "knee")
+    evaluation = evaluate(predictions(classes=classes), list(classes), resamples=100)
+    samples = evaluation.image.samples
+    rows = np.array([int(np.flatnonzero(samples.ids == name)[0]) for name in right_calls(evaluation, 6)])
+    called = samples.prob[rows].argmax(axis=1)
+    assert (called == samples.label[rows]).all()
+    assert sorted(called[:3]) == sorted(called[3:]) == [0, 1, 2]
