@@ -1,4 +1,4 @@
-"""Prediction with any torch recipe, by image or by study: images of any size in, probabilities and their reasons out."""
+"""Prediction with any torch recipe, by image or by study: images of any size in, answers and their reasons out."""
 
 from collections.abc import Sequence
 
