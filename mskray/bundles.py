@@ -160,8 +160,6 @@ def read_versioned(location: Location, what: str, newest: int) -> dict[str, Any]
 
 def card(bundle: Bundle) -> str:
     """Write the model card in Markdown."""
-    best = bundle.best
-    figures = [f"| {key.removeprefix('val_')} | {value:.3f} |" for key, value in best.items() if key.startswith("val_")]
     total = sum(bundle.labels.values())
     labels = ", ".join(f"{name} {count:,} ({count / total:.0%})" for name, count in bundle.labels.items())
     return "\n".join(
@@ -180,15 +178,7 @@ def card(bundle: Bundle) -> str:
             f"- training images: {total:,}: {labels}",
             f"- images of {bundle.image['size']} × {bundle.image['size']} px, {bundle.image['dtype']}",
             "",
-            f"## Validation, image level, epoch {best['epoch']} of {len(bundle.history)}",
-            "",
-            "The epoch was chosen on this split: these figures flatter. `mskray evaluate` gives those of held-out "
-            "studies, with intervals.",
-            "",
-            "| figure | value |",
-            "| --- | --- |",
-            *figures,
-            "",
+            *_validation(bundle),
             "## Limits",
             "",
             "- It knows the body parts above and nothing else; on others its probabilities mean nothing.",
@@ -196,3 +186,21 @@ def card(bundle: Bundle) -> str:
             "",
         ]
     )
+
+
+def _validation(bundle: Bundle) -> list[str]:
+    best = bundle.best
+    if not bundle.history:
+        return ["## Validation", "", "None: it learned nothing of its own. `mskray evaluate` gives its figures.", ""]
+    figures = [f"| {key.removeprefix('val_')} | {value:.3f} |" for key, value in best.items() if key.startswith("val_")]
+    return [
+        f"## Validation, image level, epoch {best['epoch']} of {len(bundle.history)}",
+        "",
+        "The epoch was chosen on this split: these figures flatter. `mskray evaluate` gives those of held-out "
+        "studies, with intervals.",
+        "",
+        "| figure | value |",
+        "| --- | --- |",
+        *figures,
+        "",
+    ]

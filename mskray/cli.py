@@ -147,7 +147,8 @@ def train(
     best = "  ".join(
         f"{key.removeprefix('val_')} {value:.3f}" for key, value in bundle.best.items() if key.startswith("val_")
     )
-    print(f"bundle {bundle.name}  best epoch {bundle.best['epoch']} of {len(bundle.history)}  {best}")
+    epoch = f"best epoch {bundle.best['epoch']} of {len(bundle.history)}" if bundle.history else "nothing was trained"
+    print(f"bundle {bundle.name}  {epoch}  {best}".rstrip())
 
 
 @app.command()
