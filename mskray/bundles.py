@@ -219,8 +219,6 @@ def read_versioned(location: Location, what: str, newest: int) -> dict[str, Any]
 
 def card(bundle: Bundle) -> str:
     """Write the model card in Markdown."""
-    best = bundle.best
-    figures = [f"| {key.removeprefix('val_')} | {value:.3f} |" for key, value in best.items() if key.startswith("val_")]
     total = sum(bundle.labels.values())
     plural = "studies" if bundle.sample == "study" else f"{bundle.sample}s"
     labels = ", ".join(f"{name} {count:,} ({count / total:.0%})" for name, count in bundle.labels.items())
@@ -240,12 +238,7 @@ def card(bundle: Bundle) -> str:
             f"- training {plural}: {total:,}: {labels}",
             f"- images of {bundle.image['size']} × {bundle.image['size']} px, {bundle.image['dtype']}",
             "",
-            *_chosen(bundle),
-            "",
-            "| figure | value |",
-            "| --- | --- |",
-            *figures,
-            "",
+            *_validation(bundle),
             "## Limits",
             "",
             "- It knows the body parts above and nothing else; on others its probabilities mean nothing.",
@@ -255,17 +248,17 @@ def card(bundle: Bundle) -> str:
     )
 
 
-def _chosen(bundle: Bundle) -> list[str]:
-    """Say what the validation split was used for."""
+def _validation(bundle: Bundle) -> list[str]:
+    """What the validation split was used for, and the figures on it."""
     held_out = "`mskray evaluate` gives those of held-out studies, with intervals."
+    if not bundle.history:
+        return ["## Validation", "", f"None: it learned nothing of its own. {held_out}", ""]
+    level = f"## Validation, {bundle.sample} level"
     if ESTIMATOR in bundle.files:
-        return [
-            f"## Validation, {bundle.sample} level",
-            "",
-            f"Probabilities were calibrated on this split: these figures flatter, the loss most. {held_out}",
-        ]
-    return [
-        f"## Validation, {bundle.sample} level, epoch {bundle.best['epoch']} of {bundle.epochs}",
-        "",
-        f"The epoch was chosen on this split: these figures flatter. {held_out}",
-    ]
+        used = f"Probabilities were calibrated on this split: these figures flatter, the loss most. {held_out}"
+    else:
+        level += f", epoch {bundle.best['epoch']} of {bundle.epochs}"
+        used = f"The epoch was chosen on this split: these figures flatter. {held_out}"
+    figures = {key.removeprefix("val_"): value for key, value in bundle.best.items() if key.startswith("val_")}
+    rows = [f"| {name} | {value:.3f} |" for name, value in figures.items()]
+    return [level, "", used, "", "| figure | value |", "| --- | --- |", *rows, ""]

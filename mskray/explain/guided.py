@@ -31,8 +31,9 @@ def normalise(values: Tensor) -> Tensor:
 def guided_backprop(network: Backbone, images: Tensor, target: Tensor | None) -> Tensor:
     """Return the guided gradient of one logit of each image with respect to its pixels.
 
-    Where a ReLU or ReLU6 is passed backwards, negative gradients become zero. Other activations (SiLU in efficientnet,
-    hardswish in much of mobilenet_v3) let the gradient through as it is: there the result is nearer to the plain one.
+    Where a ReLU or ReLU6 is passed backwards, negative gradients become zero. Other activations let the gradient through
+    as it is: of efficientnet, which has SiLU alone, this is the plain gradient, and of mobilenet_v3, which has hardswish
+    beside ReLU, something between.
 
     Args:
         network: left as it was: weights, gradients, mode, BatchNorm's statistics.
@@ -46,12 +47,13 @@ def guided_backprop(network: Backbone, images: Tensor, target: Tensor | None) ->
 
 def look(network: Backbone, images: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return what `guided_backprop` does, and the logits (n, classes) that its forward pass gave on the way."""
-    with torch.inference_mode(False), torch.enable_grad(), _evaluating(network), warnings.catch_warnings():
+    # In fp16 the gradient of a pixel would be zero: no autocast.
+    exact = torch.autocast(images.device.type, enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), exact, evaluating(network), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Setting backward hooks on ReLU")  # captum says so each time
-        # A copy: what comes out of inference mode cannot have a gradient, and the caller's tensor is left alone.
-        pixels = images.detach().clone().requires_grad_()
-        chosen = None if target is None else target.clone()
-        one = _OneLogit(network, chosen)
+        # Copies: what comes out of inference mode cannot have a gradient, and the caller's tensors are left alone.
+        pixels = images.detach().float().clone().requires_grad_()
+        one = _OneLogit(network, None if target is None else target.clone())
         gradient = _Guided(one).attribute(pixels)
         assert one.logits is not None
         return gradient.sum(dim=1).detach(), one.logits
@@ -81,7 +83,7 @@ class _Guided(GuidedBackprop):
 
 
 @contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
+def evaluating(network: nn.Module) -> Iterator[None]:
     """Put every module in evaluation mode, and each back in its own at the end."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()

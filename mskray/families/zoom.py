@@ -1,0 +1,229 @@
+"""Learn to zoom from network response (ZHAW): a classifier looks, guided backprop shows where, it looks there again.
+
+    mskray train jobs/configs/mura-zoom.yaml
+
+Every classifier's bundle can zoom as it is: nothing is trained, the new bundle holds a copy of its network. Or the
+network goes on learning, from the whole image and from the crop that its own response chose.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mskray.bundles import Bundle, Fitted, load_bundle, read_description
+from mskray.cohorts import Cohort
+from mskray.config import Section, setting, validate
+from mskray.errors import UserError
+from mskray.explain import evaluating, guided_backprop, look, normalise
+from mskray.families.base import Family, Predictor, register
+from mskray.families.classifier import ClassifierConfig, NetworkSection
+from mskray.families.torch_predictor import TorchPredictor
+from mskray.models.backbones import Backbone
+from mskray.models.zoom import crop, extend, local_entropy, region, shrink
+from mskray.training.config import TorchConfig
+from mskray.training.fit import fit
+from mskray.training.recipe import Answer, Batch, Recipe
+from mskray.training.run import Run
+from mskray.training.samples import EachImage
+
+LOOKS = ("first look", "second look", "third look", "fourth look", "fifth look")
+
+
+class ZoomSection(Section):
+    """Whose network looks, where it looks again, and what is believed."""
+
+    bundle: str = setting(..., "URI of the classifier bundle whose network looks, at its own input size", min_length=1)
+    learns: Literal["nothing", "response"] = setting(
+        "nothing",
+        "nothing: the network as it is; response: it goes on learning from the whole image and from the crop",
+        source="ZHAW, section IV-B3",
+    )
+    passes: int = setting(
+        1, "times that it zooms: once, or again within each crop", ge=1, le=len(LOOKS) - 1, source="ZHAW, section III-C"
+    )
+    normalise: bool = setting(
+        False,
+        "give guided backprop images normalised by eq. 1, as the paper does, in a pass of its own; a network that was "
+        "not trained on such images may see something else in them",
+        source="ZHAW, section III-A",
+    )
+    neighbourhood: int = setting(
+        9, "side of the square whose entropy is measured, odd", unit="px of the look", ge=3, le=99
+    )
+    bins: int = setting(16, "grey levels that entropy tells apart in the response", ge=2, le=256)
+    threshold: float = setting(
+        0.85, "from where on it is region: share of the way from an image's lowest entropy to its highest", gt=0, lt=1
+    )
+    answer: Literal["last", "mean"] = setting(
+        "last", "what the looks say together: the last one alone, or their mean", source="ZHAW, section III-C"
+    )
+
+
+class ZoomConfig(TorchConfig):
+    """Config of the `zoom` family. All sections but `zoom` and `data` serve response training alone."""
+
+    zoom: ZoomSection
+
+    @model_validator(mode="after")
+    def _neighbourhood_has_a_middle(self) -> "ZoomConfig":
+        if self.zoom.neighbourhood % 2 == 0:
+            raise ValueError(f"zoom.neighbourhood = {self.zoom.neighbourhood}: give an odd number, it has a middle")
+        return self
+
+
+@dataclass(frozen=True)
+class ZoomRecipe(Recipe):
+    """The zoom's side of the shared loop; its network is the classifier's.
+
+    Args:
+        network: the classifier's own section.
+        size: side of the classifier's input, px; images come at `config.data.image_size`.
+    """
+
+    config: ZoomConfig
+    network: NetworkSection
+    size: int
+    classes: int
+
+    def build(self) -> Backbone:
+        return Backbone(self.network.backbone, self.classes, self.network.freeze)
+
+    def loss(self, network: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
+        """Loss on the whole image plus loss on the crop, both of which move the weights (ZHAW, figure 2).
+
+        Both go through the network in one pass: among several workers it may run forward only once a step.
+        """
+        images = batch["image"]
+        # Among several workers the network is wrapped; the response needs nothing of the wrapping.
+        _, box = self.zoom(self.explained(getattr(network, "module", network)), images)
+        both = network(torch.cat([shrink(images, self.size), crop(images, box, self.size)]))
+        smoothing = self.config.loop.label_smoothing
+        whole, local = (
+            F.cross_entropy(logits, batch["label"], weight=class_weights, label_smoothing=smoothing)
+            for logits in both.chunk(2)
+        )
+        return whole + local
+
+    def answer(self, network: nn.Module, batch: Batch) -> Answer:
+        images = batch["image"]
+        looks, box = self.zoom(self.explained(network), images)
+        looks.append(network(crop(images, box, self.size)))
+        said = torch.stack([logits.float().softmax(dim=1) for logits in looks])
+        fused = said[-1] if self.config.zoom.answer == "last" else said.mean(dim=0)
+        return Answer(fused, dict(zip(LOOKS, said, strict=False)), {"zoom": box})
+
+    @torch.no_grad()
+    def zoom(self, network: Backbone, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Look, find the response, look there, as often as `zoom.passes` says (ZHAW, section III-C, a to f).
+
+        Returns:
+            The logits (n, classes) of each look but the last, and where that one is to be: (n, 4) in px of `images`.
+        """
+        side = images.shape[-1]
+        box = images.new_tensor([0.0, 0.0, side, side]).expand(len(images), 4)
+        seen, looks = shrink(images, self.size), []
+        with evaluating(network):
+            for number in range(self.config.zoom.passes):
+                if number:
+                    seen = crop(images, box, self.size)
+                logits, found = self.respond(network, seen)
+                looks.append(logits)
+                scale = box[:, 2:] / self.size
+                found = torch.cat([box[:, :2] + found[:, :2] * scale, found[:, 2:] * scale], dim=1)
+                box = extend(found, self.size, side)
+        return looks, box
+
+    def respond(self, network: Backbone, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of what is seen, and where its response is: (n, 4) in px of it."""
+        zoom = self.config.zoom
+        if zoom.normalise:
+            logits = network(seen)
+            response = guided_backprop(network, normalise(seen), logits.argmax(dim=1))
+        else:
+            response, logits = look(network, seen, None)
+        # A gradient has no grey levels of its own: eq. 1 brings it to them, a standard deviation to half their range.
+        return logits, region(local_entropy(normalise(response), zoom.neighbourhood, zoom.bins), zoom.threshold)
+
+
+@register
+class Zoom(Family):
+    name: ClassVar[str] = "zoom"
+    summary: ClassVar[str] = "a classifier that looks again where its own response is, from the full resolution"
+    Config: ClassVar[type[ZoomConfig]] = ZoomConfig
+
+    def check(self, cohort: Cohort, config: ZoomConfig) -> None:
+        """Raise UserError also where the bundle cannot zoom, or where this cohort shows it nothing finer."""
+        super().check(cohort, config)
+        bundle = read_description(config.zoom.bundle)
+        own, size = _classifier(bundle, config).data, config.data.image_size
+        where = f"zoom.bundle {config.zoom.bundle}"
+        if size > cohort.image.size:
+            raise UserError(
+                f"data.image_size = {size}: cohort {cohort.location} holds {cohort.image.size} px, there is nothing "
+                f"finer to crop: set it to {cohort.image.size}, or ingest with a larger --size"
+            )
+        if size <= own.image_size:
+            raise UserError(
+                f"data.image_size = {size}: {where} sees {own.image_size} px, a crop would show it nothing finer: give "
+                "a larger one, and a cohort ingested with that --size"
+            )
+        if config.data.intensity != own.intensity:
+            raise UserError(
+                f"data.intensity = {config.data.intensity}: {where} was trained on {own.intensity} images: "
+                f"set data.intensity={own.intensity}"
+            )
+        if cohort.image.fit != bundle.image["fit"]:
+            raise UserError(
+                f"{where} was trained on images fitted by {bundle.image['fit']}, cohort {cohort.location} was ingested "
+                f"by {cohort.image.fit}: ingest with the other fit"
+            )
+
+    def depends_on(self, config: ZoomConfig) -> dict[str, str]:
+        return {"bundle": read_description(config.zoom.bundle).hash}
+
+    def fit(self, cohort: Cohort, config: ZoomConfig, run: Run) -> Fitted:
+        """Copy the bundle's network, or train it on."""
+        bundle, given = load_bundle(config.zoom.bundle)
+        own, classes = _classifier(bundle, config), run.task.classes
+        if given.classes != classes:
+            raise UserError(
+                f"zoom.bundle {config.zoom.bundle} tells {', '.join(given.classes)} apart, task {run.task.name} has "
+                f"{', '.join(classes)}: give another bundle or task"
+            )
+        if config.zoom.learns == "response":
+            recipe = ZoomRecipe(config, own.network, own.data.image_size, len(classes))
+            trained = fit(recipe, EachImage(run.task.column), lambda: given.state, cohort, run)
+            result = self.fitted(cohort, config, run.task, trained)
+        else:
+            # The cohort, labels and body parts stay those that the network has learned from.
+            image = cohort.image.model_dump(mode="json")
+            result = replace(given, family=self.name, task=run.task.name, image=image, history=[], best={})
+        looking = {"network": own.network.model_dump(mode="json"), "input_size": own.data.image_size}
+        return replace(result, config={**config.model_dump(mode="json"), **looking})
+
+    def predictor(self, fitted: Fitted, device: str = "cpu") -> Predictor:
+        settings = dict(fitted.config)
+        network, size = NetworkSection.model_validate(settings.pop("network")), int(settings.pop("input_size"))
+        recipe = ZoomRecipe(ZoomConfig.model_validate(settings), network, size, len(fitted.classes))
+        return TorchPredictor(recipe, fitted, device)
+
+    def search_space(self) -> dict[str, Any]:
+        return {
+            "zoom.passes": [1, 2],
+            "zoom.normalise": [True, False],
+            "zoom.neighbourhood": [5, 9, 15, 25],
+            "zoom.bins": [8, 16, 32, 64],
+            "zoom.threshold": (0.2, 0.9),
+            "zoom.answer": ["last", "mean"],
+        }
+
+
+def _classifier(bundle: Bundle, config: ZoomConfig) -> ClassifierConfig:
+    """Return the config of the bundle's network. Raises UserError for a bundle of another family."""
+    if bundle.family != "classifier":
+        raise UserError(f"zoom.bundle {config.zoom.bundle} is of family {bundle.family}: give one of classifier")
+    return validate(ClassifierConfig, bundle.config, f"bundle {config.zoom.bundle}")

@@ -1,0 +1,106 @@
+"""Zoom on phantoms: its box holds the implant more often than one in the middle; it trains and predicts as a bundle."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_run import run, small_job
+from torch import Tensor
+from torch.nn import functional as F
+
+from mskray.families import Images, load_predictor
+from mskray.families.classifier import NetworkSection
+from mskray.families.zoom import ZoomConfig, ZoomRecipe
+from mskray.imaging.phantoms import PhantomSpec, render, studies
+from mskray.imaging.regions import fit_to_canvas
+from mskray.models.backbones import Backbone
+from mskray.models.zoom import shrink
+from mskray.storage import locate
+from mskray.training.augmentation import augment
+from mskray.training.config import AugmentSection
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+CANVAS, INPUT = 128, 64
+
+
+def implants(patients: int, seed: int) -> tuple[Tensor, Tensor, np.ndarray]:
+    """First views: images (n, 1, 128, 128), labels, and the first implant's box in each (zeros where there is none)."""
+    spec = PhantomSpec(patients, seed, CANVAS, kinds=("implant",), flag_fraction=0, parts=("FOREARM", "HUMERUS"))
+    images, labels, boxes = [], [], []
+    for study in studies(spec):
+        image = render(spec, study.index, 0)
+        canvas, placed = fit_to_canvas(image.pixels, CANVAS)
+        images.append(canvas)
+        labels.append(int(bool(image.findings)))
+        boxes.append(placed.to_canvas(image.findings[0].box) if image.findings else (0, 0, 0, 0))
+    return torch.from_numpy(np.stack(images)).unsqueeze(1).float() / 255, torch.tensor(labels), np.array(boxes)
+
+
+def classifier(images: Tensor, labels: Tensor, epochs: int = 6) -> Backbone:
+    torch.manual_seed(0)
+    network = Backbone("resnet18", 2).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    steps = len(images) // 32
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=epochs * steps)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(images))[: steps * 32].split(32):
+            seen = shrink(augment(images[rows], AugmentSection()), INPUT)
+            loss = F.cross_entropy(network(seen), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return network.eval()
+
+
+def held(boxes: np.ndarray, truth: np.ndarray) -> float:
+    """Share of boxes that hold at least 90 % of the true one."""
+    low = np.maximum(boxes[:, :2], truth[:, :2])
+    high = np.minimum(boxes[:, :2] + boxes[:, 2:], truth[:, :2] + truth[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=1)
+    return float((shared >= 0.9 * truth[:, 2:].prod(axis=1)).mean())
+
+
+def test_the_box_holds_the_implant_more_often_than_boxes_of_its_size_elsewhere() -> None:
+    network = classifier(*implants(400, 1)[:2])
+    images, labels, truth = implants(150, 2)
+    abnormal = labels == 1
+    images, truth = images[abnormal], truth[abnormal.numpy()]
+    config = ZoomConfig.model_validate({"data": {"image_size": CANVAS}, "zoom": {"bundle": "the one above"}})
+    recipe = ZoomRecipe(config, NetworkSection(backbone="resnet18", weights="none"), INPUT, 2)
+    with torch.inference_mode():
+        answer = recipe.answer(network, {"image": images})
+    assert float((answer.parts["first look"][:, 1] > 0.5).float().mean()) > 0.7, "the classifier has learned nothing"
+    boxes = answer.boxes["zoom"].numpy()
+    lengths, random = boxes[:, 2:], np.random.default_rng(0)
+    middle = np.concatenate([(CANVAS - lengths) / 2, lengths], axis=1)
+    anywhere = np.concatenate([random.random(lengths.shape) * (CANVAS - lengths), lengths], axis=1)
+    found, centred, by_chance = (held(each, truth) for each in (boxes, middle, anywhere))
+    print(f"{len(truth)} implants, side {lengths.mean():.0f}: zoom {found}, middle {centred}, anywhere {by_chance}")
+    assert lengths.mean() < 0.75 * CANVAS
+    assert found > centred + 0.05
+    assert found > by_chance + 0.2
+
+
+def test_a_bundle_zooms_as_it_is_and_learns_from_its_response(phantom_cohort, tmp_path: Path) -> None:
+    """From classifier to zoom through the shared loop, with two workers: 32 px, and 64 px to zoom into."""
+    small = {"image_size": 32, "batch_size": 8, "shuffle_window": 64}
+    first = run(small_job(phantom_cohort, locate(tmp_path / "first"), data=small, loop={"epochs": 1}))
+    job = small_job(phantom_cohort, locate(tmp_path / "zoom"), family="zoom")
+    del job["network"]
+    job["zoom"] = {"bundle": str(tmp_path / "first"), "passes": 2}
+    zoom = run(job)
+    assert zoom.files == first.files, "the weights are the classifier's"
+    assert run(job) == zoom
+    learning = {"bundle": str(tmp_path / "first"), "learns": "response"}
+    resources = {"workers": 2, "cpus_per_worker": 1}
+    trained = run({**job, "out": str(tmp_path / "response"), "zoom": learning, "resources": resources})
+    assert [entry["epoch"] for entry in trained.history] == [1, 2]
+    assert trained.files != first.files
+    pixels = list(np.random.default_rng(0).integers(0, 255, (3, 64, 64), dtype=np.uint8))
+    for name, looks in (("zoom", 3), ("response", 2)):
+        found = load_predictor(str(tmp_path / name))[1](Images(pixels))
+        assert len(found.parts) == looks
+        assert found.boxes["zoom"].shape == (3, 4)
+        np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-5)
