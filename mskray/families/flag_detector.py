@@ -9,11 +9,10 @@ Implants are a kind of their own because a detector that does not know them take
 where things are; the task `flags` (does the image show one?) is what the loop's validation figures speak of.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,19 +21,16 @@ from mskray.cohorts import Cohort, Task
 from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.families.base import Family, register
-from mskray.families.torch_predictor import TorchPredictor
-from mskray.imaging.flags import Removal, remove_flags
-from mskray.imaging.regions import Fit
+from mskray.families.flag_removal import FLAG, KINDS, FlagPredictor, RemovalSection
 from mskray.models.detector import DETECTOR_BACKBONES, Detector, Method, load_detector
 from mskray.training.augmentation import exposure, moved, moved_boxes, poses
 from mskray.training.box_samples import BoxSamples
 from mskray.training.config import AugmentSection, LoopSection, Metric, TorchConfig
 from mskray.training.fit import fit
-from mskray.training.recipe import Answer, Batch, Recipe, to_batch
+from mskray.training.recipe import Answer, Batch, Recipe
 from mskray.training.run import Run
 from mskray.training.weights import initial_weights
 
-FLAG, IMPLANT = KINDS = ("flag", "implant")
 TASK = Task(name="flags", classes=("no_flag", "flag"))
 # A box is learned from while at least this share of it is inside the augmented image.
 _VISIBLE = 0.4
@@ -72,13 +68,6 @@ class DetectorLoop(LoopSection):
     class_weights: Literal["none"] = setting("none", "none: boxes are learned, not classes of images")
     label_smoothing: float = setting(0.0, "none: boxes are learned, not classes of images", ge=0, le=0)
     metric: Metric = setting("loss", "validation metric, of whether an image shows a flag, that picks the best epoch")
-
-
-class RemovalSection(Section):
-    """How sure the detector must be when flags are removed."""
-
-    flag_score: float = setting(0.5, "least score of a flag that is removed", gt=0, lt=1)
-    implant_score: float = setting(0.3, "least score of an implant whose pixels are left alone", gt=0, lt=1)
 
 
 class FlagDetectorConfig(TorchConfig):
@@ -175,59 +164,6 @@ def _best(found: Mapping[str, Tensor], kind: int) -> Tensor:
     return rows[0] if len(rows) else rows.new_zeros(5)
 
 
-@dataclass(frozen=True)
-class Found:
-    """What is on one image: boxes (k, 4) x, y, w, h in its pixels, kinds (k,), scores (k,), the surest first."""
-
-    boxes: np.ndarray
-    kinds: np.ndarray
-    scores: np.ndarray
-
-    def of(self, kind: str, least: float = 0.0) -> np.ndarray:
-        """Boxes (m, 4) of a kind with at least this score."""
-        return self.boxes[(self.kinds == kind) & (self.scores >= least)]
-
-
-@dataclass(frozen=True)
-class Cleaned(Removal):
-    """An image without its flags, and the boxes (m, 4) of those that were removed."""
-
-    flags: np.ndarray
-
-
-class FlagPredictor(TorchPredictor):
-    """Finds flags and implants on images of any size, and removes the flags."""
-
-    recipe: FlagDetectorRecipe
-
-    @torch.inference_mode()
-    def detect(self, pixels: Sequence[np.ndarray]) -> list[Found]:
-        """Find flags and implants on (rows, columns) images, uint8 or uint16."""
-        inputs = np.stack([self.prepare(each) for each in pixels])
-        found = self.network(to_batch({"image": inputs}, self.device)["image"])
-        return [self._on(image, each) for image, each in zip(pixels, found, strict=True)]
-
-    def clean(self, pixels: Sequence[np.ndarray]) -> list[Cleaned]:
-        """Remove the flags of (rows, columns) images, leaving implants alone."""
-        return [self._cleaned(image, found) for image, found in zip(pixels, self.detect(pixels), strict=True)]
-
-    def _cleaned(self, image: np.ndarray, found: Found) -> Cleaned:
-        least = self.recipe.config.removal
-        flags = found.of(FLAG, least.flag_score)
-        removal = remove_flags(image, flags.tolist(), found.of(IMPLANT, least.implant_score).tolist())
-        return Cleaned(removal.pixels, removal.changed, flags)
-
-    def _on(self, image: np.ndarray, found: Mapping[str, Tensor]) -> Found:
-        """Bring boxes from the network's input by way of the canvas to the image."""
-        place = Fit(self.image["size"], self.image["fit"]).placement(*image.shape)
-        to_canvas = self.image["size"] / self.recipe.config.data.image_size
-        ends = found["boxes"].float().cpu().numpy() * to_canvas
-        boxes = np.concatenate([ends[:, :2], ends[:, 2:] - ends[:, :2]], axis=1)
-        kinds = np.array(KINDS)[found["labels"].cpu().numpy() - 1]
-        own = np.array([place.to_source(box) for box in boxes], np.float32).reshape(-1, 4)
-        return Found(own, kinds, found["scores"].float().cpu().numpy())
-
-
 @register
 class FlagDetector(Family):
     name: ClassVar[str] = "flag_detector"
@@ -257,7 +193,7 @@ class FlagDetector(Family):
 
     def predictor(self, fitted: Fitted, device: str = "cpu") -> FlagPredictor:
         config = FlagDetectorConfig.model_validate(fitted.config)
-        return FlagPredictor(FlagDetectorRecipe(config), fitted, device)
+        return FlagPredictor(FlagDetectorRecipe(config), fitted, config.removal, device)
 
     def search_space(self) -> dict[str, Any]:
         return {

@@ -77,6 +77,13 @@ class Fit:
         return Placement(width / columns, height / rows, float(left), float(top))
 
 
+def overlap(first: Sequence[float], second: Sequence[float]) -> float:
+    """Area that two boxes (x, y, w, h) share, px²."""
+    wide = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
+    high = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
+    return max(wide, 0.0) * max(high, 0.0)
+
+
 def fit_to_canvas(pixels: np.ndarray, size: int, mode: FitMode = "pad") -> tuple[np.ndarray, Placement]:
     """Resize a picture onto a size × size canvas.
 

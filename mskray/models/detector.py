@@ -16,11 +16,12 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from mskray.errors import UserError
 
 Method = Literal["faster_rcnn", "mask_rcnn"]
-DETECTOR_BACKBONES = ("resnet50", "resnet18", "mobilenet_v3_large", "mobilenet_v2")
+DETECTOR_BACKBONES = ("resnet50", "resnet18", "mobilenet_v3_large", "mobilenet_v3_small", "mobilenet_v2")
 _RATIOS = (0.5, 1.0, 2.0)
 # Modules of the mobilenets' `features` that end at a stride, with their channels.
 _STRIDES = {
     "mobilenet_v3_large": {4: ("3", 24), 8: ("6", 40), 16: ("12", 112), 32: ("15", 160)},
+    "mobilenet_v3_small": {4: ("1", 16), 8: ("3", 24), 16: ("8", 48), 32: ("11", 96)},
     "mobilenet_v2": {4: ("3", 24), 8: ("6", 32), 16: ("13", 96), 32: ("17", 320)},
 }
 
@@ -98,8 +99,7 @@ def _pyramid(name: str, channels: int, finest: int, norm: type[nn.Module]) -> Ba
     else:
         whole = torchvision.models.get_model(name, weights=None)
         body, ends = whole.features, _STRIDES[name]
-        if norm is FrozenBatchNorm2d:
-            body = _frozen(body)
+        body = _frozen(body) if norm is FrozenBatchNorm2d else _followed(body)
     taken = [end for stride, end in ends.items() if stride >= finest]
     return BackboneWithFPN(
         body, {module: str(level) for level, (module, _) in enumerate(taken)}, [width for _, width in taken], channels
@@ -113,6 +113,14 @@ def _frozen(module: nn.Module) -> nn.Module:
             setattr(module, name, FrozenBatchNorm2d(child.num_features, child.eps))
         else:
             _frozen(child)
+    return module
+
+
+def _followed(module: nn.Module) -> nn.Module:
+    """Let BatchNorm's statistics follow as fast as a ResNet's: their own momentum of 0.01 takes an epoch more."""
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            child.momentum = 0.1
     return module
 
 
