@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mskray.cohorts.schema import FINDING, LEDGER, SPLITS, Fractions, Task
 from mskray.cohorts.sources import Item, Rejected
@@ -184,7 +185,7 @@ def make_plan(
     for item in items:
         listing.add(item)
     table = listing.table()
-    if not any(table["findings"].value_lengths().to_pylist()):
+    if not pc.sum(pc.list_value_length(table["findings"])).as_py():
         table = table.drop_columns("findings")  # a source without boxes has the plans that it always had
     own = table.column("own").to_pylist()
     own_splits = not resplit and any(own)
