@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mskray.evaluation.bootstrap import CONFIDENCE, DECIMALS, MINIMUM_PATIENTS, Figure, resampled_weights
+from mskray.imaging.regions import intersection_over_union
 
 _OVERLAP = 0.5
 _RECALLS = np.linspace(0, 1, 101)
@@ -90,15 +91,6 @@ def hit_boxes(found: np.ndarray, true: np.ndarray) -> np.ndarray:
             hits[place] = True
             shared[:, best] = -1.0  # taken
     return hits
-
-
-def intersection_over_union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(n, 4) and (m, 4) boxes x, y, w, h → (n, m) shares."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum((first[:, :2] + first[:, 2:])[:, None], (second[:, :2] + second[:, 2:])[None])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
-    areas = first[:, 2:].prod(axis=1)[:, None] + second[:, 2:].prod(axis=1)[None] - shared
-    return shared / np.maximum(areas, 1e-12)
 
 
 def average_precision(hit: np.ndarray, weight: np.ndarray, total: float) -> float:

@@ -13,12 +13,14 @@ from mskray.errors import UserError
 from mskray.families.loading import load_predictor
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.imaging.flags import Removal, remove_flags
-from mskray.imaging.regions import Fit
+from mskray.imaging.regions import Fit, intersection_over_union
 from mskray.storage import Location
 from mskray.training.recipe import Recipe, to_batch
 
 FAMILY = "flag_detector"
 FLAG, IMPLANT = KINDS = ("flag", "implant")
+# Two boxes with this intersection over union are of one thing.
+_SAME = 0.5
 
 
 class RemovalSection(Section):
@@ -36,9 +38,16 @@ class Found:
     kinds: np.ndarray
     scores: np.ndarray
 
-    def of(self, kind: str, least: float = 0.0) -> np.ndarray:
-        """Boxes (m, 4) of a kind with at least this score."""
-        return self.boxes[(self.kinds == kind) & (self.scores >= least)]
+    def of(self, kind: str, least: float) -> "Found":
+        """Those of a kind with at least this score."""
+        chosen = (self.kinds == kind) & (self.scores >= least)
+        return Found(self.boxes[chosen], self.kinds[chosen], self.scores[chosen])
+
+    def surer_than(self, others: "Found") -> "Found":
+        """Those that no surer one of the others claims for itself: the detector may call one thing by both kinds."""
+        rivals = intersection_over_union(self.boxes, others.boxes) >= _SAME
+        chosen = ~(rivals & (others.scores[None] > self.scores[:, None])).any(axis=1)
+        return Found(self.boxes[chosen], self.kinds[chosen], self.scores[chosen])
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,9 @@ class FlagPredictor(TorchPredictor):
     def _cleaned(self, image: np.ndarray, found: Found) -> Cleaned:
         flags = found.of(FLAG, self.removal.flag_score)
         implants = found.of(IMPLANT, self.removal.implant_score)
-        removal = remove_flags(image, flags.tolist(), implants.tolist())
-        return Cleaned(removal.pixels, removal.changed, flags)
+        flags, implants = flags.surer_than(implants), implants.surer_than(flags)
+        removal = remove_flags(image, flags.boxes.tolist(), implants.boxes.tolist())
+        return Cleaned(removal.pixels, removal.changed, flags.boxes)
 
     def _on(self, image: np.ndarray, found: Mapping[str, Tensor]) -> Found:
         """Bring boxes from the network's input by way of the canvas to the image."""

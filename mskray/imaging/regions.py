@@ -77,11 +77,18 @@ class Fit:
         return Placement(width / columns, height / rows, float(left), float(top))
 
 
-def overlap(first: Sequence[float], second: Sequence[float]) -> float:
-    """Area that two boxes (x, y, w, h) share, px²."""
-    wide = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
-    high = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
-    return max(wide, 0.0) * max(high, 0.0)
+def shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Areas (n, m) that boxes (n, 4) and (m, 4), x, y, w, h, have in common, px²."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum((first[:, :2] + first[:, 2:])[:, None], (second[:, :2] + second[:, 2:])[None])
+    return np.clip(high - low, 0, None).prod(axis=2)
+
+
+def intersection_over_union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Shares (n, m) of what boxes (n, 4) and (m, 4), x, y, w, h, cover together that both cover."""
+    shared = shared_areas(first, second)
+    covered = first[:, 2:].prod(axis=1)[:, None] + second[:, 2:].prod(axis=1)[None] - shared
+    return shared / np.maximum(covered, 1e-12)
 
 
 def fit_to_canvas(pixels: np.ndarray, size: int, mode: FitMode = "pad") -> tuple[np.ndarray, Placement]:

@@ -25,7 +25,7 @@ from mskray.cohorts.plan import ShardPlan
 from mskray.cohorts.schema import Derivation, Shard, pixels
 from mskray.errors import user_error_in
 from mskray.families.flag_removal import FLAG, load_flag_detector
-from mskray.imaging.regions import overlap
+from mskray.imaging.regions import shared_areas
 from mskray.progress import Progress, Report, silent
 from mskray.storage import check_access, locate
 
@@ -164,5 +164,5 @@ class _Remover:
 
 def _removed(finding: Mapping[str, Any], flags: np.ndarray) -> bool:
     """Whether a known flag is one of those that were removed: half of it lies in one's box."""
-    box = tuple(finding[name] for name in "xywh")
-    return any(overlap(box, flag) >= 0.5 * box[2] * box[3] for flag in flags)
+    box = np.array([[finding[name] for name in "xywh"]])
+    return bool((shared_areas(box, flags) >= 0.5 * box[:, 2:].prod(axis=1)).any())

@@ -13,7 +13,7 @@ from mskray.cohorts.schema import ABNORMALITY
 from mskray.errors import UserError
 from mskray.families import Images, family
 from mskray.families.flag_detector import TASK, FlagDetectorConfig, FlagDetectorRecipe, targets
-from mskray.families.flag_removal import KINDS, load_flag_detector
+from mskray.families.flag_removal import KINDS, Found, load_flag_detector
 from mskray.imaging.inputs import InputFormat
 from mskray.models.detector import Detector, load_detector
 from mskray.training.box_samples import BoxSamples
@@ -107,6 +107,15 @@ def test_a_flag_that_leaves_the_image_is_no_target() -> None:
     inside = moved["boxes"][moved["kinds"] > 0]
     assert inside.min() >= 0
     assert inside.max() <= 64
+
+
+@pytest.mark.parametrize(("implant", "left"), [(0.4, 1), (0.95, 0)])
+def test_a_thing_of_both_kinds_is_what_the_detector_is_surer_of(implant: float, left: int) -> None:
+    boxes = np.array([[10, 10, 20, 20], [11, 10, 20, 20], [60, 60, 9, 9]], float)
+    found = Found(boxes, np.array(["flag", "implant", "implant"]), np.array([0.9, implant, 0.3]))
+    flags, implants = found.of("flag", 0.5), found.of("implant", 0.3)
+    assert len(flags.surer_than(implants).boxes) == left
+    assert len(implants.surer_than(flags).boxes) == 2 - left
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ def rows(*findings, mask=None):
 
 def test_boxes_are_scaled_clipped_and_padded():
     data = rows(
-        [found("flag", 10, 10, 3, 10), found("lesion", 1, 1, 5, 5), found("implant", 50, 50, 40, 8)],
+        [found("flag", 10, 10, 6, 10), found("lesion", 1, 1, 5, 5), found("implant", 50, 50, 40, 8)],
         [found("flag", 63.5, 5, 9, 9)],
         [],
     )
@@ -37,7 +37,7 @@ def test_boxes_are_scaled_clipped_and_padded():
     assert made["image"].shape == (3, 32, 32)
     # The implant is the larger; the flag of the second image is outside but for half a pixel.
     assert made["kinds"].tolist() == [[2, 1, *[0] * (MOST - 2)], [0] * MOST, [0] * MOST]
-    assert made["boxes"][0, :2].tolist() == [[25, 25, 32, 29], [5, 5, 6.5, 10]]
+    assert made["boxes"][0, :2].tolist() == [[25, 25, 32, 29], [5, 5, 8, 10]]
     assert made["label"].tolist() == [1, 1, 0]
     assert made["label"].tolist() == BoxSamples(KINDS).labels(data).tolist()
 
