@@ -42,7 +42,8 @@ class Fitted:
         body_parts: parts seen in training; another one is a reason for doubt.
         image: canvas of the cohort's images (`size`, `dtype`, `fit`), to which new images are brought.
         state: tensors of a torch family.
-        history, best: training figures, an entry an epoch, and the chosen one.
+        history, best: training figures, an entry an epoch, and the chosen one; keys of an earlier training that this
+            one builds on are marked "<its name>/".
         labels: training images of each class.
         cohort: `uri` and `content_hash` of the cohort.
     """
@@ -83,6 +84,11 @@ class Bundle(BaseModel):
     created: str
     versions: dict[str, str]
     files: dict[str, str]
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the training that `best` is of; those of an earlier one are marked by its name in `history`."""
+        return sum("epoch" in entry for entry in self.history)
 
     @property
     def hash(self) -> str:
@@ -180,7 +186,7 @@ def card(bundle: Bundle) -> str:
             f"- training images: {total:,}: {labels}",
             f"- images of {bundle.image['size']} × {bundle.image['size']} px, {bundle.image['dtype']}",
             "",
-            f"## Validation, image level, epoch {best['epoch']} of {len(bundle.history)}",
+            f"## Validation, image level, epoch {best['epoch']} of {bundle.epochs}",
             "",
             "The epoch was chosen on this split: these figures flatter. `mskray evaluate` gives those of held-out "
             "studies, with intervals.",

@@ -91,6 +91,10 @@ class Plan:
     def listed(self) -> int:
         return self.table.num_rows + len(self.quarantined)
 
+    @property
+    def studies(self) -> int:
+        return pc.count_distinct(self.table["study_id"]).as_py()
+
 
 def plan_schema(tasks: Sequence[Task]) -> pa.Schema:
     """What a worker needs to know about an image; no identifier in it is raw."""

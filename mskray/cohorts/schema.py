@@ -138,7 +138,7 @@ class Manifest(_Part):
     """`cohort.json`. `source` and what follows speak of the first cohort where this one is derived from another."""
 
     schema_version: int = SCHEMA_VERSION
-    kind: Literal["radiograph"] = "radiograph"
+    kind: str = Field(default="radiograph", pattern=r"^[a-z]+$")
     source: str
     source_options: dict[str, Any]
     tasks: tuple[Task, ...]

@@ -23,7 +23,7 @@ from mskray.evaluation import plots, wording
 from mskray.evaluation.bootstrap import CONFIDENCE, Figure
 from mskray.evaluation.calibration import decision
 from mskray.evaluation.published import Published
-from mskray.evaluation.result import Evaluation, Level
+from mskray.evaluation.result import PART_THRESHOLD, Evaluation, Group, Level
 
 PICTURE_SIDE = 384
 """Longest side of an embedded picture in pixels: sharp at the size shown, and the file stays a few MB."""
@@ -115,6 +115,8 @@ def write_report(
         not_a_device=wording.NOT_A_DEVICE,
         definitions=wording.definitions(evaluation.classes, evaluation.ordinal),
         tiles=tiles,
+        sides=[("study", _sides(evaluation.study)), ("image", _sides(evaluation.image))],
+        part_threshold=PART_THRESHOLD if evaluation.binary else None,
         parts=[("study", _parts(evaluation, evaluation.study)), ("image", _parts(evaluation, evaluation.image))],
         curves=plots.curves(evaluation),
         training=plots.training_curves(history),
@@ -123,6 +125,11 @@ def write_report(
         facts=_facts(evaluation, context),
         date=context.get("date", ""),
     )
+
+
+def _sides(level: Level) -> list[tuple[str, Group]]:
+    """Rows of the table of the whole and its parts; none where the model is of one piece."""
+    return [("Whole model", level.overall), *level.model_parts.items()] if level.model_parts else []
 
 
 def _parts(evaluation: Evaluation, level: Level) -> dict[str, Any] | None:

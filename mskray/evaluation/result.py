@@ -18,10 +18,12 @@ from mskray.errors import UserError
 from mskray.evaluation.bootstrap import CONFIDENCE, DECIMALS, Figure, figures_with_intervals
 from mskray.evaluation.calibration import ReliabilityBin, decision, reliability
 from mskray.evaluation.metrics import calibration_pair
-from mskray.evaluation.studies import Samples, read_predictions, to_studies
+from mskray.evaluation.studies import Samples, part_names, read_part, read_predictions, to_studies
 from mskray.evaluation.wording import definitions
 
 SCHEMA_VERSION = 1
+PART_THRESHOLD = 0.5
+"""From where a part calls class 1 of two: as it would by itself. The whole has a threshold of its own."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,16 @@ class Group:
 
 @dataclass(frozen=True)
 class Level:
-    """All samples of a level ("image" or "study"), together and by body part (sorted by name)."""
+    """All samples of a level ("image" or "study"), together and by body part (sorted by name).
+
+    model_parts: the same samples as each part of the model answers them (the global and the local network of KALM, the
+    members of an ensemble), in the order of the predictions; empty for a model of one piece.
+    """
 
     samples: Samples
     overall: Group
     parts: dict[str, Group]
+    model_parts: dict[str, Group]
 
 
 @dataclass(frozen=True)
@@ -74,12 +81,20 @@ class Evaluation:
         """Are there two classes, of which the second is the finding?"""
         return len(self.classes) == 2
 
+    @property
+    def headlines(self) -> tuple[str, ...]:
+        """The figures that are shown where there is room for a few."""
+        if self.binary:
+            return ("accuracy", "auroc", "kappa", "sensitivity", "specificity")
+        return ("accuracy", "balanced_accuracy", "auroc", "kappa", *(("quadratic_kappa",) if self.ordinal else ()))
+
     def to_dict(self) -> dict[str, Any]:
         """The content of `metrics.json`: strict JSON values, no NaN; numbers rounded to 6 decimals."""
         levels = {
             name: {
                 "overall": level.overall.to_dict(),
                 "body_parts": {part: group.to_dict() for part, group in level.parts.items()},
+                "model_parts": {part: group.to_dict() for part, group in level.model_parts.items()},
             }
             for name, level in (("study", self.study), ("image", self.image))
         }
@@ -115,7 +130,8 @@ def evaluate(
     """Evaluate predictions at image and at study level, overall and per body part.
 
     Args:
-        predictions: a predictions table, see `studies.read_predictions`.
+        predictions: a predictions table, see `studies.read_predictions`; columns `<part>:prob_<class>` are answers
+            of the model's parts, which are then evaluated beside the whole.
         classes: class names in the order of the label's index; of two, the second is the finding ("abnormal").
         ordinal: the classes are grades in order; adds the quadratic weighted kappa.
         threshold: probability in 0 to 1 from which class 1 of two is called, for images and studies alike.
@@ -131,6 +147,7 @@ def evaluate(
     names = list(classes)
     images, counts = read_predictions(predictions, names)
     studies, disagreeing = to_studies(images)
+    apart = {part: read_part(predictions, part, names) for part in part_names(predictions, names)}
     counts |= {
         "studies": len(studies),
         "patients": int(np.unique(images.patient.astype(str)).size),
@@ -139,7 +156,7 @@ def evaluate(
     # Nothing about the order matters with two grades: the quadratic kappa is then Cohen's kappa.
     graded = ordinal and len(names) > 2
 
-    def group(samples: Samples) -> Group:
+    def group(samples: Samples, threshold: float = threshold) -> Group:
         figures = figures_with_intervals(
             samples, names, threshold=threshold, ordinal=graded, resamples=resamples, seed=seed
         )
@@ -154,11 +171,14 @@ def evaluate(
             figures=figures,
         )
 
-    def level(samples: Samples) -> Level:
+    def level(samples: Samples, apart: dict[str, Samples]) -> Level:
         overall = group(samples)
         parts = sorted(set(samples.part))
         single = {parts[0]: overall} if len(parts) == 1 else None
-        return Level(samples, overall, single or {part: group(samples.select(samples.part == part)) for part in parts})
+        by_body_part = single or {part: group(samples.select(samples.part == part)) for part in parts}
+        return Level(
+            samples, overall, by_body_part, {name: group(each, PART_THRESHOLD) for name, each in apart.items()}
+        )
 
     return Evaluation(
         classes=tuple(names),
@@ -167,8 +187,8 @@ def evaluate(
         resamples=resamples,
         seed=seed,
         counts=counts,
-        image=level(images),
-        study=level(studies),
+        image=level(images, apart),
+        study=level(studies, {name: to_studies(each)[0] for name, each in apart.items()}),
     )
 
 

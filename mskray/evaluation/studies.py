@@ -110,6 +110,26 @@ def read_predictions(predictions: pa.Table | pd.DataFrame, classes: list[str]) -
     return samples, counts
 
 
+def part_names(predictions: pa.Table | pd.DataFrame, classes: list[str]) -> list[str]:
+    """Names of the model's parts that a predictions table has answers of: `<part>:prob_<class>` for every class."""
+    names = predictions.column_names if isinstance(predictions, pa.Table) else list(predictions.columns)
+    first = f":prob_{classes[0]}"
+    parts = [name.removesuffix(first) for name in names if name.endswith(first)]
+    return [part for part in parts if all(f"{part}:prob_{name}" in names for name in classes)]
+
+
+def read_part(predictions: pa.Table | pd.DataFrame, part: str, classes: list[str]) -> Samples:
+    """Image-level samples as a part of the model answers them; otherwise as `read_predictions`."""
+    answers = {f"prob_{name}": predictions[f"{part}:prob_{name}"] for name in classes}
+    if isinstance(predictions, pa.Table):
+        swapped = predictions.drop_columns(list(answers))
+        for name, values in answers.items():
+            swapped = swapped.append_column(name, values)
+    else:
+        swapped = predictions.assign(**answers)
+    return read_predictions(swapped, classes)[0]
+
+
 def to_studies(images: Samples) -> tuple[Samples, int]:
     """One sample a study: the mean of its views' probabilities.
 

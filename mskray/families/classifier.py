@@ -6,7 +6,6 @@ mskray train jobs/configs/phantom-mobilenet.yaml
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,13 +15,13 @@ from mskray.cohorts import Cohort
 from mskray.config import Section, setting
 from mskray.families.base import Family, Predictor, register
 from mskray.families.torch_predictor import TorchPredictor
-from mskray.models.backbones import BACKBONES, SMALLEST_INPUT, Backbone, load_initial
+from mskray.models.backbones import BACKBONES, SMALLEST_INPUT, Backbone
 from mskray.training.config import TorchConfig
 from mskray.training.fit import fit
 from mskray.training.recipe import Answer, Batch, Recipe
 from mskray.training.run import Run
 from mskray.training.samples import EachImage
-from mskray.training.weights import initial_weights
+from mskray.training.weights import initial_state
 
 
 class NetworkSection(Section):
@@ -60,14 +59,9 @@ class ClassifierRecipe(Recipe):
         return Backbone(network.backbone, self.classes, network.freeze)
 
     def initial_state(self) -> dict[str, Tensor]:
-        """Build the network with its first weights. Raises UserError when they cannot be had or do not fit."""
+        """Return the network's first weights. Raises UserError when they cannot be had or do not fit."""
         network = self.config.network
-        state = initial_weights(network.weights, network.backbone)
-        torch.manual_seed(self.config.loop.seed)
-        built = self.build()
-        if state is not None:
-            load_initial(built, state, network.weights)
-        return built.state_dict()
+        return initial_state(self.build, network.weights, network.backbone, self.config.loop.seed)
 
     def loss(self, network: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
         """Cross-entropy, weighted by class where `loop.class_weights` asks for it."""

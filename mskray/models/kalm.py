@@ -77,23 +77,37 @@ class KeyArea(nn.Module):
         return torch.stack([locate_peak(across, self._centred), locate_peak(down, self._centred), w, h], dim=1)
 
 
+class GlobalNetwork(Backbone):
+    """CNN_g (KALM eq. 1 to 3): a backbone whose head is one linear layer on the mean of its last map.
+
+    Args:
+        size: side of its input, px; images of a multiple of it are brought there by the mean over their pixels.
+    """
+
+    def __init__(self, name: str, classes: int, size: int) -> None:
+        super().__init__(name, classes, pooled=True)
+        self._size = size
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Return the last spatial map of images (n, 1, rows, columns) in [0, 1]."""
+        return super().maps(images if images.shape[-1] == self._size else F.adaptive_avg_pool2d(images, self._size))
+
+
 class Kalm(nn.Module):
     """CNN_g, the key area and CNN_l.
 
     Args:
         backbone: a member of `mskray.models.backbones.BACKBONES`; CNN_l has the same architecture, weights of its own.
-        size: side of both networks' input, px; images come at twice that side, so that the key area is cut from finer
-            pixels.
+        size: side of both networks' input, px; images come at a multiple of it (in the paper twice), so that the key
+            area is cut from finer pixels.
     """
 
     def __init__(self, backbone: str, classes: int, size: int = 224, centred: bool = False) -> None:
         super().__init__()
         self.size = size
-        self.cnn_g = Backbone(backbone, classes, pooled=True)
+        self.cnn_g = GlobalNetwork(backbone, classes, size)
         self.cnn_l = Backbone(backbone, classes, pooled=True)
-        with torch.no_grad():
-            height, width = self.cnn_g.eval().maps(torch.zeros(1, 1, size, size)).shape[2:]
-        self.key_area = KeyArea(height, width, centred)
+        self.key_area = KeyArea(*map_sides(backbone, size), centred=centred)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits of the whole image and of the key area, each (n, classes), and the boxes (n, 4).
@@ -101,15 +115,18 @@ class Kalm(nn.Module):
         The whole image's feature map is cut off from the boxes' gradient: in the second stage FC_w, FC_h and CNN_l
         learn, and CNN_g stays as the first stage left it.
         """
-        maps = self.cnn_g.maps(self.shrunk(images))
-        box = self.key_area(maps.detach())
-        return self.cnn_g.score(maps), self.cnn_l(sample(images, box, self.size)), box
+        maps = self.cnn_g.maps(images)
+        with torch.autocast(images.device.type, enabled=False):  # bfloat16 would round a box of 448 px to whole pixels
+            box = self.key_area(maps.detach().float())
+            area = sample(images, box, self.size)
+        return self.cnn_g.score(maps), self.cnn_l(area), box
 
-    def shrunk(self, images: Tensor) -> Tensor:
-        """Bring images of any side to the input side of CNN_g."""
-        if images.shape[-1] == self.size:
-            return images
-        return F.interpolate(images, size=(self.size, self.size), mode="bilinear", antialias=True)
+
+def map_sides(backbone: str, size: int) -> tuple[int, int]:
+    """Return height and width of a backbone's last map for images of `size` px; nothing is computed."""
+    with torch.device("meta"):
+        height, width = Backbone(backbone, 2, pooled=True).eval().maps(torch.zeros(1, 1, size, size)).shape[2:]
+    return height, width
 
 
 def _unit_range(values: Tensor) -> Tensor:

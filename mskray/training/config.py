@@ -106,10 +106,14 @@ class TorchConfig(Section):
 
     @model_validator(mode="after")
     def _stopping_leaves_room_for_plateau(self) -> "TorchConfig":
-        """Stopping before the plateau schedule can fire would make it dead weight, as in the ResNet18 deck."""
-        if self.schedule.name == "plateau" and 0 < self.loop.patience <= self.schedule.patience:
-            raise ValueError(
-                f"loop.patience = {self.loop.patience} stops training before schedule.patience = "
-                f"{self.schedule.patience} lets the plateau schedule fire: raise loop.patience above it"
-            )
+        plateau_can_fire(self.schedule, self.loop, "schedule")
         return self
+
+
+def plateau_can_fire(schedule: ScheduleSection, loop: LoopSection, where: str) -> None:
+    """Raise ValueError where stopping comes before the plateau schedule `where`, as in the ResNet18 deck."""
+    if schedule.name == "plateau" and 0 < loop.patience <= schedule.patience:
+        raise ValueError(
+            f"loop.patience = {loop.patience} stops training before {where}.patience = {schedule.patience} lets the "
+            "plateau schedule fire: raise loop.patience above it"
+        )

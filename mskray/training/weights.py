@@ -1,6 +1,7 @@
 """Initial weights: none, ImageNet's by torchvision or timm, or a state dict at a URI. Loaded once, on the driver."""
 
 import io
+from collections.abc import Callable
 
 import torch
 import torchvision
@@ -9,11 +10,24 @@ from safetensors.torch import load, load_file
 from torch import Tensor
 
 from mskray.errors import UserError
-from mskray.models.backbones import TIMM
+from mskray.models.backbones import TIMM, Backbone, load_initial
 from mskray.storage import locate
 
 # A state dict larger than this is a mistake (VGG19, the largest backbone, has 575 MB).
 _MAX_BYTES = 4 << 30
+
+
+def initial_state(build: Callable[[], Backbone], weights: str, backbone: str, seed: int) -> dict[str, Tensor]:
+    """Return the whole state that a network of `build` starts from, what `weights` leaves open drawn from `seed`.
+
+    Raises UserError when the weights cannot be had or do not fit.
+    """
+    state = initial_weights(weights, backbone)
+    torch.manual_seed(seed)
+    built = build()
+    if state is not None:
+        load_initial(built, state, weights)
+    return built.state_dict()
 
 
 def initial_weights(weights: str, backbone: str) -> dict[str, Tensor] | None:

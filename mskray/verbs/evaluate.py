@@ -1,7 +1,7 @@
 """`mskray evaluate BUNDLE|ENSEMBLE --cohort URI --split NAME`: held-out studies become a report."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -11,6 +11,7 @@ import mskray
 from mskray import cluster, ensemble
 from mskray.bundles import read_description
 from mskray.cohorts import Cohort, open_cohort
+from mskray.evaluation.bootstrap import Figure
 from mskray.evaluation.published import published_figures
 from mskray.evaluation.report import Box, Context, Picture, write_report
 from mskray.evaluation.result import Evaluation, check_resamples, evaluate, worst_errors
@@ -19,7 +20,7 @@ from mskray.prediction.batch import Predicting
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
 
-REPORT, METRICS, PREDICTIONS = "report.html", "metrics.json", "predictions.parquet"
+EVALUATION, REPORT, METRICS, PREDICTIONS = "evaluation", "report.html", "metrics.json", "predictions.parquet"
 
 
 def evaluate_model(
@@ -51,7 +52,7 @@ def evaluate_model(
     cohort = open_cohort(cohort_uri)
     cohort.shards(split)  # an unknown split is refused here, before anything is loaded
     task = ensemble.matching_task(described, cohort)
-    target = locate(out) if out else location.join("evaluation", f"{split}-{cohort.content_hash[:8]}")
+    target = locate(out) if out else location.join(EVALUATION, f"{split}-{cohort.content_hash[:8]}")
     check_access(target, write=True)
     predicting = Predicting(str(location), described, workers, gpu, report)
     with cluster.session():
@@ -74,23 +75,26 @@ def evaluate_model(
     }
     page = write_report(result, context, _pictures(cohort, split, worst_errors(result)), history)
     target.join(PREDICTIONS).write_bytes(parquet_bytes(table))
-    target.join(METRICS).write_json(result.to_dict())
+    where = {"uri": str(cohort.location), "content_hash": cohort.content_hash, "source": cohort.manifest.source}
+    target.join(METRICS).write_json({"model": str(location), "cohort": where, "split": split, **result.to_dict()})
     target.join(REPORT).write_bytes(page.encode())
     return result, target
 
 
 def figure_lines(result: Evaluation) -> str:
-    """Return the headline figures as text, one line a level."""
+    """Return the headline figures as text, one line a level and below it one for each part of the model."""
     lines = []
     for name, level in (("study", result.study), ("image", result.image)):
-        figures = level.overall.figures
-        words = [
-            f"{key} {figures[key].value:.3f} ({figures[key].low:.3f} to {figures[key].high:.3f})"
-            for key in ("auroc", "kappa", "accuracy", "sensitivity", "specificity")
-            if key in figures and figures[key].value is not None
-        ]
-        lines.append(f"{name:5}  n = {level.overall.n:,}  " + "  ".join(words))
+        rows = {f"{name}, n = {level.overall.n:,}": level.overall}
+        rows |= {f"  {part}": group for part, group in level.model_parts.items()}
+        width = max(map(len, rows))
+        lines += [f"{label:{width}}  {_words(group.figures, result.headlines)}" for label, group in rows.items()]
     return "\n".join(lines)
+
+
+def _words(figures: Mapping[str, Figure], names: Sequence[str]) -> str:
+    shown = {name: figures[name] for name in names if figures[name].value is not None}
+    return "  ".join(f"{name} {each.value:.3f} ({each.low:.3f} to {each.high:.3f})" for name, each in shown.items())
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

@@ -178,3 +178,47 @@ def test_worst_errors_of_grades_are_the_most_confident(predictions):
     wrong = prob.argmax(axis=1) != frame["label"].to_numpy(int)
     top = frame["instance_id"].to_numpy()[wrong][np.argsort(-prob.max(axis=1)[wrong])[:5]]
     assert ids == top.tolist()
+
+
+def with_parts(frame: pd.DataFrame, classes=CLASSES, seed: int = 1) -> pd.DataFrame:
+    """Add a sharp part, which is always right, and a blind one, which answers at random."""
+    rng = np.random.default_rng(seed)
+    right = np.eye(len(classes))[frame["label"].to_numpy(int)]
+    answers = {"sharp": 0.9 * right + 0.1 / len(classes), "blind": rng.dirichlet(np.ones(len(classes)), len(frame))}
+    columns = {f"{part}:prob_{name}": prob[:, i] for part, prob in answers.items() for i, name in enumerate(classes)}
+    return frame.assign(**columns)
+
+
+@pytest.mark.parametrize(("classes", "ordinal"), [(CLASSES, False), (GRADES, True), (["a", "b", "c"], False)])
+def test_parts_of_the_model_are_measured_as_if_alone(predictions, classes, ordinal):
+    frame = with_parts(predictions(classes=tuple(classes), patients=80), classes)
+    evaluation = evaluate(frame, classes, ordinal=ordinal, resamples=100)
+    for level in (evaluation.study, evaluation.image):
+        assert list(level.model_parts) == ["sharp", "blind"]
+        assert level.model_parts["sharp"].figures["kappa"].value == 1.0
+        low, high = (level.model_parts["blind"].figures["auroc"].low, level.model_parts["blind"].figures["auroc"].high)
+        assert low < 0.5 < high
+        assert set(evaluation.headlines) <= set(level.overall.figures)
+    alone = frame.assign(**{f"prob_{name}": frame[f"blind:prob_{name}"] for name in classes})
+    alone = evaluate(alone[[name for name in alone if ":" not in name]], classes, ordinal=ordinal, resamples=100)
+    assert evaluation.study.model_parts["blind"] == alone.study.overall
+    assert evaluation.image.model_parts["blind"] == alone.image.overall
+    assert alone.study.model_parts == {}
+    content = evaluation.to_dict()["levels"]["study"]["model_parts"]
+    assert content["sharp"]["figures"]["accuracy"]["value"] == 1.0
+
+
+def test_a_part_is_called_at_its_own_threshold_whatever_the_whole_s(predictions):
+    frame = with_parts(predictions())
+    first, second = (evaluate(frame, CLASSES, threshold=value, resamples=100) for value in (0.2, 0.8))
+    assert first.study.overall.confusion != second.study.overall.confusion
+    assert first.study.model_parts == second.study.model_parts
+
+
+def test_an_image_without_an_answer_is_left_out_of_the_parts_too(predictions):
+    frame = with_parts(predictions(patients=20))
+    lost = [name for name in frame if "prob_" in name]
+    frame.loc[frame["study_id"] == "s0003", lost] = np.nan
+    evaluation = evaluate(pa.Table.from_pandas(frame), CLASSES, resamples=100)
+    assert evaluation.image.overall.n == evaluation.image.model_parts["sharp"].n == 57
+    assert evaluation.study.overall.n == evaluation.study.model_parts["blind"].n == 19

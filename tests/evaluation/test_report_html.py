@@ -119,12 +119,39 @@ def test_the_page_shows_the_figures_of_metrics_json(predictions, case):
                     assert f"{figure['value']:.3f} ({figure['low']:.3f}–{figure['high']:.3f})" in text, name
 
 
+@pytest.mark.parametrize("case", ["binary", "grades", "nominal"])
+def test_the_whole_and_its_parts_stand_side_by_side(predictions, case):
+    simulation, classes, arguments = CASES[case]
+    frame = predictions(**simulation)
+    assert "Answered by" not in Page(report(frame, classes, **arguments)[1]).text
+    # The local part answers with the classes turned round, so that its figures are others than the whole's.
+    frame = frame.assign(**{f"global:prob_{name}": frame[f"prob_{name}"] for name in classes})
+    turned = dict(zip(classes, classes[::-1], strict=True))
+    frame = frame.assign(**{f"local:prob_{name}": frame[f"prob_{turned[name]}"] for name in classes})
+    evaluation, html = report(frame, classes, **arguments)
+    text = Page(html).text
+    for level in (evaluation.study, evaluation.image):
+        for name, group in (("Whole model", level.overall), *level.model_parts.items()):
+            figures = [group.figures[figure] for figure in evaluation.headlines]
+            row = " ".join(f"{each.value:.3f} ({each.low:.3f}–{each.high:.3f})" for each in figures)
+            assert f"{name} {row}" in text
+    assert ("0.5 upwards, the whole too." in text) == (len(classes) == 2)
+
+
+def test_a_threshold_that_the_parts_do_not_share_is_said(predictions):
+    frame = predictions()
+    frame = frame.assign(**{f"local:prob_{name}": frame[f"prob_{name}"] for name in CLASSES})
+    _, html = report(frame, threshold=0.35)
+    assert "from a probability of 0.5 upwards, the whole from 0.35." in Page(html).text
+
+
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&"
 
 
 def test_hostile_text_is_escaped_everywhere(predictions):
     classes = ["normal", HOSTILE]
     frame = predictions(classes=tuple(classes), parts=("HAND", HOSTILE))
+    frame = frame.assign(**{f"{HOSTILE}:prob_{name}": frame[f"prob_{name}"] for name in classes})
     for column in ("instance_id", "study_id"):
         frame[column] = frame[column] + HOSTILE
     names = ("bundle", "family", "cohort", "cohort_hash", "split", "date")

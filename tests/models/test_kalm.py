@@ -1,9 +1,11 @@
 """KALM's equations against values worked out by hand, and what each part learns."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from mskray.models.kalm import Kalm, KeyArea, aggregate, locate_peak, profiles, sample, to_pixels
+from mskray.models.kalm import GlobalNetwork, Kalm, KeyArea, aggregate, locate_peak, profiles, sample, to_pixels
 
 
 def test_eq_4_sums_channels_and_eq_5_6_make_profiles() -> None:
@@ -76,3 +78,43 @@ def test_the_second_stage_leaves_the_global_network_alone(backbone: str, side: i
 @pytest.mark.parametrize(("backbone", "cells"), [("resnet18", 7), ("vgg16", 7), ("inception_v4", 5)])
 def test_the_map_s_size_decides_that_of_the_linear_layers(backbone: str, cells: int) -> None:
     assert Kalm(backbone, 2).key_area.fc_w.in_features == cells
+
+
+@pytest.mark.parametrize(("share", "fits"), [(1.0, lambda side: side < 0.27), (1 / 16, lambda side: side > 0.9)])
+def test_lengths_learn_what_serves_the_answer_on_the_crop(share: float, fits: Callable[[float], bool]) -> None:
+    """A bright square, a quarter of the image wide, under the peak: the box shrinks into it, or grows around it."""
+    torch.manual_seed(0)
+    images, maps = torch.zeros(1, 1, 64, 64), torch.zeros(1, 1, 4, 4)
+    images[:, :, 16:32, 32:48] = 1
+    maps[:, :, 1, 2] = 1
+    area = KeyArea(4, 4, centred=True)
+    optimizer = torch.optim.Adam(area.parameters(), 0.05)
+    start = area(maps)[0]
+    for _ in range(200):
+        optimizer.zero_grad()
+        (sample(images, area(maps), 16).mean() - share).square().backward()
+        optimizer.step()
+    end = area(maps)[0]
+    assert start[:2].tolist() == end[:2].tolist() == [0.25, -0.25]
+    assert 0.3 < float(start[2]) < 0.8
+    assert fits(float(end[2]))
+    assert fits(float(end[3]))
+
+
+def test_boxes_are_exact_in_mixed_precision() -> None:
+    torch.manual_seed(0)
+    network = Kalm("mobilenet_v3_small", 2, size=64).eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        whole, _, box = network(torch.rand(4, 1, 128, 128))
+    assert whole.dtype == torch.bfloat16
+    assert box.dtype == torch.float32
+    assert not torch.equal(box, box.bfloat16().float())
+
+
+def test_the_global_network_sees_the_mean_over_pixels_of_a_finer_image() -> None:
+    torch.manual_seed(0)
+    network = GlobalNetwork("mobilenet_v3_small", 2, size=64).eval()
+    small = torch.rand(2, 1, 64, 64)
+    fine = small.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    with torch.no_grad():
+        torch.testing.assert_close(network(fine), network(small))

@@ -1,0 +1,189 @@
+"""Does a second, closer look help where lesions are small? Each arm against its own global network, over seeds.
+
+    .venv/bin/python tests/benchmarks/small_lesions.py                                # about 20 minutes on two cores
+    .venv/bin/python tests/benchmarks/small_lesions.py --weights MOBILENET_V2.safetensors --seeds 0   # one seed
+
+A seed makes a cohort of its own (other patients, other bones) and trains with that seed; held-out patients are judged
+image by image at 0.5. Bone lesions there have a median side of some 10 px of 256, of which the global network sees 5.
+`ARMS` lists what is compared; another family is one more entry.
+
+Two networks are better than one even if both see the same. So a control, a classifier of the same backbone, trains on
+whole images for as many epochs as both of KALM's trainings, alone and averaged with KALM's global network: what KALM
+gains beyond "two global networks" comes from where it looks, not from how many look.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
+
+SIZE, FINE = 128, 256
+EPOCHS = 6
+COHORT = {
+    "patients": 700,
+    "image_size": FINE,
+    "kinds": ["lesion"],
+    "lesion_scale": [0.2, 0.5],
+    "parts": ["FOREARM", "HAND", "WRIST"],
+}
+SETTINGS = {"size": FINE, "split_fractions": [0.65, 0.1, 0.25]}
+LEARNING: dict[str, Any] = {
+    "optimizer": {"name": "adamw", "learning_rate": 1e-3},
+    "schedule": {"name": "one_cycle"},
+}
+# The loss chooses the epoch: some 180 validation images tell two epochs apart by it, and hardly by AUROC or κ.
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A family's job; `sections` hold what is not the same for all: cohort, seed and initial weights."""
+
+    name: str
+    sections: Mapping[str, Any]
+
+
+ARMS = (
+    Arm(
+        "kalm",
+        {
+            "family": "kalm",
+            "network": {"backbone": "mobilenet_v2", "size": SIZE, "centred": True},
+            "data": {"image_size": FINE, "batch_size": 32},
+            **LEARNING,
+            "loop": {"epochs": EPOCHS, "metric": "loss"},
+            "local": {"start": "global", "epochs": EPOCHS, **LEARNING},
+        },
+    ),
+    Arm(
+        "control",
+        {
+            "family": "classifier",
+            "network": {"backbone": "mobilenet_v2"},
+            "data": {"image_size": SIZE, "batch_size": 32},
+            **LEARNING,
+            "loop": {"epochs": 2 * EPOCHS, "metric": "loss"},
+        },
+    ),
+)
+TWO_GLOBAL = ("kalm: global", "control")
+Scores = dict[str, tuple[float, float]]
+
+
+def main() -> None:
+    arguments = _arguments()
+    from mskray import cluster
+
+    found: list[Scores] = []
+    started = time.monotonic()
+    with cluster.session():
+        for seed in arguments.seeds:
+            with tempfile.TemporaryDirectory(prefix="mskray-benchmark-") as folder:
+                found.append(one_seed(seed, arguments.weights, arguments.arms, folder))
+    print(f"\nmean ± standard deviation over seeds {arguments.seeds}; image level ({time.monotonic() - started:.0f} s)")
+    for name in found[0]:
+        kappa, auroc = np.array([scores[name] for scores in found]).T
+        print(f"{name:22} κ {_mean(kappa)}   AUROC {_mean(auroc)}")
+    for name in found[0]:
+        base = f"{name}: global"
+        if base in found[0]:
+            gains = np.array([np.subtract(scores[name], scores[base]) for scores in found])
+            print(f"{name} - global alone: κ {gains[:, 0].round(3).tolist()}, AUROC {gains[:, 1].round(3).tolist()}")
+
+
+def one_seed(seed: int, weights: str, chosen: list[str], folder: str) -> Scores:
+    """Make a cohort, train each arm on it and return κ and AUROC of each answer on its held-out patients."""
+    from mskray.cohorts import ingest, open_cohort
+
+    options = {**COHORT, "seed": seed}
+    ingest("phantom", None, f"{folder}/cohort", options, {**SETTINGS, "seed": seed}, key=b"of a benchmark only")
+    cohort = open_cohort(f"{folder}/cohort")
+    sides = [side for boxes in _lesions(cohort).values() for side in boxes[2:]]
+    print(f"\nseed {seed}: {cohort.count('train')} training and {cohort.count('test')} test images, ", end="")
+    print(f"median side of a lesion {np.median(sides):.0f} of {FINE} px")
+    answers: dict[str, np.ndarray] = {}
+    for arm in ARMS:
+        if arm.name in chosen:
+            began = time.monotonic()
+            table = _predictions(arm, cohort, seed, weights, f"{folder}/{arm.name}")
+            labels = table["label"].to_numpy()
+            answers |= {name: table[column].to_numpy() for name, column in _columns(arm.name, table).items()}
+            print(f"{arm.name}: {time.monotonic() - began:.0f} s", flush=True)
+            _say_where(table, cohort)
+    if set(TWO_GLOBAL) <= set(answers):
+        answers["two global networks"] = np.mean([answers[name] for name in TWO_GLOBAL], axis=0)
+    scores = {
+        name: (float(cohen_kappa_score(labels, answer >= 0.5)), float(roc_auc_score(labels, answer)))
+        for name, answer in answers.items()
+    }
+    for name, (kappa, auroc) in scores.items():
+        print(f"  {name:22} κ {kappa:.3f}   AUROC {auroc:.3f}", flush=True)
+    return scores
+
+
+def _predictions(arm: Arm, cohort: Any, seed: int, weights: str, out: str) -> Any:
+    """Train an arm and predict the test split: a table sorted by study and view."""
+    from mskray import ensemble
+    from mskray.prediction.batch import Predicting
+    from mskray.verbs.train import parse_job, train
+
+    job = {"cohort": str(cohort.location), "out": out, **arm.sections}
+    job["network"] = {**job["network"], "weights": weights}
+    job["loop"] = {**job["loop"], "seed": seed}
+    bundle = train(*parse_job(job, "benchmark"))
+    print(f"  {arm.name}: best epoch {bundle.best['epoch']} of {bundle.epochs}, training loss ", end="")
+    print(", ".join(f"{v:.2f}" for e in bundle.history for k, v in e.items() if k.endswith("train_loss")), flush=True)
+    return Predicting(out, ensemble.describe(out)).cohort(cohort, "test")
+
+
+def _columns(name: str, table: Any) -> dict[str, str]:
+    """Names of an arm's answers → columns with the probability of "abnormal"; the whole, then its parts."""
+    ending = "prob_abnormal"
+    parts = [column for column in table.column_names if column.endswith(f":{ending}")]
+    return {name: ending} | {f"{name}: {column.removesuffix(f':{ending}')}": column for column in parts}
+
+
+def _say_where(table: Any, cohort: Any) -> None:
+    """Print how often a box holds the lesion, beside a box of the same size in the image's middle."""
+    lesions = _lesions(cohort)
+    shown = [name in lesions for name in table["instance_id"].to_pylist()]
+    truth = np.array([lesions[name] for name in table["instance_id"].to_pylist() if name in lesions])
+    middle = truth[:, :2] + truth[:, 2:] / 2
+    for column in (name for name in table.column_names if name.startswith("box_")):
+        boxes = np.array(table[column].to_pylist())[shown]
+        inside = (np.abs(boxes[:, :2] + boxes[:, 2:] / 2 - middle) <= boxes[:, 2:] / 2).all(axis=1).mean()
+        centre = (np.abs(FINE / 2 - middle) <= boxes[:, 2:] / 2).all(axis=1).mean()
+        w, h = boxes[:, 2:].T / FINE
+        print(
+            f"  {column}: holds the lesion's centre in {inside:.0%} (same box in the middle: {centre:.0%}), ",
+            end="",
+        )
+        print(f"w {w.mean():.2f} ± {w.std():.2f}, h {h.mean():.2f} ± {h.std():.2f} of the image", flush=True)
+
+
+def _lesions(cohort: Any) -> dict[str, tuple[float, ...]]:
+    """Box (x, y, w, h) of the first lesion of each test image that shows one, in pixels of the cohort."""
+    rows = cohort.metadata("test", ["instance_id", "findings"]).to_pylist()
+    boxes = {row["instance_id"]: [each for each in row["findings"] or [] if each["kind"] == "lesion"] for row in rows}
+    return {name: tuple(found[0][key] for key in "xywh") for name, found in boxes.items() if found}
+
+
+def _mean(values: np.ndarray) -> str:
+    return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [arm.name for arm in ARMS]
+    parser.add_argument("--weights", default="imagenet", help="imagenet (fetched), none, or the URI of a state dict")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=names, default=names)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""KALM as a family: what its two trainings learn, that each resumes, what it answers, what it refuses."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from small_run import Trained, small_job
+from small_run import run as train
+
+from mskray.bundles import load_bundle
+from mskray.cohorts import Cohort
+from mskray.config import validate
+from mskray.errors import UserError
+from mskray.families import family
+from mskray.families.kalm import GlobalRecipe, KalmConfig, LocalRecipe
+from mskray.models.kalm import Kalm
+from mskray.progress import Progress
+from mskray.storage import locate
+from mskray.training.run import Resources, Run
+from mskray.verbs.ensemble import make_ensemble
+from mskray.verbs.evaluate import evaluate_model
+
+SMALL: dict[str, Any] = {
+    "network": {"backbone": "mobilenet_v3_small", "weights": "none", "size": 64},
+    "data": {"image_size": 128, "batch_size": 8, "shuffle_window": 64},
+    "optimizer": {"name": "adam", "learning_rate": 1e-3},
+    "schedule": {"name": "none"},
+    "loop": {"epochs": 1},
+    "local": {"epochs": 2, "optimizer": {"name": "adam", "learning_rate": 1e-3}, "schedule": {"name": "none"}},
+}
+
+
+def config(**sections: Any) -> KalmConfig:
+    return KalmConfig.model_validate({key: {**value, **sections.get(key, {})} for key, value in SMALL.items()})
+
+
+def recipe(**sections: Any) -> LocalRecipe:
+    return LocalRecipe(config(**sections).stage("local"), 2)
+
+
+def made(local: LocalRecipe) -> Kalm:
+    network = local.build()
+    network.load_state_dict(local.initial_state(GlobalRecipe(local.config.stage("global"), 2).initial_state()))
+    return network
+
+
+def batch(count: int = 4) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    return {"image": torch.rand(count, 1, 128, 128), "label": torch.arange(count) % 2}
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"data": {"cache": "stream"}, "optimizer": {"momentum": 0.5}, "loop": {"seed": 1}}]
+)
+def test_the_defaults_are_those_of_the_paper(given: dict[str, Any]) -> None:
+    stages = [KalmConfig.model_validate(given).stage(name) for name in ("global", "local")]
+    assert [(stage.data.image_size, stage.data.batch_size, stage.loop.epochs) for stage in stages] == [
+        (224, 64, 30),
+        (448, 64, 30),
+    ]
+    for stage in stages:
+        assert (stage.optimizer.name, stage.optimizer.learning_rate) == ("adam", 1e-5)
+        assert (stage.schedule.name, stage.schedule.every, stage.schedule.factor) == ("step", 20, 0.1)
+        assert stage.loop.metric == "accuracy"
+
+
+def test_a_step_of_the_second_training_moves_the_local_half_alone() -> None:
+    local = recipe()
+    network = made(local)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(learning, 0.1)
+    for _ in range(2):
+        local.set_training(network, 0)
+        optimizer.zero_grad()
+        local.loss(network, batch(), None).backward()
+        optimizer.step()
+    moved = {name for name, value in network.state_dict().items() if not torch.equal(value, before[name])}
+    assert not {name for name in moved if name.startswith("cnn_g.")}, "weights or BatchNorm of CNN_g moved"
+    assert {"key_area.fc_w.weight", "key_area.fc_h.weight"} <= moved
+    assert any(name.startswith("cnn_l.") and name.endswith("running_mean") for name in moved)
+
+
+def test_the_answer_is_the_mean_of_both_and_says_where_it_looked() -> None:
+    local = recipe()
+    network = made(local).eval()
+    with torch.no_grad():
+        network.cnn_l.network.classifier.bias.copy_(torch.tensor([0.0, 3.0]))  # type: ignore[union-attr, operator]
+        answer = local.answer(network, batch())
+        _, _, box = network(batch()["image"])
+    torch.testing.assert_close(answer.probabilities, (answer.parts["global"] + answer.parts["local"]) / 2)
+    torch.testing.assert_close(answer.probabilities.sum(dim=1), torch.ones(4))
+    assert not torch.allclose(answer.parts["global"], answer.parts["local"])
+    x, y, w, h = answer.boxes["key_area"].unbind(dim=1)
+    torch.testing.assert_close((x + w / 2) / 128 * 2 - 1, box[:, 0])
+    torch.testing.assert_close((y + h / 2) / 128 * 2 - 1, box[:, 1])
+    torch.testing.assert_close(torch.stack([w, h], dim=1) / 128, box[:, 2:])
+
+
+@pytest.mark.parametrize("start", ["initial", "global"])
+def test_the_local_network_starts_where_it_is_told(start: str) -> None:
+    local = recipe(local={"start": start})
+    first = GlobalRecipe(local.config.stage("global"), 2).initial_state()
+    trained = {name: value + 1 for name, value in first.items()}
+    state = local.initial_state(trained)
+    expected = first if start == "initial" else trained
+    for name in first:
+        torch.testing.assert_close(state[f"cnn_g.{name}"], trained[name])
+        torch.testing.assert_close(state[f"cnn_l.{name}"], expected[name])
+
+
+def test_explanations_look_into_the_global_network_through_whole_images() -> None:
+    local = recipe()
+    network = made(local).eval()
+    explained = local.explained(network)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            explained(batch()["image"]).softmax(dim=1), local.answer(network, batch()).parts["global"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"network": {"size": 32}}, "network.size = 32: the last map of mobilenet_v3_small has one cell"),
+        ({"network": {"backbone": "inception_v4"}}, "network.size = 64: the last map of inception_v4 has one cell"),
+        ({"data": {"image_size": 96}}, "data.image_size = 96 is no multiple of network.size = 64"),
+        (
+            {"loop": {"patience": 2}, "local": {"schedule": {"name": "plateau", "patience": 2}}},
+            "lets the plateau schedule fire",
+        ),
+        ({"network": {"backbone": "resnet19"}}, "network.backbone"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(sections: dict[str, Any], message: str) -> None:
+    data = {key: {**value, **sections.get(key, {})} for key, value in SMALL.items()}
+    with pytest.raises(UserError, match=message) as caught:
+        validate(KalmConfig, data, "job.yaml")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_cohort_of_small_images_is_refused(phantom_cohort: Cohort) -> None:
+    with pytest.raises(UserError, match=r"images of \d+ px, kalm cuts its key area from data.image_size = 448 px"):
+        family("kalm").check(phantom_cohort, KalmConfig(), phantom_cohort.tasks[0])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_from_cohort_to_bundle_in_two_trainings_that_resume(
+    phantom_cohort: Cohort, trained: Trained, tmp_path: Path, ray_cluster: str
+) -> None:
+    """Cut off after both trainings, before the bundle is there: the same job trains nothing again."""
+    sections = {**SMALL, "data": {**SMALL["data"], "image_size": phantom_cohort.image.size}}
+    seen: list[Progress] = []
+    resources = Resources(workers=2)
+    place = Run(locate(tmp_path / "run"), "job", phantom_cohort.tasks[0], resources, seen.append)
+    first = family("kalm").fit(phantom_cohort, KalmConfig.model_validate(sections), place)
+    assert {each.stage.split("/")[0] for each in seen if "epoch" in each.stage} == {"global", "local"}
+    seen.clear()
+    again = family("kalm").fit(phantom_cohort, KalmConfig.model_validate(sections), place)
+    assert not [each.stage for each in seen if "epoch" in each.stage], "a finished training began anew"
+    assert (first.history, first.best) == (again.history, again.best)
+    assert [entry.get("epoch", 0) for entry in first.history] == [0, 1, 2]
+    assert first.best["global/val_accuracy"] == first.history[0]["global/val_accuracy"]
+
+    out = tmp_path / "bundle"
+    bundle = train({**small_job(phantom_cohort, locate(out)), **sections, "family": "kalm"})
+    assert bundle.epochs == 2
+    assert {each.name for each in out.iterdir()} == {"bundle.json", "card.md", "tensorboard", "weights.safetensors"}
+    assert load_bundle(str(out))[1].state.keys() == recipe().build().state_dict().keys()
+
+    # What was validated is what was saved, and it is shown beside its parts; an ensemble beside its members.
+    result, folder = evaluate_model(str(out), str(phantom_cohort.location), "validation", resamples=100)
+    figures = {name: group.figures["accuracy"].value for name, group in result.image.model_parts.items()}
+    assert list(figures) == ["global", "local"]
+    assert result.image.overall.figures["accuracy"].value == pytest.approx(bundle.best["val_accuracy"], abs=1e-5)
+    assert figures["global"] == pytest.approx(bundle.best["global/val_accuracy"], abs=1e-5)
+    table = pq.read_table(io.BytesIO(folder.join("predictions.parquet").read_bytes()))
+    assert {len(box) for box in table["box_key_area"].to_pylist()} == {4}
+    make_ensemble([str(out), str(trained.folder)], str(tmp_path / "joined"))
+    result, _ = evaluate_model(str(tmp_path / "joined"), str(phantom_cohort.location), "test", resamples=100)
+    assert len(result.study.model_parts) == 2

@@ -1,0 +1,35 @@
+"""A vote becomes columns, and what a whole model and its parts say is in them."""
+
+import numpy as np
+import pytest
+
+from mskray.ensemble import Vote
+from mskray.prediction.batch import probability_columns
+
+WHOLE = np.array([[0.3, 0.7], [0.8, 0.2]], np.float32)
+GLOBAL, LOCAL = np.array([[0.2, 0.8], [0.9, 0.1]]), np.array([[0.4, 0.6], [0.7, 0.3]])
+BOX = np.array([[1.0, 2, 3, 4], [5, 6, 7, 8]])
+CLASSES = ("normal", "abnormal")
+WHOLE_COLUMNS = {"prob_normal": [0.3, 0.8], "prob_abnormal": [0.7, 0.2]}
+GLOBAL_COLUMNS = {"global:prob_normal": [0.2, 0.9], "global:prob_abnormal": [0.8, 0.1]}
+LOCAL_COLUMNS = {"local:prob_normal": [0.4, 0.7], "local:prob_abnormal": [0.6, 0.3]}
+
+
+@pytest.mark.parametrize(
+    ("vote", "expected"),
+    [
+        (Vote(WHOLE, {"one": WHOLE}, {}, {}), WHOLE_COLUMNS),
+        (
+            Vote(WHOLE, {"one": WHOLE}, {"global": GLOBAL, "local": LOCAL}, {"key_area": BOX}),
+            {**WHOLE_COLUMNS, **GLOBAL_COLUMNS, **LOCAL_COLUMNS, "box_key_area": BOX.tolist()},
+        ),
+        # Of several members each is a part.
+        (Vote(WHOLE, {"global": GLOBAL, "local": LOCAL}, {}, {}), {**WHOLE_COLUMNS, **GLOBAL_COLUMNS, **LOCAL_COLUMNS}),
+    ],
+    ids=["one piece", "one of parts", "several"],
+)
+def test_a_vote_becomes_columns(vote: Vote, expected: dict[str, list]) -> None:
+    columns = probability_columns(vote, CLASSES)
+    assert list(columns) == list(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(columns[name], values, rtol=1e-6)
