@@ -176,13 +176,19 @@ class FlagDetector(Family):
             raise UserError(f"family {self.name} learns from boxes, not from the task {name!r}: leave the key task out")
         return TASK
 
-    def check(self, cohort: Cohort, config: FlagDetectorConfig) -> None:
-        super().check(cohort, config)
+    def check(self, cohort: Cohort, config: FlagDetectorConfig, task: Task) -> None:
+        self.check_kind(cohort)
         for split in ("train", "validation"):
-            if split in cohort.splits and not BoxSamples(KINDS).labels(cohort.columns(split, ["findings"])).any():
+            shown = BoxSamples(KINDS).labels(cohort.columns(split, ["findings"]))
+            if not shown.any():
                 raise UserError(
                     f"cohort {cohort.location}, split {split}, has no box of a flag: ingest it with annotations "
                     "(sources grazpedwri and phantom, or manifest with annotations=COCO.json)"
+                )
+            if shown.all():
+                raise UserError(
+                    f"cohort {cohort.location}, split {split}: every image has a flag; whether one is found where none "
+                    "is needs some without"
                 )
 
     def fit(self, cohort: Cohort, config: FlagDetectorConfig, run: Run) -> Fitted:

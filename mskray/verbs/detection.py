@@ -22,7 +22,7 @@ from mskray.evaluation.result import check_resamples
 from mskray.families.flag_removal import FAMILY, KINDS, load_flag_detector
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
-from mskray.verbs.evaluate import METRICS, parquet_bytes
+from mskray.verbs.evaluate import EVALUATION, METRICS, parquet_bytes
 
 DETECTIONS = "detections.parquet"
 SCHEMA_VERSION = 1
@@ -60,10 +60,10 @@ def evaluate_detector(
     check_resamples(resamples)
     for place in (location, locate(cohort_uri)):
         check_access(place)
-    bundle, predictor = load_flag_detector(location)
+    _, predictor = load_flag_detector(location)
     cohort = open_cohort(cohort_uri)
     cohort.shards(split)  # an unknown split is refused here
-    target = locate(out) if out else location.join("evaluation", f"{split}-{cohort.content_hash[:8]}")
+    target = locate(out) if out else location.join(EVALUATION, f"{split}-{cohort.content_hash[:8]}")
     check_access(target, write=True)
     with cluster.session():
         rows = _detect(str(location), cohort, split, workers, gpu, report)
@@ -78,9 +78,12 @@ def evaluate_detector(
     target.join(METRICS).write_json(
         {
             "schema_version": SCHEMA_VERSION,
-            "bundle": bundle.name,
-            "cohort": str(cohort.location),
-            "cohort_hash": cohort.content_hash,
+            "model": str(location),
+            "cohort": {
+                "uri": str(cohort.location),
+                "content_hash": cohort.content_hash,
+                "source": cohort.manifest.source,
+            },
             "split": split,
             "resamples": resamples,
             "kinds": [asdict(figure) for figure in figures],

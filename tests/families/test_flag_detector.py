@@ -75,14 +75,14 @@ def test_a_cohort_without_tasks_will_do_and_one_without_flags_will_not(tiny_coho
     assert chosen.task(cohort, "") == TASK
     with pytest.raises(UserError, match="learns from boxes, not from the task 'abnormality'"):
         chosen.task(cohort, ABNORMALITY.name)
-    only_test = Cohort(cohort.location, cohort.manifest)
-    chosen.check(only_test, config())  # that there is no training split is the loop's to say
+    with pytest.raises(UserError, match="has no train split"):
+        chosen.check(cohort, config(), TASK)
     split = cohort.manifest.counts.splits["test"]
     shards = tuple(shard.model_copy(update={"split": "train"}) for shard in cohort.manifest.shards)
-    counts = cohort.manifest.counts.model_copy(update={"splits": {"train": split}})
+    counts = cohort.manifest.counts.model_copy(update={"splits": {"train": split, "validation": split}})
     renamed = Cohort(cohort.location, cohort.manifest.model_copy(update={"shards": shards, "counts": counts}))
     with pytest.raises(UserError, match="split train, has no box of a flag"):
-        chosen.check(renamed, config())
+        chosen.check(renamed, config(), TASK)
 
 
 @pytest.mark.parametrize("method", ["faster_rcnn", "mask_rcnn"])
