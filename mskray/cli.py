@@ -184,16 +184,13 @@ def evaluate(
     from mskray.verbs.evaluate import REPORT, evaluate_model, figure_lines
 
     display = Display()
+    more: Any = {"workers": workers, "gpu": gpu, "resamples": resamples, "report": display}
     if is_detector(model):
-        figures, folder = evaluate_detector(
-            model, cohort, split, out, workers=workers, gpu=gpu, resamples=resamples, report=display
-        )
+        figures, folder = evaluate_detector(model, cohort, split, out, **more)
         display.end()
         print(f"{detection_lines(figures)}\n{folder}")
         return
-    result, folder = evaluate_model(
-        model, cohort, split, out, workers=workers, gpu=gpu, resamples=resamples, report=display
-    )
+    result, folder = evaluate_model(model, cohort, split, out, **more)
     display.end()
     print(figure_lines(result))
     print(f"report: {folder.join(REPORT)}")

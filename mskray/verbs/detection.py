@@ -1,25 +1,21 @@
 """`mskray evaluate` of a flag detector: its boxes on a held-out split against those of the cohort."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray.data
-import torch
-from ray.data import ActorPoolStrategy
-from ray.exceptions import RayError
 
 from mskray import cluster
 from mskray.bundles import DESCRIPTION, read_description
 from mskray.cohorts import Cohort, open_cohort
-from mskray.errors import UserError, user_error_in
+from mskray.errors import UserError
 from mskray.evaluation.detection import DetectionFigures, ImageBoxes, detection_figures
 from mskray.evaluation.result import check_resamples
 from mskray.families.flag_removal import FAMILY, KINDS, load_flag_detector
+from mskray.prediction.shards import over_shards, use_threads
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
 from mskray.verbs.evaluate import EVALUATION, METRICS, parquet_bytes
@@ -109,24 +105,12 @@ def detection_lines(figures: Sequence[DetectionFigures]) -> str:
 
 def _detect(model: str, cohort: Cohort, split: str, workers: int, gpu: bool, report: Report) -> list[dict[str, Any]]:
     """One row an image: instance_id, patient_id, and `found` and `true` boxes as lists of mappings."""
-    cluster.require(cluster.Need("detection", workers, 1.0, 1.0 if gpu else 0.0), reading_cpus=0)
     report(Progress("loading the detector"))
-    count = len(cohort.shards(split))
-    found = ray.data.from_items([{"shard": place} for place in range(count)], override_num_blocks=count).map_batches(
-        _Finder,
-        fn_constructor_args=(model, cohort, split, workers, gpu),
-        batch_size=1,
-        compute=ActorPoolStrategy(size=workers),
-        num_cpus=1,
-        num_gpus=1 if gpu else 0,
-    )
     rows: list[dict[str, Any]] = []
-    try:
-        for row in found.iter_rows():
-            rows += json.loads(row["rows"])
-            report(Progress("detect", len(rows), cohort.count(split)))
-    except RayError as error:
-        raise user_error_in(error) or error from error
+    arguments, count = (model, cohort, split, workers, gpu), len(cohort.shards(split))
+    for row in over_shards("detection", _Finder, arguments, count, workers, gpu):
+        rows += json.loads(row["rows"])
+        report(Progress("detect", len(rows), cohort.count(split)))
     return sorted(rows, key=lambda row: row["instance_id"])
 
 
@@ -134,13 +118,13 @@ class _Finder:
     """One loaded detector in a Ray Data actor."""
 
     def __init__(self, model: str, cohort: Cohort, split: str, workers: int, gpu: bool) -> None:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+        use_threads(workers)
         self._cohort, self._split = cohort, split
         _, self._detector = load_flag_detector(model, "cuda" if gpu else "cpu")
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
         shards = self._cohort.shards(self._split)
-        return {"rows": [json.dumps(self._rows(shards[int(place)])) for place in batch["shard"]]}
+        return {"rows": [json.dumps(self._rows(shards[int(place)])) for place in batch["place"]]}
 
     def _rows(self, shard: Any) -> list[dict[str, Any]]:
         data = self._cohort.read_shard(shard, ["image", "instance_id", "patient_id", "findings"])

@@ -5,7 +5,6 @@ load the detector once each and write a shard at a time; the same command goes o
 """
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,25 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray.data
-import torch
-from ray.data import ActorPoolStrategy
-from ray.exceptions import RayError
 
 from mskray import cluster
 from mskray.cohorts import Cohort, open_cohort
 from mskray.cohorts.derive import Derived
 from mskray.cohorts.plan import ShardPlan
 from mskray.cohorts.schema import Derivation, Shard, pixels
-from mskray.errors import user_error_in
 from mskray.families.flag_removal import FLAG, load_flag_detector
 from mskray.imaging.regions import shared_areas
+from mskray.prediction.shards import over_shards, use_threads
 from mskray.progress import Progress, Report, silent
 from mskray.storage import check_access, locate
 
 _BATCH = 32
-_LOADED = 0.0
-"""CPUs that must stay free beside the actors, which read their shards themselves."""
 
 
 @dataclass(frozen=True)
@@ -107,28 +100,15 @@ def remove_flags(
 def _write(
     derived: Derived, todo: Sequence[tuple[Shard, ShardPlan]], workers: int, gpu: bool, report: Report
 ) -> dict[ShardPlan, dict[str, Any]]:
-    cluster.require(cluster.Need("flag removal", workers, 1.0, 1.0 if gpu else 0.0), _LOADED)
     report(Progress("loading the detector"))
-    dataset = ray.data.from_items([{"place": place} for place in range(len(todo))], override_num_blocks=len(todo))
-    made = dataset.map_batches(
-        _Remover,
-        fn_constructor_args=(derived, todo, workers, gpu),
-        batch_size=1,
-        compute=ActorPoolStrategy(size=workers),
-        num_cpus=1,
-        num_gpus=1 if gpu else 0,
-    )
     images, done, started = sum(shard.rows for shard, _ in todo), 0, time.monotonic()
     entries: dict[ShardPlan, dict[str, Any]] = {}
-    try:
-        for row in made.iter_rows():
-            shard, plan = todo[int(row["place"])]
-            entries[plan] = json.loads(row["entry"])
-            done += shard.rows
-            rate = done / max(1e-6, time.monotonic() - started)
-            report(Progress("remove flags", done, images, rate=rate, left_s=(images - done) / rate))
-    except RayError as error:
-        raise user_error_in(error) or error from error
+    for row in over_shards("flag removal", _Remover, (derived, todo, workers, gpu), len(todo), workers, gpu):
+        shard, plan = todo[int(row["place"])]
+        entries[plan] = json.loads(row["entry"])
+        done += shard.rows
+        rate = done / max(1e-6, time.monotonic() - started)
+        report(Progress("remove flags", done, images, rate=rate, left_s=(images - done) / rate))
     return entries
 
 
@@ -136,7 +116,7 @@ class _Remover:
     """One loaded detector in a Ray Data actor."""
 
     def __init__(self, derived: Derived, todo: Sequence[tuple[Shard, ShardPlan]], workers: int, gpu: bool) -> None:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+        use_threads(workers)
         self._derived, self._todo = derived, todo
         _, self._detector = load_flag_detector(derived.step.bundle, "cuda" if gpu else "cpu")
 
