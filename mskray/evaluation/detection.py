@@ -75,7 +75,8 @@ def detection_figures(
             figures[name] = Figure(None, None, None, boxes, people, reason)
             continue
         low, high = np.percentile(ends, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
-        figures[name] = Figure(*(round(float(end), DECIMALS) for end in (value, low, high)), boxes, people)
+        value, low, high = (round(float(end), DECIMALS) for end in (value, low, high))
+        figures[name] = Figure(value, low, high, boxes, people)
     return DetectionFigures(kind, threshold, len(images), figures)
 
 

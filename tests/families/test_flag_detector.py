@@ -121,7 +121,7 @@ def test_a_thing_of_both_kinds_is_what_the_detector_is_surer_of(implant: float, 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["faster_rcnn", "mask_rcnn"])
 def test_it_learns_to_find_a_block(method: str) -> None:
-    """A few steps on 32 images, from scratch: the surest flag is the block, and without a block it is unsure."""
+    """A few steps on 32 images, from scratch: the surest flag is the block, and without a block there is none."""
     torch.manual_seed(0)
     samples = letters(32, method == "mask_rcnn")
     recipe = FlagDetectorRecipe(config(method))
@@ -140,10 +140,11 @@ def test_it_learns_to_find_a_block(method: str) -> None:
         answer = recipe.answer(network, to_batch({"image": samples["image"]}, torch.device("cpu")))
     shown = samples["label"] == 1
     scores = answer.probabilities[:, 1].numpy()
-    assert scores[shown].min() > scores[~shown].max()
+    assert (scores[shown] > 0.5).mean() >= 0.9
+    assert scores[~shown].max() < 0.5
     x0, y0, x1, y1 = samples["boxes"][shown, 0].T
     true = np.stack([x0, y0, x1 - x0, y1 - y0], axis=1)
-    assert np.abs(answer.boxes["flag"].numpy()[shown] - true).max() < 6
+    assert np.median(np.abs(answer.boxes["flag"].numpy()[shown] - true)) < 2
     assert (answer.boxes["implant"].numpy() == 0).mean() > 0.5
 
 
@@ -192,7 +193,7 @@ def test_from_boxes_to_a_cohort_and_an_ensemble_without_flags(phantom_cohort: Co
     assert (described.task, described.classes) == (TASK.name, TASK.classes)
 
     assert is_detector(bundle)
-    figures, folder = evaluate_detector(bundle, str(phantom_cohort.location), "test", resamples=20)
+    figures, folder = evaluate_detector(bundle, str(phantom_cohort.location), "test", resamples=100)
     assert [each.kind for each in figures] == list(KINDS)
     assert figures[0].images == phantom_cohort.count("test")
     assert folder.join("metrics.json").is_file()
@@ -235,7 +236,7 @@ def test_from_boxes_to_a_cohort_and_an_ensemble_without_flags(phantom_cohort: Co
         voter(Images(list(given["image"]))).probabilities, plain(Images(list(stored["image"]))).probabilities, atol=1e-6
     )
     result, _ = evaluate_model(
-        str(tmp_path / "ensemble"), str(phantom_cohort.location), "test", str(tmp_path / "report"), resamples=20
+        str(tmp_path / "ensemble"), str(phantom_cohort.location), "test", str(tmp_path / "report"), resamples=100
     )
     assert result.counts["images"] == phantom_cohort.count("test")
     with pytest.raises(UserError, match="flags are removed by a flag_detector"):

@@ -96,8 +96,9 @@ class ManifestCsv(Source[ManifestOptions]):
                 yield replace(_item(row, line, path, files[path], labels, views), findings=found)
             except ValueError as error:
                 yield Rejected(row["path"] or f"{table.name} line {line}", str(error), line)
-        for name in sorted(boxes.unread) if boxes else ():
-            yield Rejected(name, f"has boxes in {boxes.name}, but no row in {table.name}")
+        if boxes is not None:
+            for name in sorted(boxes.unread):
+                yield Rejected(name, f"has boxes in {boxes.name}, but no row in {table.name}")
 
 
 def _read(location: Location, options: ManifestOptions) -> tuple[Table, Labels]:
