@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=450, help="of the detector, 15 %% held out")
     parser.add_argument("--implants", type=int, default=150, help="patients who all have one")
     parser.add_argument("--classified", type=int, default=700, help="patients of the classifiers, 30 %% held out")
-    parser.add_argument("--size", type=int, default=192, help="side of the stored images, px")
+    parser.add_argument("--size", type=int, default=160, help="side of the stored images, px")
     parser.add_argument("--epochs", type=int, default=8, help="of the detector")
     parser.add_argument("--classifier-epochs", type=int, default=4)
     options = parser.parse_args()
@@ -62,7 +62,7 @@ def _detector(folder: str, options: argparse.Namespace) -> str:
             "weights": options.weights,
             "channels": 64,
             "finest_stride": 4,
-            "anchor": 12,
+            "anchor": 10,
             "proposals": 100,
             "regions": 32,
         },
