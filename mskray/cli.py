@@ -29,7 +29,7 @@ cohort_app = typer.Typer(help="Look at cohorts.", no_args_is_help=True)
 app.add_typer(cohort_app, name="cohort")
 
 _INTERRUPTED = 130
-_GOES_ON = ("ingest", "train", "reproduce")
+_GOES_ON = ("ingest", "train", "reproduce", "remove-flags")
 """Commands that an interruption does not set back."""
 _OPTION = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
 
@@ -71,7 +71,7 @@ def _terminate(number: int, frame: Any) -> None:
 
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(help="mura, knee-oa, manifest, dicom or phantom.")],
+    source: Annotated[str, typer.Argument(help="mura, knee-oa, grazpedwri, manifest, dicom or phantom.")],
     words: Annotated[
         list[str] | None,
         typer.Argument(metavar="[IN] [key=value]…", help="Folder, file or URI, none for phantom; a source's options."),
@@ -101,6 +101,23 @@ def ingest(
     summary = run(source, places[0] if places else None, out, apply_overrides({}, options), settings, display)
     display.end()
     print(ingest_lines(summary))
+
+
+@app.command("remove-flags")
+def remove_flags(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A trained flag_detector.")],
+    cohort: Annotated[str, typer.Argument(metavar="COHORT")],
+    out: Annotated[str, typer.Option(help="URI of the cohort to make.")] = ...,  # type: ignore[assignment]
+    workers: Workers = 1,
+    gpu: Gpu = False,
+) -> None:
+    """Make a cohort without L/R markers: same splits, labels and identifiers. Run again, it continues."""
+    from mskray.verbs.remove_flags import remove_flags as run
+
+    display = Display()
+    done = run(bundle, cohort, out, workers=workers, gpu=gpu, report=display)
+    display.end()
+    print(done.lines())
 
 
 @cohort_app.command("show")
@@ -164,12 +181,17 @@ def evaluate(
     gpu: Gpu = False,
 ) -> None:
     """Evaluate on held-out studies: figures with intervals, curves, the worst errors, as report.html."""
+    from mskray.verbs.detection import detection_lines, evaluate_detector, is_detector
     from mskray.verbs.evaluate import REPORT, evaluate_model, figure_lines
 
     display = Display()
-    result, folder = evaluate_model(
-        model, cohort, split, out, workers=workers, gpu=gpu, resamples=resamples, report=display
-    )
+    more: Any = {"workers": workers, "gpu": gpu, "resamples": resamples, "report": display}
+    if is_detector(model):
+        figures, folder = evaluate_detector(model, cohort, split, out, **more)
+        display.end()
+        print(f"{detection_lines(figures)}\n{folder}")
+        return
+    result, folder = evaluate_model(model, cohort, split, out, **more)
     display.end()
     print(figure_lines(result))
     print(f"report: {folder.join(REPORT)}")
@@ -183,12 +205,15 @@ def ensemble(
     calibrate: Annotated[
         str | None, typer.Option(metavar="COHORT", help="Set temperature and threshold on its validation split.")
     ] = None,
+    remove_flags: Annotated[
+        str | None, typer.Option(metavar="BUNDLE", help="A flag_detector: L/R markers are removed before each vote.")
+    ] = None,
 ) -> None:
     """Join bundles in a soft-voting ensemble."""
     from mskray.verbs.ensemble import make_ensemble
 
     display = Display()
-    made = make_ensemble(bundles, out, weights=weight, calibrate=calibrate, report=display)
+    made = make_ensemble(bundles, out, weights=weight, calibrate=calibrate, remove_flags=remove_flags, report=display)
     display.end()
     print(
         f"ensemble {made.name}: {len(made.members)} members, temperature {made.calibration.temperature:.2f}, "

@@ -1,13 +1,13 @@
 """Soft voting over bundles: the weighted mean of the members' probabilities, calibrated, with a threshold.
 
-    mskray ensemble BUNDLE BUNDLE … --out URI [--calibrate COHORT]
+    mskray ensemble BUNDLE BUNDLE … --out URI [--calibrate COHORT] [--remove-flags BUNDLE]
 
 `ensemble.json` names members by URI and hash; a member that changed since is refused. A single bundle is read as an
 ensemble of one, so that whatever predicts knows only `Voter`.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from mskray.cohorts import Cohort, Task
 from mskray.errors import UserError
 from mskray.evaluation.calibration import apply_temperature
 from mskray.families import Images, Prediction, Predictor, load_predictor
+from mskray.families.flag_removal import FlagPredictor, check_flag_detector, load_flag_detector
 from mskray.storage import Location, locate
 
 SCHEMA_VERSION = 1
@@ -33,6 +34,15 @@ class Member(BaseModel):
     uri: str
     hash: str
     weight: float = Field(default=1.0, gt=0)
+
+
+class FlagRemover(BaseModel):
+    """The flag detector that takes L/R markers out of every image before the members see it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    uri: str
+    hash: str
 
 
 class Calibration(BaseModel):
@@ -57,6 +67,7 @@ class Ensemble(BaseModel):
     members: tuple[Member, ...] = Field(min_length=1)
     calibration: Calibration = Calibration()
     threshold: float = Field(default=0.5, ge=0, le=1)
+    flag_remover: FlagRemover | None = None
 
 
 @dataclass(frozen=True)
@@ -79,8 +90,13 @@ class Vote:
 class Voter:
     """A loaded ensemble, ready to predict in this process: `names`, `bundles` and `predictors`, an entry a member."""
 
-    def __init__(self, ensemble: Ensemble, members: Sequence[tuple[Bundle, Predictor]]) -> None:
-        self.ensemble = ensemble
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        members: Sequence[tuple[Bundle, Predictor]],
+        remover: FlagPredictor | None = None,
+    ) -> None:
+        self.ensemble, self._remover = ensemble, remover
         self.classes, self.threshold = ensemble.classes, ensemble.threshold
         self.bundles = tuple(bundle for bundle, _ in members)
         self.names = tuple(_distinct([bundle.name for bundle in self.bundles]))
@@ -90,7 +106,14 @@ class Voter:
 
     def __call__(self, images: Images) -> Vote:
         """Vote on a batch of radiographs."""
+        images = self.clean(images)
         return self.combine([predictor(images) for predictor in self.predictors])
+
+    def clean(self, images: Images) -> Images:
+        """Remove flags where the ensemble names a remover; what each of `predictors` is to be given."""
+        if self._remover is None:
+            return images
+        return replace(images, pixels=[each.pixels for each in self._remover.clean(images.pixels)])
 
     def combine(self, predictions: Sequence[Prediction]) -> Vote:
         """Vote, given what each of `predictors` says of the same radiographs."""
@@ -103,12 +126,19 @@ class Voter:
 
 
 def join(
-    uris: Sequence[str], name: str, weights: Sequence[float] | None = None, calibration: Calibration | None = None
+    uris: Sequence[str],
+    name: str,
+    weights: Sequence[float] | None = None,
+    calibration: Calibration | None = None,
+    flag_remover: str | None = None,
 ) -> Ensemble:
     """Describe the soft-voting ensemble of some bundles.
 
+    Args:
+        flag_remover: URI of a flag detector whose flags are removed before every prediction.
     Raises:
-        UserError: no bundles, weights that do not fit, or bundles that answer different questions.
+        UserError: no bundles, weights that do not fit, bundles that answer different questions, or a remover that is
+            no flag detector.
     """
     if not uris:
         raise UserError("an ensemble needs at least one bundle")
@@ -135,7 +165,14 @@ def join(
         classes=first.classes,
         members=tuple(members),
         calibration=calibration or Calibration(),
+        flag_remover=None if flag_remover is None else _described_remover(flag_remover),
     )
+
+
+def _described_remover(uri: str) -> FlagRemover:
+    bundle = read_description(uri)
+    check_flag_detector(bundle, uri)
+    return FlagRemover(uri=str(locate(uri)), hash=bundle.hash)
 
 
 def save_ensemble(ensemble: Ensemble, location: Location) -> None:
@@ -166,7 +203,8 @@ def load(uri: str | Location, device: str = "cpu") -> Voter:
 
 def load_members(ensemble: Ensemble, name: str, device: str = "cpu") -> Voter:
     """Load the members of a described ensemble; `name` stands for it in errors. Raises UserError as `load`."""
-    return Voter(ensemble, [_load_member(member, name, device) for member in ensemble.members])
+    members = [_load_member(member, name, device) for member in ensemble.members]
+    return Voter(ensemble, members, _load_remover(ensemble, name, device))
 
 
 def check_members(ensemble: Ensemble, name: str) -> tuple[Bundle, ...]:
@@ -174,6 +212,7 @@ def check_members(ensemble: Ensemble, name: str) -> tuple[Bundle, ...]:
 
     Returns the members' descriptions.
     """
+    _load_remover(ensemble, name, "cpu")
     return tuple(_load_member(member, name, "cpu")[0] for member in ensemble.members)
 
 
@@ -208,6 +247,18 @@ def _load_member(member: Member, name: str, device: str) -> tuple[Bundle, Predic
             f"ensemble {name}: member {member.uri} has changed since the ensemble was made: make the ensemble again"
         )
     return bundle, predictor
+
+
+def _load_remover(ensemble: Ensemble, name: str, device: str) -> FlagPredictor | None:
+    given = ensemble.flag_remover
+    if given is None:
+        return None
+    bundle, predictor = load_flag_detector(given.uri, device)
+    if bundle.hash != given.hash:
+        raise UserError(
+            f"ensemble {name}: flag remover {given.uri} has changed since the ensemble was made: make it again"
+        )
+    return predictor
 
 
 def _distinct(names: list[str]) -> list[str]:

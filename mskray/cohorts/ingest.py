@@ -173,6 +173,11 @@ def _check_apart(given: Location, out: Location) -> None:
 def _check_same(run: Build, before: Manifest) -> None:
     """Refuse to turn an existing cohort into another one under the feet of whoever uses it."""
     fractions = run.settings.split_fractions
+    if before.derived_from is not None:
+        raise UserError(
+            f"{run.out} holds a cohort that {before.derived_from.step} made of {before.derived_from.uri}: give another "
+            "--out, or delete that cohort first"
+        )
     now: dict[str, tuple[Any, Any]] = {
         "source": (before.source, run.source.name),
         "source options": (before.source_options, run.options.model_dump(mode="json")),

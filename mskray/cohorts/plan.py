@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mskray.cohorts.schema import LEDGER, SPLITS, Fractions, Task
+from mskray.cohorts.schema import FINDING, LEDGER, SPLITS, Fractions, Task
 from mskray.cohorts.sources import Item, Rejected
 from mskray.cohorts.splits import assign, own_split
 from mskray.imaging.deidentify import Pseudonymiser
@@ -100,7 +100,7 @@ def plan_schema(tasks: Sequence[Task]) -> pa.Schema:
     """What a worker needs to know about an image; no identifier in it is raw."""
     text = ("path", "fingerprint", "instance_id", "study_id", "patient_id", "body_part", "view", "laterality", "own")
     fields = [pa.field(name, pa.string()) for name in text]
-    fields += [pa.field("view_index", pa.int32()), pa.field("row", pa.int32())]
+    fields += [pa.field("view_index", pa.int32()), pa.field("row", pa.int32()), pa.field("findings", pa.list_(FINDING))]
     return pa.schema(fields + [pa.field(task.column, pa.int32()) for task in tasks])
 
 
@@ -145,6 +145,7 @@ class _Listing:
             item.split,
             item.view_index,
             item.row,
+            [{"kind": each.kind, **dict(zip("xywh", each.box, strict=True))} for each in item.findings],
             *(item.labels.get(task.name) for task in self._tasks),
         )
         self._rows.append(row)
@@ -188,6 +189,8 @@ def make_plan(
     for item in items:
         listing.add(item)
     table = listing.table()
+    if not pc.sum(pc.list_value_length(table["findings"])).as_py():
+        table = table.drop_columns("findings")  # a source without boxes has the plans that it always had
     own = table.column("own").to_pylist()
     own_splits = not resplit and any(own)
     places, keep, assigned = _split(table, [None] * len(own) if resplit else own, tasks, fractions, seed)

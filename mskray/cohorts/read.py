@@ -100,6 +100,10 @@ class Cohort:
         table = self._read(shard, self._known(columns))
         return {column.name: _array(table[column.name], column) for column in table.schema}
 
+    def table(self, shard: Shard) -> pa.Table:
+        """One shard as it is stored, all columns."""
+        return self._read(shard, self.schema.names)
+
     def metadata(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Columns of a whole split without pixels (all of them by default), rows in the order of the shards."""
         plain = [column.name for column in self.schema if not is_pixels(column)]

@@ -118,8 +118,24 @@ class Shard(_Part):
     sha256: str
 
 
+class Derivation(_Part):
+    """Which cohort this one was made from, and how; labels, splits and identifiers are that one's.
+
+    Args:
+        uri, content_hash: of the cohort that it was made from.
+        step: what was done to its images.
+        bundle, bundle_hash: URI and hash of the model that did it.
+    """
+
+    uri: str
+    content_hash: str
+    step: Literal["remove-flags"]
+    bundle: str
+    bundle_hash: str
+
+
 class Manifest(_Part):
-    """`cohort.json`."""
+    """`cohort.json`. `source` and what follows speak of the first cohort where this one is derived from another."""
 
     schema_version: int = SCHEMA_VERSION
     kind: str = Field(default="radiograph", pattern=r"^[a-z]+$")
@@ -134,6 +150,7 @@ class Manifest(_Part):
     hash_key_fingerprint: str
     content_hash: str
     created_by: str
+    derived_from: Derivation | None = None
 
 
 def content_hash(tasks: Sequence[Task], image: ImageFormat, shards: Sequence[Shard]) -> str:

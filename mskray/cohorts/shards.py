@@ -21,11 +21,11 @@ from mskray.cohorts.ahead import ahead
 from mskray.cohorts.careful import Crashed, apart
 from mskray.cohorts.plan import Quarantined, ShardPlan
 from mskray.cohorts.schema import ImageFormat, Shard, Task, cells, is_pixels, shard_schema
-from mskray.cohorts.sources import UNKNOWN_PART, Loaded, Source
+from mskray.cohorts.sources import UNKNOWN_PART, Finding, Loaded, Source
 from mskray.cohorts.unreadable import Unreadable, unreadable
 from mskray.config import Section
 from mskray.errors import UserError
-from mskray.imaging.decode import DecodeError
+from mskray.imaging.decode import DecodedImage, DecodeError
 from mskray.imaging.regions import Placement, fit_mask_to_canvas, fit_to_format
 from mskray.storage import Location, locate
 
@@ -111,7 +111,7 @@ def write_shard(job: ShardJob, plan: ShardPlan, rows: list[dict[str, Any]], care
                 images[place], placement = fit_to_format(loaded.image.pixels, size, job.image.fit, job.image.dtype)
                 if masks is not None:
                     masks[place] = 0 if loaded.mask is None else fit_mask_to_canvas(loaded.mask, size, job.image.fit)
-                records.append(_record(row, loaded, placement, job.tasks))
+                records.append(_record(row, loaded, placement, job))
             except DecodeError as error:
                 quarantined.append(Quarantined(row["path"], error.reason, "decode", plan.split, row["row"]))
             except Crashed:
@@ -122,7 +122,7 @@ def write_shard(job: ShardJob, plan: ShardPlan, rows: list[dict[str, Any]], care
     shard = None
     if records:
         table = _table(job, records, images, masks)
-        buffer = _parquet(table)
+        buffer = shard_bytes(table)
         digest = hashlib.sha256(buffer).hexdigest()
         shard = Shard(split=plan.split, path=plan.path, rows=len(records), bytes=len(buffer), sha256=digest)
         locate(job.out).join(plan.path).write_bytes(buffer)
@@ -170,7 +170,7 @@ def _load(job: ShardJob, path: str, data: bytes) -> Loaded:
     return loaded
 
 
-def _record(row: dict[str, Any], loaded: Loaded, placement: Placement, tasks: Sequence[Task]) -> dict[str, Any]:
+def _record(row: dict[str, Any], loaded: Loaded, placement: Placement, job: ShardJob) -> dict[str, Any]:
     """The columns of one row other than pixels. What the listing did not know may stand in the file's header."""
     image = loaded.image
     spacing = image.pixel_spacing_mm or (None, None)
@@ -192,11 +192,20 @@ def _record(row: dict[str, Any], loaded: Loaded, placement: Placement, tasks: Se
         "offset_y": placement.offset_y,
         "findings": [
             {"kind": each.kind, **dict(zip("xywh", placement.to_canvas(each.box), strict=True))}
-            for each in loaded.findings
+            for each in (*loaded.findings, *_listed(row, loaded.image, job.source.relative_boxes))
         ],
     }
-    record.update({task.column: row[task.column] for task in tasks})
+    record.update({task.column: row[task.column] for task in job.tasks})
     return record
+
+
+def _listed(row: dict[str, Any], image: DecodedImage, relative: bool) -> Iterator[Finding]:
+    """Findings that the listing knew, in pixels of the image."""
+    rows, columns = image.pixels.shape
+    across, down = (columns, rows) if relative else (1, 1)
+    for each in row.get("findings") or ():
+        box = (each["x"] * across, each["y"] * down, each["w"] * across, each["h"] * down)
+        yield Finding(each["kind"], box)
 
 
 def _table(job: ShardJob, records: list[dict[str, Any]], images: np.ndarray, masks: np.ndarray | None) -> pa.Table:
@@ -211,8 +220,8 @@ def _table(job: ShardJob, records: list[dict[str, Any]], images: np.ndarray, mas
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _parquet(table: pa.Table) -> pa.Buffer:
-    """A Parquet file in memory. Pixels get neither dictionary nor statistics: both cost time and tell nothing."""
+def shard_bytes(table: pa.Table) -> pa.Buffer:
+    """A shard as a Parquet file. Pixels get neither dictionary nor statistics: both cost time and tell nothing."""
     words = [column.name for column in table.schema if pa.types.is_string(column.type)]
     sink = pa.BufferOutputStream()
     pq.write_table(

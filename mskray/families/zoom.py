@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mskray.bundles import Bundle, Fitted, load_bundle, read_description
-from mskray.cohorts import Cohort
+from mskray.cohorts import Cohort, Task
 from mskray.config import Section, setting, validate
 from mskray.errors import UserError
 from mskray.explain import evaluating, guided_backprop, look, normalise
@@ -155,9 +155,9 @@ class Zoom(Family):
     summary: ClassVar[str] = "a classifier that looks again where its own response is, from the full resolution"
     Config: ClassVar[type[ZoomConfig]] = ZoomConfig
 
-    def check(self, cohort: Cohort, config: ZoomConfig) -> None:
+    def check(self, cohort: Cohort, config: ZoomConfig, task: Task) -> None:
         """Raise UserError also where the bundle cannot zoom, or where this cohort shows it nothing finer."""
-        super().check(cohort, config)
+        super().check(cohort, config, task)
         bundle = read_description(config.zoom.bundle)
         own, size = _classifier(bundle, config).data, config.data.image_size
         where = f"zoom.bundle {config.zoom.bundle}"

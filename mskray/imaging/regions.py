@@ -77,6 +77,20 @@ class Fit:
         return Placement(width / columns, height / rows, float(left), float(top))
 
 
+def shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Areas (n, m) that boxes (n, 4) and (m, 4), x, y, w, h, have in common, px²."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum((first[:, :2] + first[:, 2:])[:, None], (second[:, :2] + second[:, 2:])[None])
+    return np.clip(high - low, 0, None).prod(axis=2)
+
+
+def intersection_over_union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Shares (n, m) of what boxes (n, 4) and (m, 4), x, y, w, h, cover together that both cover."""
+    shared = shared_areas(first, second)
+    covered = first[:, 2:].prod(axis=1)[:, None] + second[:, 2:].prod(axis=1)[None] - shared
+    return shared / np.maximum(covered, 1e-12)
+
+
 def fit_to_canvas(pixels: np.ndarray, size: int, mode: FitMode = "pad") -> tuple[np.ndarray, Placement]:
     """Resize a picture onto a size × size canvas.
 

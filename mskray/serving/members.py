@@ -190,7 +190,9 @@ def _doubts(study: list[DecodedView], models: Models) -> list[Doubt]:
 
 def _hash(ensemble: Ensemble) -> str:
     """SHA-256 over all that decides an answer, and not over where the members lie."""
-    content = ensemble.model_dump(mode="json", exclude={"name", "members"})
+    content = ensemble.model_dump(mode="json", exclude={"name", "members", "flag_remover"})
+    if ensemble.flag_remover is not None:
+        content["flag_remover"] = ensemble.flag_remover.hash
     content["members"] = [[member.hash, member.weight] for member in ensemble.members]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -40,7 +40,7 @@ class ModelName(Answer):
     """The model that answered, enough to ask it the same again."""
 
     name: str = Field(description="Name of the ensemble.", examples=["knees"])
-    hash: str = Field(description="SHA-256 over its members, weights, calibration and threshold.")
+    hash: str = Field(description="SHA-256 over its members, weights, calibration, threshold and flag remover.")
     task: str = Field(description="The question that it answers.", examples=["abnormality"])
     calibrated: bool = Field(description="Whether its probabilities were calibrated on held-out studies.")
     members: list[MemberName] = Field(description="In the order of the ensemble.")
@@ -123,7 +123,7 @@ class EnsembleInfo(Answer):
     """The ensemble."""
 
     name: str = Field(description="Name of the ensemble.", examples=["knees"])
-    hash: str = Field(description="SHA-256 over its members, weights, calibration and threshold.")
+    hash: str = Field(description="SHA-256 over its members, weights, calibration, threshold and flag remover.")
     task: str = Field(description="The question that it answers.", examples=["abnormality"])
     classes: list[str] = Field(description="In the order of the label's index.", examples=[["normal", "abnormal"]])
     threshold: Probability | None = Field(

@@ -28,7 +28,14 @@ def pose(images: Tensor, config: AugmentSection) -> Tensor:
     """Mirror, rotate, scale and shift each image by its own amounts."""
     if not (config.flip or config.rotation or config.translation or config.scale or config.crop):
         return images
-    count, device = len(images), images.device
+    return moved(images, poses(len(images), config, images.device))
+
+
+def poses(count: int, config: AugmentSection, device: torch.device) -> Tensor:
+    """Draw a pose for each of `count` images: matrices (count, 2, 3) from the result's coordinates to the image's.
+
+    Coordinates (x, y) run from -1 to 1 between the outer edges.
+    """
     angle = _uniform(count, math.radians(config.rotation), device)
     # grid_sample maps output to input: a larger factor shows more of the image, that is, shrinks it.
     factor = 1 + _uniform(count, config.scale, device)
@@ -38,21 +45,41 @@ def pose(images: Tensor, config: AugmentSection) -> Tensor:
         side = (1 - config.crop * torch.rand(count, device=device)).sqrt()
         factor = factor * side
     cosine, sine = torch.cos(angle) * factor, torch.sin(angle) * factor
-    # grid_sample's coordinates run from -1 to 1, so a share of the side is twice as much there.
+    # A share of the side is twice as much in coordinates from -1 to 1.
     shift_x = _uniform(count, 2 * config.translation, device)
     shift_y = _uniform(count, 2 * config.translation, device)
     if config.crop:
         shift_x = shift_x + (1 - side) * _uniform(count, 1.0, device)
         shift_y = shift_y + (1 - side) * _uniform(count, 1.0, device)
-    matrix = torch.stack(
+    return torch.stack(
         [
             torch.stack([cosine * mirror, -sine, shift_x], dim=1),
             torch.stack([sine * mirror, cosine, shift_y], dim=1),
         ],
         dim=1,
-    ).to(images.dtype)
-    grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    )
+
+
+def moved(images: Tensor, poses: Tensor, mode: str = "bilinear", outside: str = "border") -> Tensor:
+    """Return images (n, channels, rows, columns) in their poses; `mode` and `outside` as grid_sample has them."""
+    grid = F.affine_grid(poses.to(images.dtype), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, mode=mode, padding_mode=outside, align_corners=False)
+
+
+def moved_boxes(boxes: Tensor, poses: Tensor, size: int) -> Tensor:
+    """Return what bounds each box once its square image is in its pose.
+
+    Args:
+        boxes: (n, k, 4) x0, y0, x1, y1 in pixels of images of side `size`.
+    Returns:
+        (n, k, 4), not clipped to the image. A turned box is bounded by a larger one.
+    """
+    x0, y0, x1, y1 = (boxes * (2 / size) - 1).unbind(-1)
+    corners = torch.stack([torch.stack([x, y], dim=-1) for x in (x0, x1) for y in (y0, y1)], dim=2)
+    # The pose maps the result to the image; boxes go the other way.
+    back = torch.linalg.inv(poses[:, :, :2]).transpose(1, 2)
+    there = (corners - poses[:, None, None, :, 2]) @ back[:, None]
+    return (torch.cat([there.amin(dim=2), there.amax(dim=2)], dim=-1) + 1) * (size / 2)
 
 
 def exposure(images: Tensor, config: AugmentSection) -> Tensor:

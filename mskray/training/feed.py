@@ -20,6 +20,7 @@ import numpy as np
 import ray
 
 from mskray.cohorts import Cohort, open_cohort
+from mskray.cohorts.schema import is_pixels
 from mskray.imaging.inputs import InputFormat
 from mskray.training.plan import Rows
 from mskray.training.samples import Arrays, Samples
@@ -58,7 +59,8 @@ class Split:
 
 def describe_split(cohort: Cohort, name: str, samples: Samples, form: InputFormat) -> tuple[Split, np.ndarray]:
     """Return a split and the labels (n,) int64 of its samples."""
-    rows = cohort.columns(name, samples.columns)
+    pictures = {field.name for field in cohort.schema if is_pixels(field)}
+    rows = cohort.columns(name, [column for column in samples.columns if column not in pictures])
     ends = np.cumsum([shard.rows for shard in cohort.shards(name)])[:-1]
     shards = zip(*(np.split(values, ends) for values in rows.values()), strict=True)
     labels = [samples.labels(dict(zip(rows, shard, strict=True))) for shard in shards]

@@ -22,7 +22,7 @@ class Samples(Protocol):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns without pixels that decide which samples there are."""
+        """Columns to read beside `image`; `labels` gets those without pixels, which decide which samples there are."""
         ...
 
     def labels(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -60,10 +60,12 @@ def ingest_lines(done: IngestSummary) -> str:
 def _facts(cohort: Cohort) -> str:
     manifest, image = cohort.manifest, cohort.image
     tasks = "; ".join(f"{task.name}: {', '.join(task.classes)}" for task in cohort.tasks) or "none"
+    derived = manifest.derived_from
+    origin = f", {derived.step} with {derived.bundle} of {derived.uri}" if derived else ""
     method = manifest.split.method + (f", {manifest.split.note}" if manifest.split.note else "")
     return "\n".join(
         [
-            f"{cohort.location}  source {manifest.source}  content {manifest.content_hash[:16]}",
+            f"{cohort.location}  source {manifest.source}{origin}  content {manifest.content_hash[:16]}",
             f"images  {image.size} × {image.size} px, {image.dtype}, {image.fit}{', masks' if manifest.masks else ''}",
             f"tasks   {tasks}",
             f"splits  {method}",

@@ -23,6 +23,7 @@ def make_ensemble(
     *,
     weights: Sequence[float] | None = None,
     calibrate: str | None = None,
+    remove_flags: str | None = None,
     report: Report = silent,
 ) -> Ensemble:
     """Join bundles and write `ensemble.json`, once and at the end.
@@ -31,16 +32,18 @@ def make_ensemble(
         weights: one for each bundle; equal when None.
         calibrate: URI of a cohort; its `validation` split then sets the temperature and, with two classes, the
             threshold of the largest Youden index.
+        remove_flags: URI of a flag detector that takes flags out of every image before the members see it.
     Raises:
-        UserError: the bundles do not go together, `out` holds a bundle, or the cohort cannot calibrate them.
+        UserError: the bundles do not go together, `out` holds a bundle, the flag remover is none, or the cohort cannot
+            calibrate them.
     """
     target = locate(out)
-    for uri in bundles:
+    for uri in (*bundles, *([] if remove_flags is None else [remove_flags])):
         check_access(locate(uri))
     check_access(target, write=True)
     if target.join(DESCRIPTION).is_file():
         raise UserError(f"{target} holds a bundle: give the ensemble a folder of its own")
-    made = ensemble.join(bundles, target.name, weights)
+    made = ensemble.join(bundles, target.name, weights, flag_remover=remove_flags)
     if calibrate is not None:
         made = _calibrated(made, open_cohort(calibrate), report)
     ensemble.save_ensemble(made, target)

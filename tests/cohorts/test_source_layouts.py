@@ -18,11 +18,11 @@ def listing(name, folder, **options):
 
 
 def test_the_registry_knows_each_file():
-    assert source_names() == ["dicom", "knee-oa", "manifest", "mura", "phantom"]
+    assert source_names() == ["dicom", "grazpedwri", "knee-oa", "manifest", "mura", "phantom"]
 
 
 def test_an_unknown_source_names_the_known_ones():
-    with pytest.raises(UserError, match="dicom, knee-oa, manifest, mura, phantom"):
+    with pytest.raises(UserError, match="dicom, grazpedwri, knee-oa, manifest, mura, phantom"):
         get_source("mira")
 
 

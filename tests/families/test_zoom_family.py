@@ -153,7 +153,7 @@ def cohort(tiny_cohort: Callable[..., Cohort]) -> Callable[..., Cohort]:
 def test_any_classifier_bundle_zooms_as_it_is(cohort: Callable[..., Cohort], bundle: str, tmp_path: Path) -> None:
     zoom, place = family("zoom"), locate(tmp_path / "zoom")
     settings = config(96, bundle=bundle).model_copy(update={"data": DataSection(image_size=96, intensity="rescaled")})
-    zoom.check(cohort(), settings)
+    zoom.check(cohort(), settings, TASK)
     fitted = zoom.fit(cohort(), settings, Run(place.join("run"), "r", TASK, Resources()))
     saved = save_bundle(fitted, place, "a job")
     shutil.rmtree(bundle)
@@ -197,7 +197,7 @@ def test_what_cannot_zoom_is_refused(
 ) -> None:
     data = DataSection(image_size=size, intensity=intensity)
     with pytest.raises(UserError, match=message) as caught:
-        family("zoom").check(cohort(**canvas), config(bundle=bundle).model_copy(update={"data": data}))
+        family("zoom").check(cohort(**canvas), config(bundle=bundle).model_copy(update={"data": data}), TASK)
     assert "\n" not in str(caught.value)
 
 
@@ -209,7 +209,7 @@ def test_other_bundles_tasks_and_sizes_are_refused(cohort: Callable[..., Cohort]
     other = replace(load_bundle(bundle)[1], family="kalm")
     save_bundle(other, locate(tmp_path / "kalm"), "another")
     with pytest.raises(UserError, match="is of family kalm: give one of classifier"):
-        zoom.check(cohort(), config(bundle=str(tmp_path / "kalm")))
+        zoom.check(cohort(), config(bundle=str(tmp_path / "kalm")), TASK)
     with pytest.raises(UserError, match=r"bundle\.json does not exist"):
         zoom.depends_on(config(bundle=str(tmp_path / "none")))
     with pytest.raises(ValidationError, match="give an odd number"):

@@ -44,6 +44,7 @@ class Item:
         split: the source's own split ("train", "validation", "test"), or None.
         instance_id: raw and unique, where the source has one; else the path stands for it.
         row: line of the listing that named it, where there is one.
+        findings: boxes that the listing knows, in the unit of `Source.relative_boxes`; `load` adds what the file knows.
     """
 
     path: str
@@ -58,6 +59,7 @@ class Item:
     split: str | None = None
     instance_id: str | None = None
     row: int | None = None
+    findings: "tuple[Finding, ...]" = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class Source(ABC, Generic[OptionsT]):
         Options: its options, a `Section`.
         located: whether it reads from a location; a phantom needs none.
         masks: whether `load` gives masks.
+        relative_boxes: whether boxes of its items are shares of the image's sides, not pixels.
         split_note: what is worth knowing about its own splits; goes into cohort.json.
     """
 
@@ -109,6 +112,7 @@ class Source(ABC, Generic[OptionsT]):
     Options: ClassVar[type[Section]]
     located: ClassVar[bool] = True
     masks: ClassVar[bool] = False
+    relative_boxes: ClassVar[bool] = False
     split_note: ClassVar[str] = ""
 
     def root(self, location: Location, options: OptionsT) -> Location:

@@ -19,15 +19,21 @@ UTF-8 with or without byte order mark, commas, quotes as in RFC 4180. Other colu
 needs its prefix, `label_fracture` and not `fracture`. A row that cannot be used goes to quarantine with its line; a
 missing column or an unreadable file is one line before any work. DICOM files that say that text is drawn into them
 (BurnedInAnnotation) go to quarantine, because it may be a name, unless `allow_burned_in=true`.
+
+`annotations=boxes.json` adds the boxes of a COCO file: `file_name` is the image's path below the root, or its file name
+alone where no two have the same. A category is a kind of finding; `kinds.marker=flag` renames one. Images that only
+the COCO file knows go to quarantine.
 """
 
 import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 from mskray.cohorts.schema import Task
 from mskray.cohorts.sources import BURNED_IN, UNKNOWN_PART, Item, Rejected, Source, fingerprint, register
+from mskray.cohorts.sources._boxes import CocoBoxes
 from mskray.cohorts.sources._table import Labels, Row, Table, find_labels, read_table
 from mskray.config import Section, setting
 from mskray.errors import UserError
@@ -42,6 +48,8 @@ _SIDES = {"": None, "l": "L", "left": "L", "r": "R", "right": "R"}
 class ManifestOptions(Section):
     root: str = setting("", "folder or URI that paths are relative to; empty: the folder of the CSV")
     classes: dict[str, list[str]] = setting({}, "task → class names in the order of their index")
+    annotations: str = setting("", "URI of a COCO JSON file with the images' boxes; empty: none")
+    kinds: dict[str, str] = setting({}, "COCO category → kind of finding (flag, implant, …) where they differ")
     allow_burned_in: bool = setting(False, BURNED_IN)
 
 
@@ -70,6 +78,7 @@ class ManifestCsv(Source[ManifestOptions]):
         root = self.root(location, options)
         for line, reason in table.malformed:
             yield Rejected(f"{table.name} line {line}", reason, line)
+        boxes = CocoBoxes(locate(options.annotations), options.kinds) if options.annotations else None
         files = _fingerprints(root, [_inside(row["path"], root) for _, row in table.rows])
         seen: set[str] = set()
         views: Counter[tuple[str, str]] = Counter()
@@ -83,9 +92,13 @@ class ManifestCsv(Source[ManifestOptions]):
                 seen.add(path)
                 if path not in files:
                     raise ValueError("there is no such file")
-                yield _item(row, line, path, files[path], labels, views)
+                found = boxes.of(path) if boxes else ()
+                yield replace(_item(row, line, path, files[path], labels, views), findings=found)
             except ValueError as error:
                 yield Rejected(row["path"] or f"{table.name} line {line}", str(error), line)
+        if boxes is not None:
+            for name in sorted(boxes.unread):
+                yield Rejected(name, f"has boxes in {boxes.name}, but no row in {table.name}")
 
 
 def _read(location: Location, options: ManifestOptions) -> tuple[Table, Labels]:
