@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -29,7 +29,7 @@ cohort_app = typer.Typer(help="Look at cohorts.", no_args_is_help=True)
 app.add_typer(cohort_app, name="cohort")
 
 _INTERRUPTED = 130
-_GOES_ON = ("ingest", "train")
+_GOES_ON = ("ingest", "train", "reproduce")
 """Commands that an interruption does not set back."""
 _OPTION = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
 
@@ -46,7 +46,7 @@ def main(words: Sequence[str] | None = None) -> None:
         # Standalone, Typer would draw a box around each mistake; here a mistake is one line.
         code = app(args=given, standalone_mode=False) or 0
     except typer.TyperException as error:
-        print(f"error: {error.format_message()} (see mskray --help)", file=sys.stderr)
+        print(f"error: {error.format_message() or 'a command is missing'} (see mskray --help)", file=sys.stderr)
         code = error.exit_code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -142,12 +142,14 @@ def train(
     from mskray.verbs.train import train as run
 
     display = Display()
-    bundle = run(*parse_job(data, config), report=display)
+    job, chosen, settings = parse_job(data, config)
+    bundle = run(job, chosen, settings, report=display)
     display.end()
     best = "  ".join(
         f"{key.removeprefix('val_')} {value:.3f}" for key, value in bundle.best.items() if key.startswith("val_")
     )
-    print(f"bundle {bundle.name}  best epoch {bundle.best['epoch']} of {bundle.epochs}  {best}")
+    print(f"best epoch {bundle.best['epoch']} of {bundle.epochs}  {best}")
+    print(f"bundle: {job.out}")
 
 
 @app.command()
@@ -224,6 +226,35 @@ def serve(
     display = Display()
     serve_forever(model, host, port, report=display)
     display.end()
+
+
+@app.command()
+def report(
+    results: Annotated[str, typer.Option(help="Folder of bundles, each named after its preset, with evaluations.")],
+    against: Annotated[Literal["papers"], typer.Option(help="What ours is held against.")] = "papers",
+    table: Annotated[str | None, typer.Option(help="One of the tables; all if not given.")] = None,
+) -> None:
+    """Print the papers' tables with our figures below theirs, and "not run" where there are none."""
+    from mskray.verbs.papers import against_papers, find_tables
+
+    print(against_papers(find_tables(table), results))
+
+
+@app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(help="A paper's table; `mskray report` names them.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]…")] = None,
+    cohort: Annotated[str, typer.Option(help="URI of a MURA cohort.")] = ...,  # type: ignore[assignment]
+    results: Annotated[str, typer.Option(help="Folder of the bundles to make.")] = ...,  # type: ignore[assignment]
+    configs: Annotated[str, typer.Option(help="Folder of the presets.")] = "jobs/configs",
+) -> None:
+    """Train and evaluate all models of a paper's table, and print it beside ours. Run again, it continues."""
+    from mskray.verbs.papers import reproduce as run
+
+    display = Display()
+    text = run(table, cohort, results, configs, overrides or [], display)
+    display.end()
+    print(text)
 
 
 def _is_option(word: str) -> bool:

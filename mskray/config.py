@@ -47,13 +47,14 @@ def setting(default: Any, text: str, *, unit: str = "", source: str = "", **boun
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises UserError when the file is missing, unreadable or not a mapping."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:  # a file, not its text: YAML then names it in an error
+            content = yaml.safe_load(file)
     except FileNotFoundError:
         raise UserError(f"config {path} does not exist: give the path of a YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"config {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"config {path} is not valid YAML: {error}") from None
+        raise UserError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"config {path} must be a mapping of keys to values")
     return content
@@ -135,7 +136,7 @@ def _problem(model: type[BaseModel], detail: Any) -> str:
         known = list(parent.model_fields)
         close = difflib.get_close_matches(location[-1], known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
-        return f"unknown key {key} ({hint}allowed: {', '.join(known)})"
+        return f"unknown key {key} ({hint}{'allowed: ' + ', '.join(known) if known else 'there are none'})"
     if detail["type"] == "missing":
         return f"{key} is required"
     allowed = ""

@@ -6,7 +6,7 @@
 ensemble of one, so that whatever predicts knows only `Voter`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -166,10 +166,12 @@ def load_members(ensemble: Ensemble, name: str, device: str = "cpu") -> Voter:
     return Voter(ensemble, [_load_member(member, name, device) for member in ensemble.members])
 
 
-def check_members(ensemble: Ensemble, name: str) -> None:
-    """Load each member once and let go of it: whatever is wrong with one is a UserError here, not in a worker."""
-    for member in ensemble.members:
-        _load_member(member, name, "cpu")
+def check_members(ensemble: Ensemble, name: str) -> tuple[Bundle, ...]:
+    """Load each member once and let go of it: whatever is wrong with one is a UserError here, not in a worker.
+
+    Returns the members' descriptions.
+    """
+    return tuple(_load_member(member, name, "cpu")[0] for member in ensemble.members)
 
 
 def matching_task(ensemble: Ensemble, cohort: Cohort) -> Task:
@@ -185,6 +187,15 @@ def matching_task(ensemble: Ensemble, cohort: Cohort) -> Task:
             f"model are {', '.join(ensemble.classes)}: use a cohort of the same classes in the same order"
         )
     return task
+
+
+def doubt(members: Iterable[tuple[str, Collection[str]]], part: str) -> str | None:
+    """Say which members, given by name with the body parts they know, know nothing of `part`; None where all do."""
+    names = [name for name, parts in members if part not in parts]
+    if not names:
+        return None
+    were = "was" if len(names) == 1 else "were"
+    return f"{', '.join(names)} {were} not trained on {part}: the probabilities may mean nothing"
 
 
 def _load_member(member: Member, name: str, device: str) -> tuple[Bundle, Predictor]:

@@ -48,6 +48,7 @@ class IngestSummary:
         reasons: reason → inputs in quarantine, the most frequent first.
         written, kept, deleted: shards written now, already there, and deleted because their plan is old.
         changed, added, removed: source files, against the last finished ingest into the same place.
+        studies_lost: studies that were planned and of which no image was left.
         decoded: images decoded now; `seconds` is the time of the whole ingest.
     """
 
@@ -60,6 +61,7 @@ class IngestSummary:
     changed: int
     added: int
     removed: int
+    studies_lost: int
     decoded: int
     seconds: float
     content_hash: str
@@ -113,6 +115,7 @@ def ingest(
         changed=changes["changed"],
         added=changes["added"],
         removed=changes["removed"],
+        studies_lost=plan.studies - sum(split.studies for split in manifest.counts.splits.values()),
         decoded=sum(entry.rows for entry in written.values()),
         seconds=time.monotonic() - started,
         content_hash=manifest.content_hash,

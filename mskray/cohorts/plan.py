@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mskray.cohorts.schema import LEDGER, SPLITS, Fractions, Task
 from mskray.cohorts.sources import Item, Rejected
@@ -89,6 +90,10 @@ class Plan:
     @property
     def listed(self) -> int:
         return self.table.num_rows + len(self.quarantined)
+
+    @property
+    def studies(self) -> int:
+        return pc.count_distinct(self.table["study_id"]).as_py()
 
 
 def plan_schema(tasks: Sequence[Task]) -> pa.Schema:

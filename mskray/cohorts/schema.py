@@ -122,7 +122,7 @@ class Manifest(_Part):
     """`cohort.json`."""
 
     schema_version: int = SCHEMA_VERSION
-    kind: Literal["radiograph"] = "radiograph"
+    kind: str = Field(default="radiograph", pattern=r"^[a-z]+$")
     source: str
     source_options: dict[str, Any]
     tasks: tuple[Task, ...]

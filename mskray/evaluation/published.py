@@ -35,7 +35,7 @@ KALM = "KALM-VGG16"
 HE = "Calibrated ensemble (He et al. 2021)"
 
 # Cohen's kappa by part on the hidden set. The hand's is 0.851: the 0.815 in ZHAW's Table II is a misprint.
-_BASELINE_PARTS = {
+BASELINE_PARTS = {
     "ELBOW": 0.710,
     "FINGER": 0.389,
     "FOREARM": 0.737,
@@ -56,7 +56,7 @@ _MURA = [
     Published("Best radiologist of the MURA study", "kappa", "study", 0.778, HIDDEN),
     Published(RAJPURKAR, "kappa", "study", 0.705, HIDDEN),
     Published(RAJPURKAR, "auroc", "study", 0.929, HIDDEN),
-    *(Published(RAJPURKAR, "kappa", "study", value, HIDDEN, body_part=part) for part, value in _BASELINE_PARTS.items()),
+    *(Published(RAJPURKAR, "kappa", "study", value, HIDDEN, body_part=part) for part, value in BASELINE_PARTS.items()),
 ]
 
 _KNEE_GRADES = [

@@ -94,7 +94,7 @@ class Evaluation:
             name: {
                 "overall": level.overall.to_dict(),
                 "body_parts": {part: group.to_dict() for part, group in level.parts.items()},
-                "model_parts": {part: group.to_dict() for part, group in level.model_parts.items()},
+                "parts": {part: group.to_dict() for part, group in level.model_parts.items()},
             }
             for name, level in (("study", self.study), ("image", self.image))
         }

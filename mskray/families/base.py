@@ -96,13 +96,23 @@ class Family(ABC):
         """Return hashes of what a fit reads beside the cohort; with them a job knows its own results again."""
         return {}
 
-    def check(self, cohort: Cohort, config: Any) -> None:
-        """Raise UserError when this cohort cannot be learned from with this config; before any work."""
+    def check(self, cohort: Cohort, config: Any, task: Task) -> None:
+        """Raise UserError when this task of the cohort cannot be learned with this config; before any work."""
         kind = cohort.manifest.kind
         if kind not in self.kinds:
             raise UserError(
                 f"family {self.name} reads {' or '.join(self.kinds)} cohorts, {cohort.location} holds {kind}s"
             )
+        for split in ("train", "validation"):
+            if split not in cohort.splits:
+                raise UserError(f"cohort {cohort.location} has no {split} split (it has {', '.join(cohort.splits)})")
+            counts = cohort.manifest.counts.splits[split].labels.get(task.name, {})
+            present = [name for name in task.classes if counts.get(name)]
+            if len(present) < 2:
+                raise UserError(
+                    f"cohort {cohort.location}, split {split}: task {task.name} needs labelled images of at least two "
+                    f"classes of {', '.join(task.classes)}; it has {', '.join(present) or 'none'}"
+                )
 
     def fitted(self, cohort: Cohort, config: Section, task: Task, trained: Trained) -> Fitted:
         """Put together what a bundle holds of a torch family's training."""

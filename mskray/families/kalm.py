@@ -1,6 +1,6 @@
 """KALM: a global network, the key area that its feature map points at, a local network on that area, fused.
 
-mskray train jobs/configs/kalm-resnet18.yaml
+mskray train jobs/configs/mura-kalm-resnet18.yaml
 
 Source: "KALM" (equations 1 to 10). Two trainings, each resumed by its own name: `global` trains CNN_g alone, `local`
 starts from its best epoch and trains FC_w, FC_h and CNN_l while CNN_g stays as it is.
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mskray.bundles import Fitted
-from mskray.cohorts import Cohort
+from mskray.cohorts import Cohort, Task
 from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.families.base import Family, Predictor, register
@@ -210,8 +210,8 @@ class KalmFamily(Family):
     summary: ClassVar[str] = "global CNN, key area from its feature map, local CNN on that area; the mean of both"
     Config: ClassVar[type[KalmConfig]] = KalmConfig
 
-    def check(self, cohort: Cohort, config: KalmConfig) -> None:
-        super().check(cohort, config)
+    def check(self, cohort: Cohort, config: KalmConfig, task: Task) -> None:
+        super().check(cohort, config, task)
         if cohort.image.size < config.data.image_size:
             raise UserError(
                 f"cohort {cohort.location} holds images of {cohort.image.size} px, kalm cuts its key area from "

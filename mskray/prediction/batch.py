@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 
 from mskray import cluster
 from mskray.cohorts import Cohort
-from mskray.ensemble import Ensemble, Vote, check_members, load_members, matching_task
+from mskray.ensemble import Ensemble, Vote, check_members, doubt, load_members, matching_task
 from mskray.errors import UserError, user_error_in
 from mskray.families import Images
 from mskray.prediction.readers import PIXELS, cohort_reader, file_reader, pixel_arrays
@@ -48,7 +48,7 @@ class Predicting:
         self, model: str, ensemble: Ensemble, workers: int = 1, gpu: bool = False, report: Report = silent
     ) -> None:
         self.model, self.ensemble, self.workers, self.gpu, self.report = model, ensemble, workers, gpu, report
-        check_members(ensemble, model)
+        self.bundles = check_members(ensemble, model)
 
     def cohort(self, cohort: Cohort, split: str, need_labels: bool = True) -> pa.Table:
         """Predict every image of a split once.
@@ -66,6 +66,11 @@ class Predicting:
         name, classes = self.ensemble.task, self.ensemble.classes
         same = any(task.name == name and task.classes == tuple(classes) for task in cohort.tasks)
         column = matching_task(self.ensemble, cohort).column if need_labels or same else None
+        members = [(bundle.name, bundle.body_parts) for bundle in self.bundles]
+        for part in np.unique(cohort.columns(split, ["body_part"])["body_part"].astype(str)):
+            message = doubt(members, part)
+            if message:
+                self.report(Progress(message))
         read = cohort_reader(cohort, split, column)
         source = ray.data.from_items(shards, override_num_blocks=len(shards))
         # A shard holds whole studies, and so does a batch: some families look at all views of a study together.

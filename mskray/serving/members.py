@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mskray.ensemble import Ensemble, Vote, Voter
+from mskray.ensemble import Ensemble, Vote, Voter, doubt
 from mskray.evaluation.calibration import decision
 from mskray.families import Images
 from mskray.serving.schemas import (
@@ -181,16 +181,10 @@ def describe(voter: Voter, names: Sequence[str]) -> Models:
 def _doubts(study: list[DecodedView], models: Models) -> list[Doubt]:
     doubts = []
     for part in dict.fromkeys(view.body_part for view in study if view.body_part):
-        strangers = [member.name for member in models.members if part not in member.body_parts]
-        if strangers:
-            doubts.append(
-                Doubt(
-                    code="body-part-not-trained",
-                    views=[view.index for view in study if view.body_part == part],
-                    message=f"{', '.join(strangers)} {'was' if len(strangers) == 1 else 'were'} not trained on {part}: "
-                    "the probabilities may mean nothing",
-                )
-            )
+        message = doubt(((member.name, member.body_parts) for member in models.members), part)
+        if message:
+            views = [view.index for view in study if view.body_part == part]
+            doubts.append(Doubt(code="body-part-not-trained", views=views, message=message))
     return doubts
 
 

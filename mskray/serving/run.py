@@ -19,7 +19,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.schema import ApplicationStatus
 
 from mskray.cluster import Need, require, session
-from mskray.ensemble import load
+from mskray.ensemble import describe, load
 from mskray.errors import UserError
 from mskray.progress import Progress, Report, silent
 from mskray.serving.application import build
@@ -42,6 +42,7 @@ def serve_forever(
     Raises:
         UserError: see `start`.
     """
+    describe(ensemble)  # what is neither ensemble nor bundle is refused before Ray starts
     with session(), _termination_interrupts():
         try:
             url = start(ensemble, host, port, limits=limits, report=report)
@@ -78,7 +79,7 @@ def start(
     check_exposure(host, digest)
     port = _free_port(host, port)
     uri = str(locate(ensemble))
-    report(Progress("checking the ensemble"))
+    report(Progress("checking the model"))
     load(uri)
     cpus = _cpus()
     require(Need("serving", 1, cpus), reading_cpus=0.0)

@@ -69,6 +69,9 @@ def fit(
     classes = run.task.classes
     weighted = recipe.config.loop.class_weights == "inverse_frequency"
     initial_weights = ray.put(initial())
+    steps, left = divmod(train.rows, step)
+    rest = f", {left} others left out in each" if left else ""
+    run.report(Progress(f"starting {resources.workers} training worker(s), epochs of {steps:,} × {step} images{rest}"))
     held = _hold(recipe, cohort, train, validation)
     with _listener(run) as queue:
         work = Assignment(
@@ -87,14 +90,12 @@ def fit(
 
 
 def _checked_split(cohort: Cohort, name: str, task: Task, samples: Samples, recipe: Recipe) -> tuple[Split, np.ndarray]:
-    if name not in cohort.splits:
-        raise UserError(f"cohort {cohort.location} has no {name} split (it has {', '.join(cohort.splits)})")
     split, labels = describe_split(cohort, name, samples, recipe.config.data.input_format)
     present = np.unique(labels)
     if len(present) < 2:
         raise UserError(
-            f"cohort {cohort.location}, split {name}: task {task.name} needs labelled samples of at least two classes "
-            f"of {', '.join(task.classes)}; it has {len(labels)} of {len(present)}"
+            f"cohort {cohort.location}, split {name}: task {task.name} needs samples of at least two classes of "
+            f"{', '.join(task.classes)}; it has {len(labels)} of {len(present)}"
         )
     return split, labels
 
@@ -204,7 +205,6 @@ def _listener(run: Run) -> Iterator[Queue]:
                 failures.append(error)
 
     thread = threading.Thread(target=listen, name="training-events", daemon=True)
-    run.report(Progress(f"starting {run.resources.workers} training worker(s)"))
     thread.start()
     try:
         yield queue
@@ -226,8 +226,8 @@ def _pass_on(event: dict[str, Any], run: Run) -> None:
 def _progress(event: dict[str, Any], prefix: str) -> Progress:
     stage = f"{prefix}epoch {event['epoch']}/{event['epochs']}"
     if event["kind"] == "epoch":
-        figures = f"loss {event['train_loss']:.3f}  " + "  ".join(
-            f"{name.removeprefix('val_')} {event[name]:.3f}" for name in ("val_auroc", "val_kappa", "val_loss")
+        figures = f"loss {event['train_loss']:.3f}  validation: " + "  ".join(
+            f"{name.removeprefix('val_')} {event[name]:.3f}" for name in ("val_loss", "val_auroc", "val_kappa")
         )
         return Progress(stage + " validated", 1, 1, "epoch", note=figures)
     note = f"loss {event['loss']:.3f}  waiting for data {event['wait_share']:.0%}"

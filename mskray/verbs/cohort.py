@@ -48,6 +48,8 @@ def ingest_lines(done: IngestSummary) -> str:
         f"{done.written:,} shards written, {done.kept:,} kept, {done.deleted:,} deleted; "
         f"{done.decoded:,} images decoded in {duration(done.seconds)}",
     ]
+    if done.studies_lost:
+        lines.append(f"{done.studies_lost:,} studies lost all their images to quarantine")
     if done.changed or done.added or done.removed:
         lines.append(
             f"since the last ingest: {done.changed:,} files changed, {done.added:,} added, {done.removed:,} removed"

@@ -20,7 +20,7 @@ from mskray.prediction.batch import Predicting
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
 
-REPORT, METRICS, PREDICTIONS = "report.html", "metrics.json", "predictions.parquet"
+EVALUATION, REPORT, METRICS, PREDICTIONS = "evaluation", "report.html", "metrics.json", "predictions.parquet"
 
 
 def evaluate_model(
@@ -52,7 +52,7 @@ def evaluate_model(
     cohort = open_cohort(cohort_uri)
     cohort.shards(split)  # an unknown split is refused here, before anything is loaded
     task = ensemble.matching_task(described, cohort)
-    target = locate(out) if out else location.join("evaluation", f"{split}-{cohort.content_hash[:8]}")
+    target = locate(out) if out else location.join(EVALUATION, f"{split}-{cohort.content_hash[:8]}")
     check_access(target, write=True)
     predicting = Predicting(str(location), described, workers, gpu, report)
     with cluster.session():
@@ -75,7 +75,8 @@ def evaluate_model(
     }
     page = write_report(result, context, _pictures(cohort, split, worst_errors(result)), history)
     target.join(PREDICTIONS).write_bytes(parquet_bytes(table))
-    target.join(METRICS).write_json(result.to_dict())
+    where = {"uri": str(cohort.location), "content_hash": cohort.content_hash, "source": cohort.manifest.source}
+    target.join(METRICS).write_json({"model": str(location), "cohort": where, "split": split, **result.to_dict()})
     target.join(REPORT).write_bytes(page.encode())
     return result, target
 

@@ -70,7 +70,7 @@ def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent) -
     check_access(out, write=True)
     cohort = open_cohort(cohort_location)
     task = chosen.task(cohort, job.task)
-    chosen.check(cohort, config)
+    chosen.check(cohort, config, task)
     fingerprint = run_name(
         family=chosen.name,
         config=config.model_dump(mode="json"),
@@ -83,6 +83,7 @@ def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent) -
     if finished is not None:
         report(Progress(f"{out} is already trained by this very job"))
         return finished
+    _tell_of_strangers(cohort, report)
     with cluster.session():
         return _train(job, chosen, config, cohort, task, out, fingerprint, report)
 
@@ -110,6 +111,16 @@ def _train(
     finish(listeners, {"bundle": str(out), "bundle_hash": bundle.hash}, report)
     _remove_run(run)
     return bundle
+
+
+def _tell_of_strangers(cohort: Cohort, report: Report) -> None:
+    """Say which body parts are judged in validation and not learned."""
+    parts = {split: set(cohort.columns(split, ["body_part"])["body_part"]) for split in ("train", "validation")}
+    strangers = sorted(parts["validation"] - parts["train"])
+    if strangers:
+        report(
+            Progress(f"the validation split has images of {', '.join(strangers)}, the train split has none of these")
+        )
 
 
 def _remove_run(run: Run) -> None:

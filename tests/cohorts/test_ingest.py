@@ -261,6 +261,7 @@ def test_a_file_that_kills_its_decoder_is_quarantined(copy):
     rows = open_cohort(copy / "again").quarantine().to_pylist()
     assert {row["path"]: row["reason"] for row in rows}["train/3/9000003L.png"] == "decoding it killed the process"
     assert (done.counts.images, done.counts.quarantined) == (53, 4)
+    assert done.studies_lost == 2, "those of the two knees in quarantine whose subject has no other"
 
 
 @pytest.mark.usefixtures("by_value")

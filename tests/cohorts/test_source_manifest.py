@@ -102,6 +102,11 @@ def test_absolute_paths_inside_the_root(tmp_path):
     assert [item.path for item in listing(tmp_path, text)[1]] == ["a.png", "sub/d.png"]
 
 
+def test_paths_that_lead_out_of_the_root_and_in_again(tmp_path):
+    text = f"path,patient_id\n{tmp_path}/../{tmp_path.name}/a.png,p\n../{tmp_path.name}/b.png,q\n"
+    assert [item.path for item in listing(tmp_path, text)[1]] == ["a.png", "b.png"]
+
+
 def test_paths_relative_to_a_given_root(tmp_path):
     png(tmp_path / "images" / "x.png")
     _, (item,) = listing(tmp_path, "path,patient_id\nx.png,p\n", root=str(tmp_path / "images"))

@@ -16,6 +16,7 @@ from mskray.cohorts import Cohort, ingest
 from mskray.errors import UserError
 from mskray.families import Images, load_predictor
 from mskray.prediction import batch
+from mskray.progress import Progress
 from mskray.storage import Location, locate
 from mskray.verbs.cohort import show
 from mskray.verbs.ensemble import make_ensemble
@@ -71,7 +72,9 @@ def test_a_cohort_without_labels_is_predicted(ray_cluster: str, bundle: Location
     (tmp_path / "images.csv").write_text("path,patient_id\n" + "".join(f"{n}.png,p{n}\n" for n in range(3)))
     place = str(tmp_path / "cohort")
     ingest("manifest", tmp_path / "images.csv", place, settings={"size": 64}, key=b"a key for tests only")
-    table = predict(str(bundle), place, str(tmp_path / "out.parquet"))
+    said: list[Progress] = []
+    table = predict(str(bundle), place, str(tmp_path / "out.parquet"), report=said.append)
+    assert any("bundle was not trained on UNKNOWN" in each.stage for each in said)
     assert table["label"].to_pylist() == [None] * 3
     assert np.isfinite(table["prob_abnormal"].to_numpy()).all()
     with pytest.raises(UserError, match="has no task 'abnormality'"):

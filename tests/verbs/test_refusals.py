@@ -9,8 +9,9 @@ import ray
 
 from mskray import ensemble
 from mskray.bundles import DESCRIPTION, WEIGHTS, Fitted, save_bundle
-from mskray.cohorts import schema
+from mskray.cohorts import open_cohort, schema
 from mskray.errors import UserError
+from mskray.families import families, family
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe
 from mskray.storage import locate
 from mskray.training.run import Run
@@ -22,11 +23,13 @@ from mskray.verbs.train import parse_job, train
 CLASSES = ("normal", "abnormal")
 
 
-def cohort(folder: Path, *tasks: schema.Task) -> str:
-    """Describe a cohort whose shards nobody will read."""
-    split = schema.SplitCount(images=2, studies=2, patients=2, labels={})
+def cohort(folder: Path, *tasks: schema.Task, kind: str = "radiograph", abnormal: int = 1) -> str:
+    """Describe a cohort whose shards nobody will read, with two images a split, `abnormal` of them abnormal."""
+    labels = {"abnormality": {"normal": 2 - abnormal, "abnormal": abnormal}}
+    split = schema.SplitCount(images=2, studies=2, patients=2, labels=labels)
     names = ("train", "validation", "test")
     manifest = schema.Manifest(
+        kind=kind,
         source="phantom",
         source_options={},
         tasks=tasks,
@@ -146,6 +149,24 @@ def test_a_cohort_without_tasks_cannot_be_learnt_from(tmp_path: Path) -> None:
     refused(lambda: train(*parse_job(data, "test")), "has no task to learn")
 
 
+@pytest.mark.parametrize("name", families())
+def test_a_cohort_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
+    opened = open_cohort(cohort(tmp_path / "cohort", schema.ABNORMALITY, kind="pair"), check=False)
+    refused(
+        lambda: family(name).check(opened, None, schema.ABNORMALITY),
+        f"family {name} reads radiograph cohorts, .* holds pairs",
+    )
+
+
+@pytest.mark.parametrize(("abnormal", "there"), [(0, "normal"), (2, "abnormal")])
+def test_one_class_cannot_be_learnt(tmp_path: Path, abnormal: int, there: str) -> None:
+    data = job(tmp_path, cohort(tmp_path / "cohort", schema.ABNORMALITY, abnormal=abnormal))
+    refused(
+        lambda: train(*parse_job(data, "test")),
+        f"split train: task abnormality needs .* two classes .* it has {there}$",
+    )
+
+
 class Listener:
     def __init__(self, fails: bool = False) -> None:
         self.fails, self.heard = fails, []
@@ -179,7 +200,9 @@ def fitting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
         parsed, _, config = parse_job(job(tmp_path, "unused"), "test")
         opened = type("Opened", (), {"location": "here"})()
-        return train_verb._train(parsed, Family(), config, opened, "abnormality", locate(out), "f00", reports.append)
+        return train_verb._train(
+            parsed, Family(), config, opened, schema.ABNORMALITY, locate(out), "f00", reports.append
+        )
 
     return call, listeners, reports, out
 

@@ -128,13 +128,12 @@ def _item(row: Row, line: int, path: str, mark: str, labels: Labels, views: Coun
 
 def _inside(path: str, root: Location) -> str | None:
     """The path relative to the root, None where it is empty or leads out of the root."""
-    folder = root.path.rstrip("/") + "/"
-    for prefix in (root.uri.rstrip("/") + "/", folder):
-        path = path.removeprefix(prefix)
+    path = path.removeprefix(root.uri.rstrip("/") + "/")
     if not path or _FOREIGN.match(path):
         return None
-    path = posixpath.normpath(path.replace("\\", "/"))
-    return None if path in (".", "..") or path.startswith(("../", "/")) else path
+    folder = posixpath.normpath(root.path).rstrip("/") + "/"
+    whole = posixpath.normpath(posixpath.join(folder, path.replace("\\", "/")))
+    return whole.removeprefix(folder) if whole.startswith(folder) else None
 
 
 def _fingerprints(root: Location, paths: list[str | None]) -> dict[str, str]:

@@ -1,0 +1,137 @@
+"""The papers' tables and ours: `mskray report --against papers` prints them, `mskray reproduce TABLE` fills one.
+
+Results are a folder: a bundle or ensemble for each row's model, with its evaluations inside. What is there already is
+not made again, so an interrupted `reproduce` goes on where it stopped.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mskray import ensemble
+from mskray.cohorts import open_cohort
+from mskray.config import apply_overrides, read_yaml
+from mskray.errors import UserError
+from mskray.evaluation.papers import SOURCES, TABLES, Row, Table
+from mskray.progress import Progress, Report, silent
+from mskray.storage import Location, check_access, locate
+from mskray.verbs.ensemble import make_ensemble
+from mskray.verbs.evaluate import EVALUATION, METRICS, evaluate_model
+from mskray.verbs.tables import table as draw
+from mskray.verbs.train import parse_job, train
+
+NOT_RUN = "not run"
+
+
+def find_tables(name: str | None) -> tuple[Table, ...]:
+    """Return the table of that name, or all. Raises UserError that names the known ones."""
+    if name is None:
+        return tuple(TABLES.values())
+    if name not in TABLES:
+        raise UserError(f"unknown table {name!r}: known are {', '.join(TABLES)}")
+    return (TABLES[name],)
+
+
+def against_papers(tables: Sequence[Table], results: str) -> str:
+    """Return the tables as text: the paper's figures and below them ours, with the split they were measured on."""
+    place = locate(results)
+    check_access(place)
+    return "\n\n".join(_compare(each, place) for each in tables)
+
+
+def reproduce(
+    name: str, cohort: str, results: str, configs: str, overrides: Sequence[str] = (), report: Report = silent
+) -> str:
+    """Train and evaluate every model of a table that is not there yet; return the table beside the paper's.
+
+    Args:
+        cohort: URI of a MURA cohort; its images must not be smaller than the largest input of the table's presets.
+        results: folder of the bundles, each named after its preset.
+        configs: folder of the presets (jobs/configs).
+        overrides: `section.key=value` words for every preset.
+    Raises:
+        UserError: an unknown table, a missing preset, or as `train` and `evaluate_model`.
+    """
+    (chosen,) = find_tables(name)
+    place = locate(results)
+    opened = open_cohort(cohort)
+    models = list(dict.fromkeys(row.presets for row in chosen.rows if row.presets))
+    jobs = {preset: _job(preset, configs, cohort, place, overrides) for preset in _with_sources(models)}
+    for number, (preset, job) in enumerate(jobs.items(), start=1):
+        report(Progress(f"{number} of {len(jobs)}: {preset}"))
+        train(*parse_job(job, f"{configs}/{preset}.yaml"), report=report)
+    for presets in models:
+        model = place.join("+".join(presets))
+        if len(presets) > 1 and not model.join(ensemble.DESCRIPTION).is_file():
+            make_ensemble([str(place.join(preset)) for preset in presets], str(model), report=report)
+        if not model.join(EVALUATION, f"test-{opened.content_hash[:8]}", METRICS).is_file():
+            evaluate_model(str(model), cohort, "test", report=report)
+    return against_papers([chosen], results)
+
+
+def _with_sources(models: Sequence[tuple[str, ...]]) -> list[str]:
+    """Every preset that has to be trained, those that others learn from first."""
+    wanted = list(dict.fromkeys(preset for presets in models for preset in presets))
+    sources = [source for preset in wanted for source in SOURCES.get(preset, {}).values()]
+    return list(dict.fromkeys([*sources, *wanted]))
+
+
+def _job(preset: str, configs: str, cohort: str, results: Location, overrides: Sequence[str]) -> dict[str, Any]:
+    words = [f"cohort={cohort}", f"out={results.join(preset)}"]
+    words += [f"{key}={results.join(source)}" for key, source in SOURCES.get(preset, {}).items()]
+    return apply_overrides(read_yaml(Path(configs) / f"{preset}.yaml"), [*words, *overrides])
+
+
+def _compare(chosen: Table, results: Location) -> str:
+    rows = []
+    for row in chosen.rows:
+        rows.append([row.name, f"paper, {chosen.on}", *(_plain(row.figures.get(name)) for name in chosen.metrics)])
+        rows += [["", *cells] for cells in _ours(chosen, row, results)]
+    text = draw(["row", f"whose, {chosen.level} level", *chosen.metrics], rows)
+    return "\n".join([chosen.title, *([chosen.note] if chosen.note else []), "", text])
+
+
+def _ours(chosen: Table, row: Row, results: Location) -> Iterator[list[str]]:
+    """Cells of each evaluation of a row's model: what it was measured on, and its figures."""
+    empty = [""] * len(chosen.metrics)
+    if not row.presets:
+        yield ["the paper does not describe it", *empty]
+        return
+    found = False
+    folder = results.join(row.model, EVALUATION)
+    for entry in folder.walk() if folder.is_dir() else ():
+        if entry.path.endswith(METRICS):
+            content = folder.join(entry.path).read_json()
+            group = _group(content, chosen.level, row)
+            if group is not None:
+                found = True
+                cohort = content["cohort"]
+                where = (
+                    f"ours, {content['split']} of {cohort['source']} {cohort['content_hash'][:8]}, n = {group['n']:,}"
+                )
+                yield [where, *(_interval(group["figures"].get(metric)) for metric in chosen.metrics)]
+    if not found:
+        yield [f"{NOT_RUN} ({row.model})", *empty]
+
+
+def _group(content: dict[str, Any], level: str, row: Row) -> dict[str, Any] | None:
+    """The group of `metrics.json` that a row is about, None where the evaluation does not have it."""
+    groups = content["levels"][level]
+    if row.part:
+        groups = groups.get("parts", {}).get(row.part, {})
+        return groups or None
+    if row.body_part:
+        return groups["body_parts"].get(row.body_part)
+    found: dict[str, Any] = groups["overall"]
+    return found
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _interval(figure: dict[str, Any] | None) -> str:
+    if not figure or figure["value"] is None:
+        return "–"
+    spread = "" if figure["low"] is None else f" ({figure['low']:.3f} to {figure['high']:.3f})"
+    return f"{figure['value']:.3f}{spread}"

@@ -1,0 +1,121 @@
+"""Every radiograph family on real knees: AUROC, κ, seconds and bundle size on `validation`, and the best three together.
+
+    .venv/bin/python tests/benchmarks/knee_families.py --data KNEE_OA --weights MOBILENET_V2.safetensors --out FOLDER
+
+KNEE_OA is a folder in the layout of the knee osteoarthritis data set (0 to 4 below train and val). All networks are
+mobilenet_v2 at sizes that two cores bear in about half an hour; abnormal is Kellgren-Lawrence grade 2 and above. The
+epoch of each training and the members of the ensemble are chosen on the split that is reported: compare the rows with
+each other, not with figures of held-out data. What is in FOLDER already is not made again.
+
+flag_detector is left out: these knees have no annotated flags.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from mskray import cluster
+from mskray.bundles import DESCRIPTION
+from mskray.cohorts import ingest
+from mskray.evaluation.result import Evaluation
+from mskray.progress import Display
+from mskray.storage import locate
+from mskray.verbs.ensemble import make_ensemble
+from mskray.verbs.evaluate import evaluate_model
+from mskray.verbs.tables import table
+from mskray.verbs.train import parse_job, train
+
+SPLIT = "validation"
+_RECIPE = {"optimizer": {"learning_rate": 1e-3}, "schedule": {"name": "one_cycle"}}
+
+
+def jobs(weights: str, out: str) -> dict[str, dict[str, Any]]:
+    """A job for each family; the later ones may learn from the classifier's bundle."""
+    network, classifier = {"backbone": "mobilenet_v2", "weights": weights}, f"{out}/classifier"
+    half = {
+        "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4},
+        "schedule": {"name": "one_cycle"},
+    }
+    return {
+        "classifier": {"network": network, "data": {"image_size": 160}, "loop": {"epochs": 4}, **_RECIPE},
+        "kalm": {
+            "network": {**network, "size": 112},
+            "data": {"image_size": 224, "batch_size": 32},
+            "loop": {"epochs": 4, "metric": "auroc"},
+            "local": {"epochs": 4, "start": "global", **half},
+            **half,
+        },
+        "zoom": {"zoom": {"bundle": classifier, "answer": "mean"}, "data": {"image_size": 224}},
+        "racnn": {
+            "network": {**network, "crop": 192, "zoom": 96},
+            "data": {"image_size": 224, "batch_size": 32},
+            "loop": {"epochs": 6},
+            **_RECIPE,
+        },
+        "view_fusion": {
+            "network": {**network, "views": 2},
+            "data": {"image_size": 160, "batch_size": 16},
+            "loop": {"epochs": 4},
+            **_RECIPE,
+        },
+        "feature_svm": {"network": {"bundle": classifier}},
+    }
+
+
+def main() -> None:
+    arguments = _arguments()
+    out, display = str(Path(arguments.out).resolve()), Display()
+    cohort = f"{out}/cohort"
+    rows, results = [], {}
+    with cluster.session():
+        ingest("knee-oa", arguments.data, cohort, settings={"size": 224}, report=display)
+        for family, sections in jobs(arguments.weights, out).items():
+            if arguments.only and family not in arguments.only:
+                continue
+            place = f"{out}/{family}"
+            job = {"family": family, "cohort": cohort, "out": place, "task": "abnormality", **sections}
+            started = time.monotonic()
+            train(*parse_job(job, family), report=display)
+            seconds = time.monotonic() - started
+            results[family], _ = evaluate_model(place, cohort, SPLIT, report=display)
+            rows.append([family, *_figures(results[family]), f"{seconds:.0f}", f"{_megabytes(place):.1f}"])
+        best = sorted(results, key=lambda name: -_value(results[name], "image", "auroc"))[:3]
+        if len(best) == 3:
+            place = f"{out}/ensemble"
+            if not (Path(place) / "ensemble.json").is_file():
+                make_ensemble([f"{out}/{name}" for name in best], place, report=display)
+            joined, _ = evaluate_model(place, cohort, SPLIT, report=display)
+            rows.append([f"soft voting: {', '.join(best)}", *_figures(joined), "", ""])
+    display.end()
+    print(table(["family", "image AUROC", "image κ", "study AUROC", "study κ", "seconds", "MB"], rows))
+
+
+def _figures(result: Evaluation) -> list[str]:
+    return [f"{_value(result, level, name):.3f}" for level in ("image", "study") for name in ("auroc", "kappa")]
+
+
+def _value(result: Evaluation, level: str, name: str) -> float:
+    value = getattr(result, level).overall.figures[name].value
+    assert value is not None
+    return float(value)
+
+
+def _megabytes(place: str) -> float:
+    """Size of a bundle's own files, its evaluations and events left out."""
+    folder = locate(place)
+    names = [*folder.join(DESCRIPTION).read_json()["files"], DESCRIPTION]
+    return sum((Path(place) / name).stat().st_size for name in names) / 1e6
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder of the knees")
+    parser.add_argument("--weights", default="imagenet", help="imagenet, or the URI of a mobilenet_v2 state dict")
+    parser.add_argument("--out", required=True, help="folder for the cohort and the bundles")
+    parser.add_argument("--only", nargs="*", help="these families only")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
