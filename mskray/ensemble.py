@@ -77,24 +77,27 @@ class Vote:
 
 
 class Voter:
-    """A loaded ensemble, ready to predict in this process."""
+    """A loaded ensemble, ready to predict in this process: `names`, `bundles` and `predictors`, an entry a member."""
 
     def __init__(self, ensemble: Ensemble, members: Sequence[tuple[Bundle, Predictor]]) -> None:
         self.ensemble = ensemble
         self.classes, self.threshold = ensemble.classes, ensemble.threshold
         self.bundles = tuple(bundle for bundle, _ in members)
-        self._names = _distinct([bundle.name for bundle in self.bundles])
-        self._predictors = [predictor for _, predictor in members]
+        self.names = tuple(_distinct([bundle.name for bundle in self.bundles]))
+        self.predictors = tuple(predictor for _, predictor in members)
         weights = np.array([member.weight for member in ensemble.members], dtype=np.float64)
         self._weights = weights / weights.sum()
 
     def __call__(self, images: Images) -> Vote:
         """Vote on a batch of radiographs."""
-        predictions = [predictor(images) for predictor in self._predictors]
+        return self.combine([predictor(images) for predictor in self.predictors])
+
+    def combine(self, predictions: Sequence[Prediction]) -> Vote:
+        """Vote, given what each of `predictors` says of the same radiographs."""
         votes = [prediction.probabilities for prediction in predictions]
         mean = np.tensordot(self._weights, np.stack(votes), axes=1)
         scaled = apply_temperature(mean, self.ensemble.calibration.temperature)
-        members = dict(zip(self._names, votes, strict=True))
+        members = dict(zip(self.names, votes, strict=True))
         single = predictions[0] if len(predictions) == 1 else Prediction(mean)
         return Vote(scaled.astype(np.float32), members, single.parts, single.boxes)
 

@@ -1,10 +1,14 @@
-"""Prediction with any torch recipe: images of any size in, class probabilities out."""
+"""Prediction with any torch recipe: images of any size in, class probabilities and the reasons for them out."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from mskray.bundles import Fitted
+from mskray.explain.methods import evidence, to_boxes
 from mskray.families.base import Images, Prediction
+from mskray.families.explanation import Explanation
 from mskray.imaging.regions import fit_to_format
 from mskray.training.recipe import Answer, Recipe, to_batch
 
@@ -29,6 +33,26 @@ class TorchPredictor:
         """Return what the network says of n radiographs."""
         inputs = np.stack([self.prepare(pixels) for pixels in images.pixels])
         return self.prediction(self.recipe.answer(self.network, to_batch({"image": inputs}, self.device)))
+
+    def explain(
+        self,
+        images: Images,
+        methods: Sequence[str],
+        target: np.ndarray | None = None,
+        prediction: Prediction | None = None,
+    ) -> Explanation:
+        """See `Explainer.explain`."""
+        said = self(images) if prediction is None else prediction
+        wanted = said.probabilities.argmax(axis=1) if target is None else np.asarray(target, np.int64)
+        maps: dict[str, np.ndarray] = {}
+        if methods:
+            network = self.recipe.explained(self.network)
+            inputs = np.stack([self.prepare(pixels) for pixels in images.pixels])
+            batch = to_batch({"image": inputs, "target": wanted}, self.device)
+            for name in methods:
+                maps[name] = evidence(name, network, batch["image"], batch["target"], self.image["size"])
+        boxes = {name: to_boxes(each) for name, each in maps.items()}
+        return Explanation(said, wanted, maps, {**boxes, **said.boxes})
 
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
         """Return one radiograph as the network's input, (size, size) in the cohort's dtype."""

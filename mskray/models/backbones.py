@@ -6,12 +6,14 @@ its last spatial map, `score` makes logits of a map; methods that look where a n
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models import inception
 
 from mskray.errors import UserError
 
@@ -58,6 +60,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.network = _build(name, classes, pooled)
         self._body, self._top = _halves(self.network, name)
+        # What torchvision writes as functions; registered, so that hooks reach it.
+        own = set(self.network.modules())
+        self._between = nn.ModuleList(module for module in (*self._body, *self._top) if module not in own)
         known = list(stages(self.network, name))
         unknown = [stage for stage in frozen if stage not in known]
         if unknown:
@@ -148,7 +153,9 @@ def _build(name: str, classes: int, pooled: bool) -> nn.Module:
     if name in TIMM:
         return timm.create_model(name, num_classes=classes)
     # The auxiliary head of inception_v3 would be a second loss; its initialisation is for training from scratch only.
-    options = {"aux_logits": False, "init_weights": False} if name == "inception_v3" else {}
+    options: dict[str, Any] = {}
+    if name == "inception_v3":
+        options = {"aux_logits": False, "init_weights": False, "inception_blocks": _inception_blocks()}
     network: Any = torchvision.models.get_model(name, weights=None, **options)
     if name.startswith(("resnet", "inception")):
         network.fc = nn.Linear(network.fc.in_features, classes)
@@ -161,6 +168,23 @@ def _build(name: str, classes: int, pooled: bool) -> nn.Module:
     else:
         network.classifier[-1] = nn.Linear(network.classifier[-1].in_features, classes)
     return network
+
+
+class _ConvNormAct(inception.BasicConv2d):
+    """inception_v3's convolution with its ReLU as a module, so that hooks reach it; names and values are the same."""
+
+    def __init__(self, in_channels: int, out_channels: int, **options: Any) -> None:
+        super().__init__(in_channels, out_channels, **options)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.bn(self.conv(x)))
+
+
+def _inception_blocks() -> list[Any]:
+    blocks = (inception.InceptionA, inception.InceptionB, inception.InceptionC, inception.InceptionD)
+    rest = (inception.InceptionE, inception.InceptionAux)
+    return [_ConvNormAct, *(partial(block, conv_block=_ConvNormAct) for block in (*blocks, *rest))]
 
 
 def _halves(network: Any, name: str) -> tuple[list[nn.Module], list[nn.Module]]:

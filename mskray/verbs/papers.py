@@ -118,8 +118,7 @@ def _group(content: dict[str, Any], level: str, row: Row) -> dict[str, Any] | No
     """The group of `metrics.json` that a row is about, None where the evaluation does not have it."""
     groups = content["levels"][level]
     if row.part:
-        groups = groups.get("parts", {}).get(row.part, {})
-        return groups or None
+        return groups["model_parts"].get(row.part)
     if row.body_part:
         return groups["body_parts"].get(row.body_part)
     found: dict[str, Any] = groups["overall"]

@@ -204,7 +204,7 @@ def test_parts_of_the_model_are_measured_as_if_alone(predictions, classes, ordin
     assert evaluation.study.model_parts["blind"] == alone.study.overall
     assert evaluation.image.model_parts["blind"] == alone.image.overall
     assert alone.study.model_parts == {}
-    content = evaluation.to_dict()["levels"]["study"]["parts"]
+    content = evaluation.to_dict()["levels"]["study"]["model_parts"]
     assert content["sharp"]["figures"]["accuracy"]["value"] == 1.0
 
 
