@@ -33,7 +33,7 @@ COHORT = {
 }
 SETTINGS = {"size": FINE, "split_fractions": [0.65, 0.1, 0.25]}
 LEARNING: dict[str, Any] = {
-    "optimizer": {"name": "adamw", "learning_rate": 1e-3},
+    "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4},
     "schedule": {"name": "one_cycle"},
 }
 # The loss chooses the epoch: some 180 validation images tell two epochs apart by it, and hardly by AUROC or κ.
