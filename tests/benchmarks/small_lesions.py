@@ -5,7 +5,7 @@
 
 A seed makes a cohort of its own (other patients, other bones) and trains with that seed; held-out patients are judged
 image by image at 0.5. Bone lesions there have a median side of some 10 px of 256, of which the global network sees 5.
-`ARMS` lists what is compared; another family is one more entry.
+`jobs` lists what is compared.
 
 Two networks are better than one even if both see the same. So a control, a classifier of the same backbone, trains on
 whole images for as many epochs as both of KALM's trainings, alone and averaged with KALM's global network: what KALM
@@ -15,8 +15,6 @@ gains beyond "two global networks" comes from where it looks, not from how many 
 import argparse
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 SIZE, FINE = 128, 256
 EPOCHS = 6
+METRIC = "loss"  # some 180 validation images tell two epochs apart by it, and hardly by AUROC or κ
 COHORT = {
     "patients": 700,
     "image_size": FINE,
@@ -33,43 +32,36 @@ COHORT = {
 }
 SETTINGS = {"size": FINE, "split_fractions": [0.65, 0.1, 0.25]}
 LEARNING: dict[str, Any] = {
-    "optimizer": {"name": "adamw", "learning_rate": 1e-3},
+    "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4},
     "schedule": {"name": "one_cycle"},
 }
-# The loss chooses the epoch: some 180 validation images tell two epochs apart by it, and hardly by AUROC or κ.
+
+BASES = {"control": "", "kalm": "kalm: global"}
+"""The arms, in the order in which they train, and the answer that each is to beat; another family is one more entry."""
 
 
-@dataclass(frozen=True)
-class Arm:
-    """A family's job; `sections` hold what is not the same for all: cohort, seed and initial weights."""
-
-    name: str
-    sections: Mapping[str, Any]
-
-
-ARMS = (
-    Arm(
-        "kalm",
-        {
-            "family": "kalm",
-            "network": {"backbone": "mobilenet_v2", "size": SIZE, "centred": True},
-            "data": {"image_size": FINE, "batch_size": 32},
-            **LEARNING,
-            "loop": {"epochs": EPOCHS, "metric": "loss"},
-            "local": {"start": "global", "epochs": EPOCHS, **LEARNING},
-        },
-    ),
-    Arm(
-        "control",
-        {
+def jobs(weights: str, folder: str) -> dict[str, dict[str, Any]]:
+    """Describe what each arm trains; a later one may look through an earlier one's bundle, `folder`/name."""
+    backbone = {"backbone": "mobilenet_v2", "weights": weights}
+    return {
+        "control": {
             "family": "classifier",
-            "network": {"backbone": "mobilenet_v2"},
+            "network": backbone,
             "data": {"image_size": SIZE, "batch_size": 32},
             **LEARNING,
-            "loop": {"epochs": 2 * EPOCHS, "metric": "loss"},
+            "loop": {"epochs": 2 * EPOCHS, "metric": METRIC},
         },
-    ),
-)
+        "kalm": {
+            "family": "kalm",
+            "network": {**backbone, "size": SIZE, "centred": True},
+            "data": {"image_size": FINE, "batch_size": 32},
+            **LEARNING,
+            "loop": {"epochs": EPOCHS, "metric": METRIC},
+            "local": {"start": "global", "epochs": EPOCHS, **LEARNING},
+        },
+    }
+
+
 TWO_GLOBAL = ("kalm: global", "control")
 Scores = dict[str, tuple[float, float]]
 
@@ -88,11 +80,10 @@ def main() -> None:
     for name in found[0]:
         kappa, auroc = np.array([scores[name] for scores in found]).T
         print(f"{name:22} κ {_mean(kappa)}   AUROC {_mean(auroc)}")
-    for name in found[0]:
-        base = f"{name}: global"
-        if base in found[0]:
+    for name, base in BASES.items():
+        if {name, base} <= set(found[0]):
             gains = np.array([np.subtract(scores[name], scores[base]) for scores in found])
-            print(f"{name} - global alone: κ {gains[:, 0].round(3).tolist()}, AUROC {gains[:, 1].round(3).tolist()}")
+            print(f"{name} beats {base} by κ {gains[:, 0].round(3).tolist()}, AUROC {gains[:, 1].round(3).tolist()}")
 
 
 def one_seed(seed: int, weights: str, chosen: list[str], folder: str) -> Scores:
@@ -106,13 +97,13 @@ def one_seed(seed: int, weights: str, chosen: list[str], folder: str) -> Scores:
     print(f"\nseed {seed}: {cohort.count('train')} training and {cohort.count('test')} test images, ", end="")
     print(f"median side of a lesion {np.median(sides):.0f} of {FINE} px")
     answers: dict[str, np.ndarray] = {}
-    for arm in ARMS:
-        if arm.name in chosen:
+    for arm, job in jobs(weights, folder).items():
+        if arm in chosen:
             began = time.monotonic()
-            table = _predictions(arm, cohort, seed, weights, f"{folder}/{arm.name}")
+            table = _predictions({"cohort": f"{folder}/cohort", "out": f"{folder}/{arm}", **job}, cohort, seed)
             labels = table["label"].to_numpy()
-            answers |= {name: table[column].to_numpy() for name, column in _columns(arm.name, table).items()}
-            print(f"{arm.name}: {time.monotonic() - began:.0f} s", flush=True)
+            answers |= {name: table[column].to_numpy() for name, column in _columns(arm, table).items()}
+            print(f"{arm}: {time.monotonic() - began:.0f} s", flush=True)
             _say_where(table, cohort)
     if set(TWO_GLOBAL) <= set(answers):
         answers["two global networks"] = np.mean([answers[name] for name in TWO_GLOBAL], axis=0)
@@ -125,19 +116,17 @@ def one_seed(seed: int, weights: str, chosen: list[str], folder: str) -> Scores:
     return scores
 
 
-def _predictions(arm: Arm, cohort: Any, seed: int, weights: str, out: str) -> Any:
-    """Train an arm and predict the test split: a table sorted by study and view."""
+def _predictions(job: dict[str, Any], cohort: Any, seed: int) -> Any:
+    """Train and predict the test split: a table sorted by study and view."""
     from mskray import ensemble
     from mskray.prediction.batch import Predicting
     from mskray.verbs.train import parse_job, train
 
-    job = {"cohort": str(cohort.location), "out": out, **arm.sections}
-    job["network"] = {**job["network"], "weights": weights}
-    job["loop"] = {**job["loop"], "seed": seed}
+    job["loop"] = {**job.get("loop", {}), "seed": seed}
     bundle = train(*parse_job(job, "benchmark"))
-    print(f"  {arm.name}: best epoch {bundle.best['epoch']} of {bundle.epochs}, training loss ", end="")
+    print(f"  {bundle.name}: best epoch {bundle.best['epoch']} of {bundle.epochs}, training loss ", end="")
     print(", ".join(f"{v:.2f}" for e in bundle.history for k, v in e.items() if k.endswith("train_loss")), flush=True)
-    return Predicting(out, ensemble.describe(out)).cohort(cohort, "test")
+    return Predicting(job["out"], ensemble.describe(job["out"])).cohort(cohort, "test")
 
 
 def _columns(name: str, table: Any) -> dict[str, str]:
@@ -178,7 +167,7 @@ def _mean(values: np.ndarray) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [arm.name for arm in ARMS]
+    names = list(BASES)
     parser.add_argument("--weights", default="imagenet", help="imagenet (fetched), none, or the URI of a state dict")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=names, default=names)

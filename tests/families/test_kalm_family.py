@@ -148,6 +148,11 @@ def test_a_cohort_of_small_images_is_refused(phantom_cohort: Cohort) -> None:
         family("kalm").check(phantom_cohort, KalmConfig(), phantom_cohort.tasks[0])
 
 
+def trained_stages(seen: list[Progress]) -> set[str]:
+    """Names of the trainings of which an epoch was reported."""
+    return {each.stage.partition("/epoch ")[0] for each in seen if "/epoch " in each.stage}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_from_cohort_to_bundle_in_two_trainings_that_resume(
@@ -159,10 +164,10 @@ def test_from_cohort_to_bundle_in_two_trainings_that_resume(
     resources = Resources(workers=2)
     place = Run(locate(tmp_path / "run"), "job", phantom_cohort.tasks[0], resources, seen.append)
     first = family("kalm").fit(phantom_cohort, KalmConfig.model_validate(sections), place)
-    assert {each.stage.split("/")[0] for each in seen if "epoch" in each.stage} == {"global", "local"}
+    assert trained_stages(seen) == {"global", "local"}
     seen.clear()
     again = family("kalm").fit(phantom_cohort, KalmConfig.model_validate(sections), place)
-    assert not [each.stage for each in seen if "epoch" in each.stage], "a finished training began anew"
+    assert not trained_stages(seen), "a finished training began anew"
     assert (first.history, first.best) == (again.history, again.best)
     assert [entry.get("epoch", 0) for entry in first.history] == [0, 1, 2]
     assert first.best["global/val_accuracy"] == first.history[0]["global/val_accuracy"]

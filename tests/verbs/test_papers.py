@@ -35,13 +35,16 @@ def test_figures_are_known_and_shares() -> None:
             assert all(0 < value < 1 for value in row.figures.values())
 
 
-def evaluation() -> Evaluation:
+def evaluation(part: str = "") -> Evaluation:
+    """Of a model that is right now and then; `part` is a part of it that is wrong wherever the whole is right."""
     random = np.random.default_rng(0)
     label = np.tile([0, 1], 100)
     abnormal = np.clip(0.5 + 0.2 * (label - 0.5) + random.normal(0, 0.1, 200), 0, 1)
     names = [f"{number:03d}" for number in range(200)]
     frame = {"instance_id": names, "study_id": names, "patient_id": names, "label": label, "body_part": "WRIST"}
     table = pd.DataFrame({**frame, "prob_normal": 1 - abnormal, "prob_abnormal": abnormal})
+    if part:
+        table = table.assign(**{f"{part}:prob_normal": abnormal, f"{part}:prob_abnormal": 1 - abnormal})
     return evaluate(table, ["normal", "abnormal"], resamples=100)
 
 
@@ -62,6 +65,19 @@ def test_ours_stand_below_the_papers_with_split_and_interval(tmp_path: Path) -> 
     parts = against_papers(find_tables("zhaw-2"), str(tmp_path)).splitlines()
     assert sum(ours in line for line in parts) == 1, "only the wrist was measured"
     assert sum("not run" in line for line in parts) == 6
+
+
+def test_rows_of_a_part_come_from_the_evaluation_of_the_whole(tmp_path: Path) -> None:
+    found = evaluation("global")
+    cohort = {"uri": "x", "content_hash": "ab" * 32, "source": "mura"}
+    content = {"cohort": cohort, "split": "test", **found.to_dict()}
+    locate(tmp_path).join("mura-kalm-vgg16", "evaluation", "test-abababab", METRICS).write_json(content)
+    lines = [line for line in against_papers(find_tables("kalm-1"), str(tmp_path)).splitlines() if "ours" in line]
+    whole, part = found.study.overall.figures["kappa"].value, found.study.model_parts["global"].figures["kappa"].value
+    assert whole is not None
+    assert part is not None
+    assert [f"{value:.3f}" in line for value, line in zip((part, whole), lines, strict=True)] == [True, True]
+    assert f"{whole:.3f}" not in lines[0]
 
 
 def test_an_unknown_table_is_refused_with_the_known_ones() -> None:
