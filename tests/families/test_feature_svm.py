@@ -103,7 +103,7 @@ def test_a_killed_driver_fits_only_the_bags_that_are_left(
     finally:
         (tmp_path / "away").rename(trained.folder)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
-    figures = validation_metrics(probabilities.astype(np.float64), labels)
+    figures = validation_metrics(probabilities, labels)
     assert figures == pytest.approx({name: bundle.best[name] for name in figures}, abs=2e-3)
 
 
