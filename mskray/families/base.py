@@ -101,7 +101,21 @@ class Family(ABC):
     def check(self, cohort: Cohort, config: Any, task: Task) -> None:
         """Raise UserError when this task of the cohort cannot be learned with this config; before any work."""
         self.check_kind(cohort)
+        self.check_classes(cohort, task)
+
+    def check_kind(self, cohort: Cohort) -> None:
+        """Raise UserError when the cohort is of a kind that the family does not read."""
+        kind = cohort.manifest.kind
+        if kind not in self.kinds:
+            raise UserError(
+                f"family {self.name} reads {' or '.join(self.kinds)} cohorts, {cohort.location} holds {kind}s"
+            )
+
+    def check_classes(self, cohort: Cohort, task: Task) -> None:
+        """Raise UserError when the train or validation split is missing or lacks labels of two classes."""
         for split in ("train", "validation"):
+            if split not in cohort.splits:
+                raise UserError(f"cohort {cohort.location} has no {split} split (it has {', '.join(cohort.splits)})")
             counts = cohort.manifest.counts.splits[split].labels.get(task.name, {})
             present = [name for name in task.classes if counts.get(name)]
             if len(present) < 2:
@@ -109,17 +123,6 @@ class Family(ABC):
                     f"cohort {cohort.location}, split {split}: task {task.name} needs labelled images of at least two "
                     f"classes of {', '.join(task.classes)}; it has {', '.join(present) or 'none'}"
                 )
-
-    def check_kind(self, cohort: Cohort) -> None:
-        """Raise UserError when the cohort is of a kind that the family does not read, or lacks a split."""
-        kind = cohort.manifest.kind
-        if kind not in self.kinds:
-            raise UserError(
-                f"family {self.name} reads {' or '.join(self.kinds)} cohorts, {cohort.location} holds {kind}s"
-            )
-        for split in ("train", "validation"):
-            if split not in cohort.splits:
-                raise UserError(f"cohort {cohort.location} has no {split} split (it has {', '.join(cohort.splits)})")
 
     def fitted(self, cohort: Cohort, config: Section, task: Task, trained: Trained) -> Fitted:
         """Put together what a bundle holds of a torch family's training."""

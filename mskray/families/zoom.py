@@ -157,7 +157,9 @@ class Zoom(Family):
 
     def check(self, cohort: Cohort, config: ZoomConfig, task: Task) -> None:
         """Raise UserError also where the bundle cannot zoom, or where this cohort shows it nothing finer."""
-        super().check(cohort, config, task)
+        self.check_kind(cohort)
+        if config.zoom.learns != "nothing":
+            self.check_classes(cohort, task)
         bundle = read_description(config.zoom.bundle)
         own, size = _classifier(bundle, config).data, config.data.image_size
         where = f"zoom.bundle {config.zoom.bundle}"
