@@ -50,6 +50,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/ingest_memory.py
 	$(BIN)/python tests/benchmarks/training_rate.py
 	$(BIN)/python tests/benchmarks/phantom_difficulty.py
+	$(BIN)/python tests/benchmarks/localisation.py
 
 system:
 	@command -v apt-get >/dev/null || { echo "make system knows Debian only; install by hand: $(SYSTEM_PACKAGES)"; exit 1; }

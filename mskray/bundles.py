@@ -1,16 +1,19 @@
 """A trained model as files on object storage, readable without this code and without pickle.
 
     bundle.json           family, config, label space, image format, metrics, cohort hash, versions, file hashes
-    weights.safetensors   tensors of a torch family
+    weights.safetensors   tensors of its network
+    estimator.skops       what a scikit-learn family has fitted; other families have none
     card.md               the same for people
 
 `bundle.json` is written last; a folder without it is not a bundle. Loading checks the schema version and the hash of
-every file before anything is used.
+every file before anything is used, and makes nothing of an estimator that holds a type other than `TRUSTED`.
 """
 
 import hashlib
+import io
 import json
 import platform
+import zipfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -26,8 +29,12 @@ from mskray.errors import UserError
 from mskray.storage import Location, locate
 
 SCHEMA_VERSION = 1
-DESCRIPTION, WEIGHTS, CARD = "bundle.json", "weights.safetensors", "card.md"
+DESCRIPTION, WEIGHTS, ESTIMATOR, CARD = "bundle.json", "weights.safetensors", "estimator.skops", "card.md"
 _MAX_WEIGHTS = 16 << 30
+_MAX_ESTIMATOR = 8 << 30
+TRUSTED = tuple(f"mskray.estimators.svm.{name}" for name in ("BaggedSVM", "PartModel", "Polynomial", "Standard"))
+"""Types that an estimator may hold beside what skops itself knows: numbers, text, containers, numpy arrays, and
+scikit-learn's own."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +48,13 @@ class Fitted:
         kind: kind of cohort that it reads ("radiograph").
         body_parts: parts seen in training; another one is a reason for doubt.
         image: canvas of the cohort's images (`size`, `dtype`, `fit`), to which new images are brought.
-        state: tensors of a torch family.
+        state: tensors of its network.
         history, best: training figures, an entry an epoch, and the chosen one; keys of an earlier training that this
             one builds on are marked "<its name>/".
-        labels: training images of each class.
+        labels: training samples of each class.
         cohort: `uri` and `content_hash` of the cohort.
+        estimator: what a scikit-learn family has fitted; None for the others.
+        sample: what was learned from one at a time, and counted: "image" or "study".
     """
 
     family: str
@@ -60,6 +69,8 @@ class Fitted:
     best: dict[str, Any]
     labels: dict[str, int]
     cohort: dict[str, str]
+    estimator: Any = None
+    sample: str = "image"
 
 
 class Bundle(BaseModel):
@@ -80,6 +91,7 @@ class Bundle(BaseModel):
     history: list[dict[str, Any]]
     labels: dict[str, int]
     cohort: dict[str, str]
+    sample: str = "image"
     fingerprint: str
     created: str
     versions: dict[str, str]
@@ -103,11 +115,14 @@ def save_bundle(fitted: Fitted, location: Location, fingerprint: str) -> Bundle:
     Args:
         fingerprint: hash of the job that made it, by which a repeated job finds it.
     """
-    weights = save({name: value.contiguous() for name, value in fitted.state.items()})
-    location.join(WEIGHTS).write_bytes(weights)
+    files = {WEIGHTS: save({name: value.contiguous() for name, value in fitted.state.items()})}
+    if fitted.estimator is not None:
+        files[ESTIMATOR] = _estimator_bytes(fitted.estimator)
+    for name, content in files.items():
+        location.join(name).write_bytes(content)
     bundle = Bundle(
         name=location.name,
-        **{key: value for key, value in vars(fitted).items() if key != "state"},
+        **{key: value for key, value in vars(fitted).items() if key not in ("state", "estimator")},
         fingerprint=fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={
@@ -116,7 +131,7 @@ def save_bundle(fitted: Fitted, location: Location, fingerprint: str) -> Bundle:
             "ray": ray.__version__,
             "torch": torch.__version__,
         },
-        files={WEIGHTS: hashlib.sha256(weights).hexdigest()},
+        files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     )
     location.join(CARD).write_bytes(card(bundle).encode())
     location.join(DESCRIPTION).write_json(bundle.model_dump(mode="json"))
@@ -138,14 +153,52 @@ def load_bundle(uri: str | Location) -> tuple[Bundle, Fitted]:
     """Load a bundle. Raises UserError: not a bundle, newer schema, a missing file, a file that was changed."""
     location = locate(uri)
     bundle = read_description(location)
-    weights = location.join(WEIGHTS).read_bytes(max_bytes=_MAX_WEIGHTS)
-    if hashlib.sha256(weights).hexdigest() != bundle.files.get(WEIGHTS):
+    weights = _checked(location, bundle, WEIGHTS, _MAX_WEIGHTS)
+    estimator = _estimator(location, bundle) if ESTIMATOR in bundle.files else None
+    stored = (name for name in Fitted.__dataclass_fields__ if name not in ("state", "estimator"))
+    facts = {name: getattr(bundle, name) for name in stored}
+    return bundle, Fitted(state=load(weights), estimator=estimator, **facts)
+
+
+def _checked(location: Location, bundle: Bundle, name: str, max_bytes: int) -> bytes:
+    """Read one of the bundle's files and compare it with its hash."""
+    content = location.join(name).read_bytes(max_bytes=max_bytes)
+    if hashlib.sha256(content).hexdigest() != bundle.files.get(name):
         raise UserError(
-            f"bundle {location}: {WEIGHTS} does not match the hash in {DESCRIPTION}; it was damaged or changed: "
+            f"bundle {location}: {name} does not match the hash in {DESCRIPTION}; it was damaged or changed: "
             "restore it or train again"
         )
-    facts = {name: getattr(bundle, name) for name in Fitted.__dataclass_fields__ if name != "state"}
-    return bundle, Fitted(state=load(weights), **facts)
+    return content
+
+
+def _estimator_bytes(estimator: Any) -> bytes:
+    from skops.io import dumps
+
+    return dumps(estimator)
+
+
+def _estimator(location: Location, bundle: Bundle) -> Any:
+    # skops loads the whole of scikit-learn, which a bundle of tensors does without.
+    from skops.io import get_untrusted_types, loads
+
+    content = _checked(location, bundle, ESTIMATOR, _MAX_ESTIMATOR)
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > _MAX_ESTIMATOR:
+            raise ValueError(f"its {size:,} bytes unpacked are more than {_MAX_ESTIMATOR:,}")
+        strangers = sorted(set(get_untrusted_types(data=content)) - set(TRUSTED))
+        if not strangers:
+            return loads(content, trusted=list(TRUSTED))
+    except Exception as error:  # whatever a damaged archive makes zipfile, json, numpy and skops raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"bundle {location}: {ESTIMATOR} cannot be read ({reason}): restore it or train again"
+        ) from None
+    raise UserError(
+        f"bundle {location}: {ESTIMATOR} holds types that mskray does not load ({', '.join(strangers)[:300]}): "
+        "do not use this bundle unless you know who made it; train it again"
+    )
 
 
 def read_versioned(location: Location, what: str, newest: int) -> dict[str, Any]:
@@ -169,6 +222,7 @@ def card(bundle: Bundle) -> str:
     best = bundle.best
     figures = [f"| {key.removeprefix('val_')} | {value:.3f} |" for key, value in best.items() if key.startswith("val_")]
     total = sum(bundle.labels.values())
+    plural = "studies" if bundle.sample == "study" else f"{bundle.sample}s"
     labels = ", ".join(f"{name} {count:,} ({count / total:.0%})" for name, count in bundle.labels.items())
     return "\n".join(
         [
@@ -183,13 +237,10 @@ def card(bundle: Bundle) -> str:
             "",
             f"- cohort `{bundle.cohort['uri']}`, content hash `{bundle.cohort['content_hash'][:16]}`",
             f"- body parts: {', '.join(bundle.body_parts)}",
-            f"- training images: {total:,}: {labels}",
+            f"- training {plural}: {total:,}: {labels}",
             f"- images of {bundle.image['size']} × {bundle.image['size']} px, {bundle.image['dtype']}",
             "",
-            f"## Validation, image level, epoch {best['epoch']} of {bundle.epochs}",
-            "",
-            "The epoch was chosen on this split: these figures flatter. `mskray evaluate` gives those of held-out "
-            "studies, with intervals.",
+            *_chosen(bundle),
             "",
             "| figure | value |",
             "| --- | --- |",
@@ -198,7 +249,23 @@ def card(bundle: Bundle) -> str:
             "## Limits",
             "",
             "- It knows the body parts above and nothing else; on others its probabilities mean nothing.",
-            "- Probabilities are not calibrated unless an ensemble that contains it says so.",
+            "- Probabilities are not calibrated unless the above or an ensemble that contains it says so.",
             "",
         ]
     )
+
+
+def _chosen(bundle: Bundle) -> list[str]:
+    """Say what the validation split was used for."""
+    held_out = "`mskray evaluate` gives those of held-out studies, with intervals."
+    if ESTIMATOR in bundle.files:
+        return [
+            f"## Validation, {bundle.sample} level",
+            "",
+            f"Probabilities were calibrated on this split: these figures flatter, the loss most. {held_out}",
+        ]
+    return [
+        f"## Validation, {bundle.sample} level, epoch {bundle.best['epoch']} of {bundle.epochs}",
+        "",
+        f"The epoch was chosen on this split: these figures flatter. {held_out}",
+    ]

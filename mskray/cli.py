@@ -240,6 +240,31 @@ def predict(
 
 
 @app.command()
+def explain(
+    model: Annotated[str, typer.Argument(metavar="BUNDLE|ENSEMBLE")],
+    source: Annotated[str, typer.Argument(metavar="IN", help="Image, folder or prefix of images.")],
+    out: Annotated[str, typer.Option(help="Folder; each image gets one of its own in it.")] = ...,  # type: ignore[assignment]
+    method: Annotated[
+        list[str] | None, typer.Option(help="grad_cam, guided_backprop or saliency; all if not given.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--class", help="Class to explain; the one called of each image if not given.")
+    ] = None,
+) -> None:
+    """Show where in images a model holds reasons for a class: overlays, maps and boxes."""
+    from mskray.verbs.explain import explain as run
+
+    display = Display()
+    done = run(model, source, out, methods=method, target=target, report=display)
+    display.end()
+    for note in done.notes:
+        print(f"left out: {note}", file=sys.stderr)
+    for path, reason in done.unreadable.items():
+        print(f"not readable: {path}: {reason}", file=sys.stderr)
+    print(f"{done.images:,} images explained, {len(done.unreadable):,} not readable: {out}")
+
+
+@app.command()
 def serve(
     model: Annotated[str, typer.Argument(metavar="ENSEMBLE|BUNDLE")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",

@@ -88,7 +88,7 @@ class Vote:
 
 
 class Voter:
-    """A loaded ensemble, ready to predict in this process."""
+    """A loaded ensemble, ready to predict in this process: `names`, `bundles` and `predictors`, an entry a member."""
 
     def __init__(
         self,
@@ -99,20 +99,28 @@ class Voter:
         self.ensemble, self._remover = ensemble, remover
         self.classes, self.threshold = ensemble.classes, ensemble.threshold
         self.bundles = tuple(bundle for bundle, _ in members)
-        self._names = _distinct([bundle.name for bundle in self.bundles])
-        self._predictors = [predictor for _, predictor in members]
+        self.names = tuple(_distinct([bundle.name for bundle in self.bundles]))
+        self.predictors = tuple(predictor for _, predictor in members)
         weights = np.array([member.weight for member in ensemble.members], dtype=np.float64)
         self._weights = weights / weights.sum()
 
     def __call__(self, images: Images) -> Vote:
         """Vote on a batch of radiographs."""
-        if self._remover is not None:
-            images = replace(images, pixels=[each.pixels for each in self._remover.clean(images.pixels)])
-        predictions = [predictor(images) for predictor in self._predictors]
+        seen = self.seen(images)
+        return self.combine([predictor(seen) for predictor in self.predictors])
+
+    def seen(self, images: Images) -> Images:
+        """Return the radiographs as the members see them: without flags, where the ensemble has a remover."""
+        if self._remover is None:
+            return images
+        return replace(images, pixels=[each.pixels for each in self._remover.clean(images.pixels)])
+
+    def combine(self, predictions: Sequence[Prediction]) -> Vote:
+        """Vote, given what each of `predictors` says of the same radiographs as `seen` gives them."""
         votes = [prediction.probabilities for prediction in predictions]
         mean = np.tensordot(self._weights, np.stack(votes), axes=1)
         scaled = apply_temperature(mean, self.ensemble.calibration.temperature)
-        members = dict(zip(self._names, votes, strict=True))
+        members = dict(zip(self.names, votes, strict=True))
         single = predictions[0] if len(predictions) == 1 else Prediction(mean)
         return Vote(scaled.astype(np.float32), members, single.parts, single.boxes)
 

@@ -1,18 +1,24 @@
 """Bundles and ensembles as files: what is written is read back; what was changed, lost or is newer is refused."""
 
+import hashlib
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from skops.io import dumps
 
-from mskray import ensemble
-from mskray.bundles import CARD, DESCRIPTION, WEIGHTS, Fitted, load_bundle, save_bundle
+from mskray import bundles, ensemble
+from mskray.bundles import CARD, DESCRIPTION, ESTIMATOR, WEIGHTS, Fitted, load_bundle, save_bundle
 from mskray.ensemble import Calibration
 from mskray.errors import UserError
+from mskray.estimators.extract import feature_network
+from mskray.estimators.svm import ALL_PARTS, BaggedSVM, PartModel, Polynomial, Standard
 from mskray.families import Images, load_predictor
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe
+from mskray.families.feature_svm import FeatureSvmConfig
 from mskray.storage import locate
 
 CLASSES = ("normal", "abnormal")
@@ -114,6 +120,86 @@ def test_a_damaged_bundle_is_refused_in_one_line(bundle_folder: Path, damage, me
     with pytest.raises(UserError, match=message) as caught:
         load_predictor(str(bundle_folder))
     assert "\n" not in str(caught.value)
+
+
+def svm(seed: int = 0) -> BaggedSVM:
+    """Random support vectors of mobilenet_v3_small's 576 features."""
+    random = np.random.default_rng(seed)
+    standard = Standard(random.normal(size=576).astype(np.float32), np.ones(576, np.float32))
+    vectors, duals = random.normal(size=(7, 576)).astype(np.float32), random.normal(size=(1, 7))
+    part = PartModel(standard, vectors, duals, np.zeros(1), np.ones(1), np.zeros(1))
+    return BaggedSVM(Polynomial(5, 1 / 576, 1.0), {ALL_PARTS: part})
+
+
+def fitted_svm(seed: int = 0) -> Fitted:
+    config = FeatureSvmConfig.model_validate(
+        {"network": {"backbone": "mobilenet_v3_small"}, "data": {"image_size": 64}}
+    )
+    torch.manual_seed(0)
+    state = feature_network("mobilenet_v3_small").state_dict()
+    return fitted(family="feature_svm", config=config.model_dump(mode="json"), state=state, estimator=svm(seed))
+
+
+@pytest.fixture
+def svm_folder(tmp_path: Path) -> Path:
+    save_bundle(fitted_svm(), locate(tmp_path / "svm"), "f00")
+    return tmp_path / "svm"
+
+
+def test_an_estimator_is_saved_and_loaded(svm_folder: Path) -> None:
+    bundle, loaded = load_bundle(str(svm_folder))
+    features = np.random.default_rng(1).normal(size=(3, 576)).astype(np.float32)
+    expected = svm().probabilities(features, ["HAND"] * 3)
+    np.testing.assert_array_equal(loaded.estimator.probabilities(features, ["HAND"] * 3), expected)
+    assert "calibrated on this split" in (svm_folder / CARD).read_text()
+    assert set(bundle.files) == {WEIGHTS, ESTIMATOR}
+    assert bundle.hash != save_bundle(fitted_svm(seed=1), locate(svm_folder), "f00").hash
+
+
+class Stranger:
+    """What a bundle has no business to hold."""
+
+    def __init__(self) -> None:
+        self.value = np.ones(1)
+
+
+def replace_estimator(folder: Path, content: bytes) -> None:
+    """Put other content in the estimator's place, its hash with it: what whoever writes bundles can do."""
+    (folder / ESTIMATOR).write_bytes(content)
+    files = json.loads((folder / DESCRIPTION).read_text())["files"]
+    edit(folder / DESCRIPTION, files={**files, ESTIMATOR: hashlib.sha256(content).hexdigest()})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: tamper(f / ESTIMATOR), "estimator.skops does not match the hash"),
+        (lambda f: (f / ESTIMATOR).unlink(), "estimator.skops"),
+        (lambda f: replace_estimator(f, dumps(Stranger())), "holds types that mskray does not load .*Stranger"),
+        (lambda f: replace_estimator(f, dumps({"run": json.loads})), "does not load .*json.loads"),
+        (lambda f: replace_estimator(f, b"no archive"), "estimator.skops cannot be read .File is not a zip"),
+        (lambda f: replace_estimator(f, dumps([1.0])), "without its estimator.skops"),
+        (lambda f: edit(f / DESCRIPTION, files={WEIGHTS: hash_of(f / WEIGHTS)}), "without its estimator.skops"),
+    ],
+)
+def test_a_damaged_or_strange_estimator_is_refused_in_one_line(svm_folder: Path, damage, message: str) -> None:
+    assert load_predictor(str(svm_folder))[1](images()).probabilities.shape == (3, 2)
+    damage(svm_folder)
+    with pytest.raises(UserError, match=message) as caught:
+        load_predictor(str(svm_folder))
+    assert "\n" not in str(caught.value)
+
+
+def hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_an_archive_that_unpacks_to_more_than_memory_is_refused(svm_folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(bundles, "_MAX_ESTIMATOR", 10_000)
+    replace_estimator(svm_folder, dumps({"zeros": np.zeros(100_000)}, compression=zipfile.ZIP_DEFLATED))
+    assert (svm_folder / ESTIMATOR).stat().st_size < 10_000
+    with pytest.raises(UserError, match="unpacked are more than 10,000"):
+        load_bundle(str(svm_folder))
 
 
 def test_soft_voting_is_the_weighted_mean(tmp_path: Path) -> None:

@@ -61,11 +61,17 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Picture:
-    """The image of one prediction: (rows, columns) or (rows, columns, 3) uint8, and the boxes to draw on it."""
+    """The image of one prediction: (rows, columns) or (rows, columns, 3) uint8, and what to draw on it.
+
+    boxes: what is known to be there. looked: where the model looked. heat: (height, width, 4) uint8, colour and opacity
+    of what the model holds for reasons, over the whole image at any resolution.
+    """
 
     instance_id: str
     image: NDArray[np.uint8]
     boxes: Sequence[Box] = ()
+    looked: Sequence[Box] = ()
+    heat: NDArray[np.uint8] | None = None
 
 
 def write_report(
@@ -73,6 +79,7 @@ def write_report(
     context: Context,
     worst: Sequence[Picture] = (),
     history: Sequence[Mapping[str, Any]] = (),
+    right: Sequence[Picture] = (),
 ) -> str:
     """The report as HTML.
 
@@ -81,6 +88,7 @@ def write_report(
         context: what was evaluated, with what.
         worst: images of `worst_errors`, in that order; truth and probability come from the evaluation.
         history: one mapping an epoch of the training, see `plots.training_curves`.
+        right: images of `right_calls`.
 
     Raises:
         ValueError: a picture is not uint8, or is not among the predictions.
@@ -121,6 +129,7 @@ def write_report(
         curves=plots.curves(evaluation),
         training=plots.training_curves(history),
         pictures=[_picture(evaluation, picture) for picture in worst],
+        right=[_picture(evaluation, picture) for picture in right],
         published=[_compared(evaluation, figure) for figure in context.get("published", [])],
         facts=_facts(evaluation, context),
         date=context.get("date", ""),
@@ -195,6 +204,8 @@ def _picture(evaluation: Evaluation, picture: Picture) -> dict[str, Any]:
         "rows": rows,
         "columns": columns,
         "boxes": picture.boxes,
+        "looked": picture.looked,
+        "heat": None if picture.heat is None else _data_uri(picture.heat),
     }
 
 

@@ -217,6 +217,21 @@ def worst_errors(evaluation: Evaluation, k: int = 12) -> list[str]:
     return [str(name) for name in samples.ids[chosen]]
 
 
+def right_calls(evaluation: Evaluation, k: int = 4) -> list[str]:
+    """The instance ids of up to k images that were called rightly with the most confidence.
+
+    With two classes those of the finding; with more the most confident of each class in turn, then the second, …
+    """
+    samples = evaluation.image.samples
+    called = decision(samples.prob, evaluation.threshold if evaluation.threshold is not None else 0.5)
+    right = np.flatnonzero((called == samples.label) & ((called == 1) | (not evaluation.binary)))
+    right = right[np.argsort(-samples.prob[right, called[right]], kind="stable")]
+    if not evaluation.binary:
+        rank = pd.Series(called[right]).groupby(called[right]).cumcount().to_numpy()
+        right = right[np.argsort(rank, kind="stable")]
+    return [str(name) for name in samples.ids[right[:k]]]
+
+
 def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, DECIMALS)

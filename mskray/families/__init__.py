@@ -15,9 +15,12 @@ from mskray.families.base import (
     family,
     register,
 )
+from mskray.families.explanation import Explainer, Explanation
 from mskray.families.loading import load_predictor
 
 __all__ = [
+    "Explainer",
+    "Explanation",
     "Family",
     "Images",
     "Prediction",

@@ -67,6 +67,8 @@ class Family(ABC):
     """One clause: what it learns."""
     kinds: ClassVar[tuple[str, ...]] = ("radiograph",)
     """Kinds of cohort that it reads."""
+    sample: ClassVar[str] = "image"
+    """What it learns from one at a time: the figures of a training count these."""
     Config: ClassVar[type[Section]]
 
     @abstractmethod
@@ -133,6 +135,7 @@ class Family(ABC):
             history=trained.history,
             best=trained.best,
             labels=trained.labels,
+            sample=self.sample,
             cohort={"uri": str(cohort.location), "content_hash": cohort.content_hash},
         )
 

@@ -15,7 +15,7 @@ from mskray.cohorts import Cohort
 from mskray.config import Section, setting
 from mskray.families.base import Family, Predictor, register
 from mskray.families.torch_predictor import TorchPredictor
-from mskray.models.backbones import BACKBONES, SMALLEST_INPUT, Backbone
+from mskray.models.backbones import BACKBONES, Backbone, check_input_size
 from mskray.training.config import TorchConfig
 from mskray.training.fit import fit
 from mskray.training.recipe import Answer, Batch, Recipe
@@ -39,11 +39,7 @@ class ClassifierConfig(TorchConfig):
 
     @model_validator(mode="after")
     def _input_is_large_enough(self) -> "ClassifierConfig":
-        least = SMALLEST_INPUT.get(self.network.backbone, 32)
-        if self.data.image_size < least:
-            raise ValueError(
-                f"data.image_size = {self.data.image_size}: {self.network.backbone} needs at least {least} px"
-            )
+        check_input_size("data.image_size", self.data.image_size, self.network.backbone)
         return self
 
 

@@ -1,12 +1,17 @@
-"""Prediction with any torch recipe: images of any size in, class probabilities out."""
+"""Prediction with any torch recipe, by image or by study: images of any size in, answers and their reasons out."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from mskray.bundles import Fitted
+from mskray.explain.methods import evidence, to_boxes
 from mskray.families.base import Images, Prediction
+from mskray.families.explanation import Explanation
 from mskray.imaging.regions import fit_to_format
 from mskray.training.recipe import Answer, Recipe, to_batch
+from mskray.training.samples import study_starts
 
 
 class TorchPredictor:
@@ -30,6 +35,26 @@ class TorchPredictor:
         inputs = np.stack([self.prepare(pixels) for pixels in images.pixels])
         return self.prediction(self.recipe.answer(self.network, to_batch({"image": inputs}, self.device)))
 
+    def explain(
+        self,
+        images: Images,
+        methods: Sequence[str],
+        target: np.ndarray | None = None,
+        prediction: Prediction | None = None,
+    ) -> Explanation:
+        """See `Explainer.explain`."""
+        said = self(images) if prediction is None else prediction
+        wanted = said.probabilities.argmax(axis=1) if target is None else np.asarray(target, np.int64)
+        maps: dict[str, np.ndarray] = {}
+        if methods:
+            network = self.recipe.explained(self.network)
+            inputs = np.stack([self.prepare(pixels) for pixels in images.pixels])
+            batch = to_batch({"image": inputs, "target": wanted}, self.device)
+            for name in methods:
+                maps[name] = evidence(name, network, batch["image"], batch["target"], self.image["size"])
+        boxes = {name: to_boxes(each) for name, each in maps.items()}
+        return Explanation(said, wanted, maps, {**boxes, **said.boxes})
+
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
         """Return one radiograph as the network's input, (size, size) in the cohort's dtype."""
         return self.recipe.config.data.input_format(self.canvas(pixels))
@@ -45,4 +70,37 @@ class TorchPredictor:
             answer.probabilities.float().cpu().numpy(),
             {name: part.float().cpu().numpy() for name, part in answer.parts.items()},
             {name: box.float().cpu().numpy() * scale for name, box in answer.boxes.items()},
+        )
+
+
+class StudyPredictor(TorchPredictor):
+    """The predictor of a recipe whose samples are studies.
+
+    Args:
+        slots: views that the network takes of a study, the first ones; None takes all there are.
+    """
+
+    def __init__(self, recipe: Recipe, fitted: Fitted, device: str = "cpu", slots: int | None = None) -> None:
+        super().__init__(recipe, fitted, device)
+        self._slots = slots
+
+    @torch.inference_mode()
+    def __call__(self, images: Images) -> Prediction:
+        """Return what the network says of n radiographs, to each what it says of its study."""
+        names = np.arange(len(images)) if images.studies is None else np.asarray(images.studies)
+        starts = study_starts(names)
+        counts = np.diff(starts, append=len(images))
+        study = np.repeat(np.arange(len(starts)), counts)
+        view = np.arange(len(images)) - starts[study]
+        slots = self._slots or int(counts.max())
+        taken = np.flatnonzero(view < slots)
+        views = np.stack([self.prepare(images.pixels[index]) for index in taken.tolist()])
+        inputs = np.zeros((len(starts), slots, *views.shape[1:]), views.dtype)
+        inputs[study[taken], view[taken]] = views
+        batch = to_batch({"image": inputs, "views": np.minimum(counts, slots)}, self.device)
+        found = self.prediction(self.recipe.answer(self.network, batch))
+        return Prediction(
+            found.probabilities[study],
+            {name: part[study] for name, part in found.parts.items()},
+            {name: box[study] for name, box in found.boxes.items()},
         )

@@ -137,3 +137,19 @@ def fit_mask_to_canvas(mask: np.ndarray, size: int, mode: FitMode = "pad") -> np
     canvas = np.zeros((size, size), np.uint8)
     canvas[top + y * height // mask.shape[0], left + x * width // mask.shape[1]] = 1
     return canvas
+
+
+def from_canvas(canvas: np.ndarray, rows: int, columns: int, mode: FitMode = "pad") -> np.ndarray:
+    """Cut a rows × columns picture's content out of what was made on its canvas, such as a map; not resized.
+
+    canvas: (size, size) of any type. Returns a view, (height, width) of `Fit.content`: it covers the whole picture.
+    """
+    top, left, height, width = Fit(canvas.shape[0], mode).content(rows, columns)
+    return canvas[top : top + height, left : left + width]
+
+
+def clipped(box: Sequence[float], rows: int, columns: int) -> Box:
+    """Cut off what of a box (x, y, w, h) lies outside a rows × columns picture; a box beyond it has no area."""
+    x, y, w, h = box
+    left, top = min(max(x, 0.0), columns), min(max(y, 0.0), rows)
+    return left, top, min(max(x + w, left), columns) - left, min(max(y + h, top), rows) - top

@@ -6,12 +6,14 @@ its last spatial map, `score` makes logits of a map; methods that look where a n
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models import inception
 
 from mskray.errors import UserError
 
@@ -47,6 +49,8 @@ class Backbone(nn.Module):
         classes: number of output logits.
         frozen: stages whose weights stay and whose BatchNorm keeps its statistics.
         pooled: the head is one linear layer on the mean of the last map, also where the network's own is larger.
+        channels: of an image; where there are several, such as views of a study, the first convolution is made for
+            them, and all are normalised alike.
     Raises:
         UserError: when a frozen stage is not one of the network's.
     """
@@ -54,10 +58,18 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, classes: int, frozen: tuple[str, ...] = (), pooled: bool = False) -> None:
+    def __init__(
+        self, name: str, classes: int, frozen: tuple[str, ...] = (), pooled: bool = False, channels: int = 1
+    ) -> None:
         super().__init__()
+        self.channels = channels
         self.network = _build(name, classes, pooled)
+        if channels > 1:
+            _widen(self.network, channels)
         self._body, self._top = _halves(self.network, name)
+        # What torchvision writes as functions; registered, so that hooks reach it.
+        own = set(self.network.modules())
+        self._between = nn.ModuleList(module for module in (*self._body, *self._top) if module not in own)
         known = list(stages(self.network, name))
         unknown = [stage for stage in frozen if stage not in known]
         if unknown:
@@ -68,25 +80,41 @@ class Backbone(nn.Module):
         for module in self._frozen:
             module.requires_grad_(False)
         mean, std = _INCEPTION if name.startswith("inception") else _IMAGENET
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        for key, values in (("mean", torch.tensor(mean)), ("std", torch.tensor(std))):
+            values = values.mean(dim=0, keepdim=True) if channels > 1 else values
+            self.register_buffer(key, values.view(1, -1, 1, 1), persistent=False)
+
+    @property
+    def width(self) -> int:
+        """Numbers that `features` gives for each image."""
+        return next(each.in_features for each in self._top[-1].modules() if isinstance(each, nn.Linear))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (n, classes) of images (n, 1, rows, columns) in [0, 1]."""
+        """Return logits (n, classes) of images (n, channels, rows, columns) in [0, 1]."""
         return self.score(self.maps(images))
 
     def maps(self, images: Tensor) -> Tensor:
-        """Return the last spatial map (n, channels, height, width) of images (n, 1, rows, columns) in [0, 1]."""
-        values = (images.expand(-1, 3, -1, -1) - self.mean) / self.std
+        """Return the last spatial map (n, filters, height, width) of images (n, channels, rows, columns) in [0, 1]."""
+        colours = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+        values = (colours - self.mean) / self.std
         for module in self._body:
             values = module(values)
         return values
 
     def score(self, maps: Tensor) -> Tensor:
         """Return logits (n, classes) of what `maps` gave."""
-        for module in self._top:
+        return self.head(self.features(maps))
+
+    def features(self, maps: Tensor) -> Tensor:
+        """Return what the head sees (n, width) of what `maps` gave."""
+        for module in self._top[:-1]:
             maps = module(maps)
         return maps
+
+    def head(self, features: Tensor) -> Tensor:
+        """Return logits (n, classes) of what `features` gave."""
+        logits: Tensor = self._top[-1](features)
+        return logits
 
     def train(self, mode: bool = True) -> "Backbone":
         """Set the mode; frozen stages stay in evaluation mode, so that their BatchNorm does not drift."""
@@ -94,6 +122,19 @@ class Backbone(nn.Module):
         for module in self._frozen:
             module.eval()
         return self
+
+
+def map_shape(backbone: str, size: int) -> tuple[int, ...]:
+    """Return channels, height and width of a backbone's last map for images of `size` px; nothing is computed."""
+    with torch.device("meta"):
+        return tuple(Backbone(backbone, 2, pooled=True).eval().maps(torch.zeros(1, 1, size, size)).shape[1:])
+
+
+def check_input_size(key: str, size: int, backbone: str) -> None:
+    """Raise ValueError when images of `size` px, the setting `key`, are too small for a backbone."""
+    least = SMALLEST_INPUT.get(backbone, 32)
+    if size < least:
+        raise ValueError(f"{key} = {size}: {backbone} needs at least {least} px")
 
 
 def stages(network: Any, name: str) -> dict[str, list[nn.Module]]:
@@ -126,6 +167,9 @@ def stages(network: Any, name: str) -> dict[str, list[nn.Module]]:
 def load_initial(network: Backbone, state: dict[str, Tensor], where: str) -> None:
     """Load ImageNet-shaped weights into everything that fits, the head left fresh where its size differs.
 
+    Where the network has a first convolution for several views, each view gets the sum of the three colours' weights
+    divided by the number of views: a study of equal views is then seen as its grey image alone would be.
+
     Args:
         state: torchvision's names ("features.0.0.weight", …), or ours ("network.features…").
     Raises:
@@ -133,6 +177,9 @@ def load_initial(network: Backbone, state: dict[str, Tensor], where: str) -> Non
     """
     own = network.network.state_dict()
     given = {key.removeprefix("module.").removeprefix("network."): value for key, value in state.items()}
+    first, views = f"{_first_convolution(network.network)}.weight", network.channels
+    if views > 1 and first in given and given[first].shape[1] == 3:
+        given[first] = given[first].sum(dim=1, keepdim=True).expand(-1, views, -1, -1) / views
     fitting = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
     head = {key for key in own if key.startswith(("classifier", "fc", "last_linear"))}
     missing = [key for key in own if key not in fitting and key not in head and not key.endswith("num_batches_tracked")]
@@ -148,7 +195,9 @@ def _build(name: str, classes: int, pooled: bool) -> nn.Module:
     if name in TIMM:
         return timm.create_model(name, num_classes=classes)
     # The auxiliary head of inception_v3 would be a second loss; its initialisation is for training from scratch only.
-    options = {"aux_logits": False, "init_weights": False} if name == "inception_v3" else {}
+    options: dict[str, Any] = {}
+    if name == "inception_v3":
+        options = {"aux_logits": False, "init_weights": False, "inception_blocks": _inception_blocks()}
     network: Any = torchvision.models.get_model(name, weights=None, **options)
     if name.startswith(("resnet", "inception")):
         network.fc = nn.Linear(network.fc.in_features, classes)
@@ -161,6 +210,36 @@ def _build(name: str, classes: int, pooled: bool) -> nn.Module:
     else:
         network.classifier[-1] = nn.Linear(network.classifier[-1].in_features, classes)
     return network
+
+
+def _first_convolution(network: nn.Module) -> str:
+    return next(name for name, module in network.named_modules() if isinstance(module, nn.Conv2d))
+
+
+def _widen(network: nn.Module, channels: int) -> None:
+    """Replace the first convolution by one of the same shape that takes `channels` channels."""
+    name = _first_convolution(network)
+    old: Any = network.get_submodule(name)
+    parent, _, own = name.rpartition(".")
+    new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
+    setattr(network.get_submodule(parent), own, new)
+
+
+class _ConvNormAct(inception.BasicConv2d):
+    """inception_v3's convolution with its ReLU as a module, so that hooks reach it; names and values are the same."""
+
+    def __init__(self, in_channels: int, out_channels: int, **options: Any) -> None:
+        super().__init__(in_channels, out_channels, **options)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.bn(self.conv(x)))
+
+
+def _inception_blocks() -> list[Any]:
+    blocks = (inception.InceptionA, inception.InceptionB, inception.InceptionC, inception.InceptionD)
+    rest = (inception.InceptionE, inception.InceptionAux)
+    return [_ConvNormAct, *(partial(block, conv_block=_ConvNormAct) for block in (*blocks, *rest))]
 
 
 def _halves(network: Any, name: str) -> tuple[list[nn.Module], list[nn.Module]]:

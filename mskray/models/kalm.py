@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mskray.models.backbones import Backbone
+from mskray.models.backbones import Backbone, map_shape
 
 
 def aggregate(maps: Tensor) -> Tensor:
@@ -124,8 +124,7 @@ class Kalm(nn.Module):
 
 def map_sides(backbone: str, size: int) -> tuple[int, int]:
     """Return height and width of a backbone's last map for images of `size` px; nothing is computed."""
-    with torch.device("meta"):
-        height, width = Backbone(backbone, 2, pooled=True).eval().maps(torch.zeros(1, 1, size, size)).shape[2:]
+    _, height, width = map_shape(backbone, size)
     return height, width
 
 

@@ -21,11 +21,11 @@ from ray.exceptions import RayError
 from mskray import cluster
 from mskray.cohorts import Cohort
 from mskray.ensemble import Ensemble, Vote, check_members, doubt, load_members, matching_task
-from mskray.errors import UserError, user_error_in
+from mskray.errors import user_error_in
 from mskray.families import Images
-from mskray.prediction.readers import PIXELS, cohort_reader, file_reader, pixel_arrays
+from mskray.prediction.readers import PIXELS, cohort_reader, file_reader, list_files, pixel_arrays
 from mskray.progress import Progress, Report, silent
-from mskray.storage import Location, locate
+from mskray.storage import Location
 
 _BATCH = 32
 # Files come in full resolution, some 20 MB a radiograph and up to 240 MB: a block and a batch hold few of them.
@@ -85,11 +85,7 @@ class Predicting:
         Raises:
             UserError: when there is no file.
         """
-        single = folder.is_file()
-        root = locate(folder.uri.rpartition("/")[0]) if single else folder
-        paths = [folder.name] if single else [entry.path for entry in folder.walk()]
-        if not paths:
-            raise UserError(f"{folder} holds no files: give an image, a folder or prefix of images, or a cohort")
+        root, paths = list_files(folder)
         source = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=-(-len(paths) // _BATCH))
         read = source.map_batches(file_reader(root), batch_size=_FILES, num_cpus=_READER_CPUS)
         return self._run(read, len(paths), _FILES).sort_by("path")

@@ -15,7 +15,7 @@ from mskray.cohorts.schema import MISSING
 from mskray.cohorts.unreadable import unreadable
 from mskray.errors import UserError
 from mskray.imaging.decode import DecodeError, DecodeLimits, decode
-from mskray.storage import Location
+from mskray.storage import Location, locate
 
 IDENTITY = ("instance_id", "study_id", "patient_id", "body_part", "view_index")
 PIXELS = ("pixels", "rows", "columns", "dtype")
@@ -56,7 +56,7 @@ def file_reader(root: Location) -> Reader:
 
     def read(items: dict[str, np.ndarray]) -> pa.Table:
         paths = [str(path) for path in items["path"]]
-        decoded = [_decode_file(root, path) for path in paths]
+        decoded = [read_radiograph(root, path) for path in paths]
         return pa.table(
             {
                 "path": pa.array(paths, pa.string()),
@@ -67,6 +67,20 @@ def file_reader(root: Location) -> Reader:
         )
 
     return read
+
+
+def list_files(place: Location) -> tuple[Location, list[str]]:
+    """Return a folder or prefix with the paths of all files below it; a single file counts as a folder of one.
+
+    Raises:
+        UserError: there is no file.
+    """
+    if place.is_file():
+        return locate(place.uri.rpartition("/")[0]), [place.name]
+    paths = [entry.path for entry in place.walk()]
+    if not paths:
+        raise UserError(f"{place} holds no files: give an image, a folder or prefix of images, or a cohort")
+    return place, paths
 
 
 def pixel_arrays(rows: pa.Table) -> Iterator[np.ndarray]:
@@ -86,7 +100,12 @@ def _pixel_columns(images: list[np.ndarray | None]) -> dict[str, Any]:
     }
 
 
-def _decode_file(root: Location, path: str) -> tuple[np.ndarray | None, str, str | None]:
+def read_radiograph(root: Location, path: str) -> tuple[np.ndarray | None, str, str | None]:
+    """Read one file below `root`: its pixels (rows, columns) or None, its body part or "", why it is not readable.
+
+    Raises:
+        UserError: the store is at fault.
+    """
     place, limits = root.join(path), DecodeLimits()
     try:
         image = decode(place.read_bytes(limits.max_bytes), limits)

@@ -82,7 +82,8 @@ def choose_cache(wanted: str, splits: Sequence[Split], bytes_per_pixel: int) -> 
     """Return "memory" or "stream": what `data.cache` says, or by size where it says "auto"."""
     if wanted != "auto":
         return wanted
-    need = sum(split.rows * split.input.size**2 * bytes_per_pixel for split in splits)
+    images = sum(split.rows * split.samples.images_each * split.input.size**2 for split in splits)
+    need = images * bytes_per_pixel
     nodes = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
     return "memory" if need <= _MEMORY_SHARE * min(nodes, default=0.0) else "stream"
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mskray.errors import UserError
 from mskray.models.backbones import Backbone
 from mskray.training.augmentation import augment
 from mskray.training.config import TorchConfig
@@ -60,10 +61,16 @@ class Recipe(ABC):
         return {**batch, "image": augment(batch["image"], self.config.augment)}
 
     def explained(self, network: nn.Module) -> Backbone:
-        """Return the part of the network that explanations look into; it takes whole images."""
+        """Return the part of the network that explanations look into; it takes whole images (n, 1, rows, columns).
+
+        Raises:
+            UserError: no part of the network does.
+        """
         if isinstance(network, Backbone):
             return network
-        raise NotImplementedError(f"{type(self).__name__} does not say what of its network is to be explained")
+        raise UserError(
+            f"a {type(network).__name__} cannot be explained by maps: it has no part that takes one whole image"
+        )
 
 
 def to_batch(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:

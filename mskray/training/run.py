@@ -57,7 +57,7 @@ class Trained:
         state: weights of the best epoch.
         history: an entry an epoch: losses, validation figures, images/s.
         best: the entry of the best epoch.
-        labels: training images of each class.
+        labels: training samples of each class.
     """
 
     state: dict[str, Tensor]

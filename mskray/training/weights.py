@@ -7,7 +7,7 @@ import torch
 import torchvision
 from huggingface_hub import hf_hub_download
 from safetensors.torch import load, load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from mskray.errors import UserError
 from mskray.models.backbones import TIMM, Backbone, load_initial
@@ -17,8 +17,10 @@ from mskray.storage import locate
 _MAX_BYTES = 4 << 30
 
 
-def initial_state(build: Callable[[], Backbone], weights: str, backbone: str, seed: int) -> dict[str, Tensor]:
+def initial_state(build: Callable[[], nn.Module], weights: str, backbone: str, seed: int) -> dict[str, Tensor]:
     """Return the whole state that a network of `build` starts from, what `weights` leaves open drawn from `seed`.
+
+    Every `Backbone` in it starts from the same weights.
 
     Raises UserError when the weights cannot be had or do not fit.
     """
@@ -26,7 +28,9 @@ def initial_state(build: Callable[[], Backbone], weights: str, backbone: str, se
     torch.manual_seed(seed)
     built = build()
     if state is not None:
-        load_initial(built, state, weights)
+        for part in built.modules():
+            if isinstance(part, Backbone):
+                load_initial(part, state, weights)
     return built.state_dict()
 
 

@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 import mskray
 from mskray import cluster, ensemble
 from mskray.bundles import read_description
-from mskray.cohorts import Cohort, open_cohort
+from mskray.cohorts import open_cohort
 from mskray.evaluation.bootstrap import Figure
 from mskray.evaluation.published import published_figures
-from mskray.evaluation.report import Box, Context, Picture, write_report
-from mskray.evaluation.result import Evaluation, check_resamples, evaluate, worst_errors
-from mskray.imaging.intensity import to_uint8
+from mskray.evaluation.report import Context, write_report
+from mskray.evaluation.result import Evaluation, check_resamples, evaluate, right_calls, worst_errors
 from mskray.prediction.batch import Predicting
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
+from mskray.verbs.pictures import explained_pictures
 
 EVALUATION, REPORT, METRICS, PREDICTIONS = "evaluation", "report.html", "metrics.json", "predictions.parquet"
 
@@ -73,7 +73,9 @@ def evaluate_model(
         "published": published_figures(cohort.manifest.source, task.name),
         "versions": {"mskray": mskray.__version__, "Python": platform.python_version(), **bundles[0].versions},
     }
-    page = write_report(result, context, _pictures(cohort, split, worst_errors(result)), history)
+    worst, right = worst_errors(result), right_calls(result)
+    pictures = explained_pictures(described, str(location), cohort, split, [*worst, *right], report)
+    page = write_report(result, context, pictures[: len(worst)], history, pictures[len(worst) :])
     target.join(PREDICTIONS).write_bytes(parquet_bytes(table))
     where = {"uri": str(cohort.location), "content_hash": cohort.content_hash, "source": cohort.manifest.source}
     target.join(METRICS).write_json({"model": str(location), "cohort": where, "split": split, **result.to_dict()})
@@ -102,12 +104,3 @@ def parquet_bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue().to_pybytes()
-
-
-def _pictures(cohort: Cohort, split: str, instance_ids: Sequence[str]) -> list[Picture]:
-    images = cohort.images(split, instance_ids)
-    table = cohort.metadata(split, ["instance_id", "findings"])
-    findings = {row["instance_id"]: row["findings"] for row in table.to_pylist() if row["instance_id"] in images}
-    return [
-        Picture(name, to_uint8(images[name]), [Box(**box) for box in findings[name] or []]) for name in instance_ids
-    ]

@@ -1,4 +1,4 @@
-"""Every radiograph family on real knees: AUROC, κ, seconds and bundle size on `validation`, and the best three together.
+"""Every radiograph family on real knees: AUROC, κ, seconds and bundle size, and the best three together.
 
     .venv/bin/python tests/benchmarks/knee_families.py --data KNEE_OA --weights MOBILENET_V2.safetensors --out FOLDER
 
@@ -33,18 +33,15 @@ _RECIPE = {"optimizer": {"learning_rate": 1e-3}, "schedule": {"name": "one_cycle
 def jobs(weights: str, out: str) -> dict[str, dict[str, Any]]:
     """A job for each family; the later ones may learn from the classifier's bundle."""
     network, classifier = {"backbone": "mobilenet_v2", "weights": weights}, f"{out}/classifier"
-    half = {
-        "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4},
-        "schedule": {"name": "one_cycle"},
-    }
+    recipe = {**_RECIPE, "optimizer": {"name": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-4}}
     return {
         "classifier": {"network": network, "data": {"image_size": 160}, "loop": {"epochs": 4}, **_RECIPE},
         "kalm": {
             "network": {**network, "size": 112},
             "data": {"image_size": 224, "batch_size": 32},
             "loop": {"epochs": 4, "metric": "auroc"},
-            "local": {"epochs": 4, "start": "global", **half},
-            **half,
+            "local": {"epochs": 4, "start": "global", **recipe},
+            **recipe,
         },
         "zoom": {"zoom": {"bundle": classifier, "answer": "mean"}, "data": {"image_size": 224}},
         "racnn": {

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mskray.evaluation.published import published_figures
 from mskray.evaluation.report import PICTURE_SIDE, Box, Picture, write_report
-from mskray.evaluation.result import evaluate, worst_errors
+from mskray.evaluation.result import evaluate, right_calls, worst_errors
 from mskray.evaluation.wording import NOT_A_DEVICE
 
 CLASSES = ["normal", "abnormal"]
@@ -290,3 +290,52 @@ def test_a_published_figure_is_comparable_only_on_the_same_studies(predictions):
     whole = Page(report(predictions(patients=1199, views=1), context=context)[1]).text
     assert whole.count("Comparable: the same public set") == 3
     assert "not in this cohort" in whole  # the shoulder, say, when the cohort has none
+
+
+def test_what_the_model_looked_at_lies_over_errors_and_right_calls(predictions) -> None:
+    evaluation = evaluate(predictions(), CLASSES, resamples=100)
+    heat = np.zeros((8, 8, 4), np.uint8)
+    image = np.zeros((40, 30), np.uint8)
+    worst = [
+        Picture(name, image, [Box(1, 2, 3, 4, "fracture")], [Box(5, 6, 7, 8, "key_area")], heat)
+        for name in worst_errors(evaluation, 3)
+    ]
+    right = [Picture(name, image, heat=heat) for name in right_calls(evaluation, 2)]
+    page = Page(write_report(evaluation, {}, worst, right=right))
+    layers = [value for tag, name, value in page.attributes if tag == "img" and name == "class"]
+    assert layers == ["heat"] * 5
+    boxes = [
+        value
+        for tag, name, value in page.attributes
+        if tag == "rect" and name == "class" and value in ("truth", "looked")
+    ]
+    assert boxes == ["truth", "looked"] * 3
+    assert "Looked at: key_area" in page.text
+    assert page.text.count("Rightly called abnormal") == 2
+    assert page.text.count("speaks for abnormal (Grad-CAM)") == 2
+    assert len(write_report(evaluation, {}, worst)) - len(write_report(evaluation, {}, worst[:2])) < 10_000
+
+
+def test_without_maps_nothing_is_said_of_them(predictions) -> None:
+    _, html = report(predictions())
+    assert "Grad-CAM" not in Page(html).text
+    assert "Rightly called" not in Page(html).text
+
+
+def test_right_calls_are_the_most_confident_of_the_finding(predictions) -> None:
+    evaluation = evaluate(predictions(), CLASSES, resamples=100)
+    samples = evaluation.image.samples
+    rows = [int(np.flatnonzero(samples.ids == name)[0]) for name in right_calls(evaluation, 5)]
+    right = np.flatnonzero((samples.label == 1) & (samples.prob[:, 1] >= 0.5))
+    assert len(rows) == 5
+    assert set(rows) == set(right[np.argsort(-samples.prob[right, 1])][:5])
+
+
+def test_right_calls_of_several_classes_take_turns(predictions) -> None:
+    classes = ("hand", "foot", "knee")
+    evaluation = evaluate(predictions(classes=classes), list(classes), resamples=100)
+    samples = evaluation.image.samples
+    rows = np.array([int(np.flatnonzero(samples.ids == name)[0]) for name in right_calls(evaluation, 6)])
+    called = samples.prob[rows].argmax(axis=1)
+    assert (called == samples.label[rows]).all()
+    assert sorted(called[:3]) == sorted(called[3:]) == [0, 1, 2]

@@ -6,9 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from mskray.bundles import Fitted
+from mskray.errors import UserError
+from mskray.explain.methods import to_boxes
 from mskray.families import Images
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.imaging.regions import fit_to_canvas, fit_to_format
+from mskray.models.backbones import Backbone
 from mskray.training.config import TorchConfig
 from mskray.training.recipe import Answer, Batch, Recipe
 
@@ -69,3 +72,50 @@ def test_the_input_is_what_ingest_would_have_stored(dtype: str, source: type) ->
 def test_boxes_are_in_pixels_of_the_canvas() -> None:
     found = predictor(Levels(), "uint8")(Images([grey(np.uint8, 0.5)])).boxes["middle"]
     np.testing.assert_allclose(found, [[12, 12, 24, 24]])
+
+
+class Looks(Levels):
+    """Maps of a real backbone, and a box of the family's own."""
+
+    config = TorchConfig.model_validate({"data": {"image_size": 96}})
+
+    def build(self) -> nn.Module:
+        torch.manual_seed(0)
+        return Backbone("resnet18", 2)
+
+
+def looking(size: int = 48) -> TorchPredictor:
+    recipe = Looks()
+    image = {"size": size, "dtype": "uint8", "fit": "pad"}
+    return TorchPredictor(
+        recipe,
+        Fitted("looks", {}, "t", ("a", "b"), "radiograph", (), image, recipe.build().state_dict(), [], {}, {}, {}),
+    )
+
+
+def test_an_explanation_has_maps_and_boxes_of_the_canvas() -> None:
+    rng = np.random.default_rng(0)
+    pixels = [rng.integers(0, 255, shape, np.uint8) for shape in ((60, 60), (90, 40), (30, 80))]
+    found = looking().explain(Images(pixels), ["saliency", "grad_cam"])
+    assert found.target.tolist() == found.prediction.probabilities.argmax(axis=1).tolist()
+    assert {name: maps.shape for name, maps in found.maps.items()} == dict.fromkeys(
+        ("saliency", "grad_cam"), (3, 48, 48)
+    )
+    np.testing.assert_allclose(found.boxes["middle"], [[4, 4, 8, 8]] * 3)
+    np.testing.assert_array_equal(found.boxes["saliency"], to_boxes(found.maps["saliency"]))
+    # each alone as together, whatever its shape
+    alone = looking().explain(Images(pixels[1:2]), ["saliency"], np.array([found.target[1]]))
+    np.testing.assert_allclose(alone.maps["saliency"][0], found.maps["saliency"][1], atol=1e-4)
+
+
+def test_without_methods_an_explanation_is_what_the_family_says_itself() -> None:
+    said = predictor(Levels(), "uint8")
+    images = Images([grey(np.uint8, 0.2)])
+    found = said.explain(images, [], prediction=said(images))
+    assert not found.maps
+    assert list(found.boxes) == ["middle"]
+
+
+def test_a_network_without_a_part_for_whole_images_is_refused() -> None:
+    with pytest.raises(UserError, match="Identity cannot be explained by maps"):
+        predictor(Levels(), "uint8").explain(Images([grey(np.uint8, 0.2)]), ["saliency"])

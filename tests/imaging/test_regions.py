@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mskray.imaging.regions import Fit, FitMode, Placement, fit_mask_to_canvas, fit_to_canvas
+from mskray.imaging.regions import Fit, FitMode, Placement, clipped, fit_mask_to_canvas, fit_to_canvas, from_canvas
 
 SIDE = st.integers(1, 3000)
 PLACE = st.floats(0, 1000)
@@ -105,3 +105,28 @@ def test_a_uniform_mask(level: int, expected: int) -> None:
     canvas = fit_mask_to_canvas(np.full((64, 32), level, np.uint8), 16)
     assert (canvas[:, 4:12] == expected).all()
     assert (canvas[:, :4] == 0).all()
+
+
+@pytest.mark.parametrize("mode", get_args(FitMode))
+@pytest.mark.parametrize("shape", [(50, 100), (100, 50), (30, 30), (1, 300)])
+def test_what_is_cut_from_a_canvas_is_the_whole_picture(shape: tuple[int, int], mode: FitMode) -> None:
+    canvas, placement = fit_to_canvas(np.full(shape, 255, np.uint8), 64, mode)
+    cut = from_canvas(canvas, *shape, mode)
+    assert (cut == 255).all()
+    assert cut.size == (canvas == 255).sum()
+    assert placement.to_canvas((0, 0, shape[1], shape[0]))[2:] == pytest.approx(cut.shape[::-1])
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((10, 20, 5, 5), (10, 20, 5, 5)),
+        ((-10, -5, 30, 10), (0, 0, 20, 5)),
+        ((90, 40, 30, 30), (90, 40, 10, 10)),
+        ((-10, -10, 300, 300), (0, 0, 100, 50)),
+        ((200, 200, 5, 5), (100, 50, 0, 0)),
+        ((-20, 10, 5, 5), (0, 10, 0, 5)),
+    ],
+)
+def test_a_box_is_cut_off_at_the_picture(box: tuple[float, ...], expected: tuple[float, ...]) -> None:
+    assert clipped(box, rows=50, columns=100) == expected

@@ -259,3 +259,10 @@ def test_a_bundle_of_another_job_that_appeared_meanwhile_is_not_overwritten(fitt
     refused(lambda: call(fit), "already holds a bundle of another job")
     assert json.loads((out / DESCRIPTION).read_text())["fingerprint"] == "another"
     assert listeners[1].heard == ["abandon"]
+
+
+def test_feature_svm_needs_images_of_every_class(tmp_path: Path) -> None:
+    grades = schema.Task(name="abnormality", classes=(*CLASSES, "implant"))
+    job = {"family": "feature_svm", "cohort": cohort(tmp_path / "cohort", grades), "out": str(tmp_path / "out")}
+    with pytest.raises(UserError, match=r"split train: no image of implant \(task abnormality\)"):
+        train(*parse_job(job, "test"))

@@ -1,0 +1,92 @@
+"""Guided backprop: the gradient of a class in the pixels, of which only what speaks for the class comes through.
+
+    maps = guided_backprop(network, images, None)    # (n, rows, columns): of each image's predicted class
+
+Source: "Striving for Simplicity: The All Convolutional Net" (ZHAW's reference 9), by captum.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from captum._utils.common import _register_backward_hook
+from captum.attr import GuidedBackprop
+from torch import Tensor, nn
+
+from mskray.models.backbones import Backbone
+
+
+def normalise(values: Tensor) -> Tensor:
+    """Bring each image's values to 0.5 + 0.5 · (x - mean) / std (ZHAW eq. 1), mean and std over the image (eq. 2, 3).
+
+    Args:
+        values: (n, …). A flat image, where eq. 1 divides by zero, becomes 0.5.
+    """
+    flat = values.flatten(1)
+    std, mean = torch.std_mean(flat, dim=1, correction=0, keepdim=True)
+    return (0.5 + 0.5 * (flat - mean) / torch.where(std > 0, std, torch.ones_like(std))).view_as(values)
+
+
+def guided_backprop(network: Backbone, images: Tensor, target: Tensor | None) -> Tensor:
+    """Return the guided gradient of one logit of each image with respect to its pixels.
+
+    Where a ReLU or ReLU6 is passed backwards, negative gradients become zero. Other activations (SiLU in efficientnet,
+    hardswish in much of mobilenet_v3) let the gradient through as it is: there the result is nearer to the plain one.
+
+    Args:
+        network: left as it was: weights, gradients, mode, BatchNorm's statistics.
+        images: (n, 1, rows, columns), what the network is given.
+        target: (n,) class indices, or None for the predicted ones.
+    Returns:
+        (n, rows, columns) float, of either sign; it carries no gradient. Works under `torch.inference_mode` too.
+    """
+    return look(network, images, target)[0]
+
+
+def look(network: Backbone, images: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return what `guided_backprop` does, and the logits (n, classes) that its forward pass gave on the way."""
+    with torch.inference_mode(False), torch.enable_grad(), _evaluating(network), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Setting backward hooks on ReLU")  # captum says so each time
+        # A copy: what comes out of inference mode cannot have a gradient, and the caller's tensor is left alone.
+        pixels = images.detach().clone().requires_grad_()
+        chosen = None if target is None else target.clone()
+        one = _OneLogit(network, chosen)
+        gradient = _Guided(one).attribute(pixels)
+        assert one.logits is not None
+        return gradient.sum(dim=1).detach(), one.logits
+
+
+class _OneLogit(nn.Module):
+    """The target's logit, or the largest one: a single number an image, whose gradient is asked for."""
+
+    def __init__(self, network: Backbone, target: Tensor | None) -> None:
+        super().__init__()
+        self._network, self._target = network, target
+        self.logits: Tensor | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self._network(images)
+        self.logits = logits.detach()
+        chosen = self.logits.argmax(dim=1) if self._target is None else self._target
+        return logits.gather(1, chosen.unsqueeze(1))
+
+
+class _Guided(GuidedBackprop):
+    """captum's, which hooks nn.ReLU alone, for mobilenet_v2's ReLU6 too."""
+
+    def _register_hooks(self, module: nn.Module) -> None:
+        if isinstance(module, nn.ReLU | nn.ReLU6):
+            self.backward_hooks.extend(_register_backward_hook(module, self._backward_hook, self))
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Put every module in evaluation mode, and each back in its own at the end."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,202 @@
+"""Bagged polynomial SVMs on a network's features, a model for each body part: ZHAW, section IV-C.
+
+mskray train jobs/configs/mura-feature-svm.yaml
+
+The network is that of any bundle that looks at whole images, or a backbone with weights of its own. One SVM over all
+images ran out of 128 GB in the paper; here ten bags a body part are fitted on Ray tasks, each of which holds one bag
+(`mskray.estimators.bagging`). An image of a body part without a model of its own (too few images in training, or never
+seen) is judged by the model over all parts.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import ray
+import torch
+
+from mskray import cluster
+from mskray.bundles import ESTIMATOR, Fitted, read_description
+from mskray.cohorts import Cohort, Task
+from mskray.config import Section, setting
+from mskray.errors import UserError
+from mskray.estimators.bagging import Bagging, Labelled
+from mskray.estimators.bags import BagSection, SvmSection
+from mskray.estimators.extract import Extraction, feature_network, features
+from mskray.estimators.features import FeatureFiles
+from mskray.estimators.svm import BaggedSVM
+from mskray.families.base import Family, Images, Prediction, Predictor, register
+from mskray.families.loading import load_predictor
+from mskray.families.torch_predictor import TorchPredictor
+from mskray.imaging.inputs import InputFormat, Intensity
+from mskray.imaging.regions import fit_to_format
+from mskray.models.backbones import BACKBONES, Backbone, load_initial
+from mskray.training.feed import LOADER_CPUS, describe_split
+from mskray.training.run import Run, Trained
+from mskray.training.samples import EachImage
+from mskray.training.validation import validation_metrics
+from mskray.training.weights import initial_weights
+
+
+class NetworkSection(Section):
+    """Whose features."""
+
+    bundle: str = setting("", "URI of a bundle whose network is used; empty for the backbone below")
+    backbone: Literal[BACKBONES] = setting("resnet152", "network without a bundle", source="ZHAW, section IV-C")  # type: ignore[valid-type]
+    weights: str = setting("imagenet", "none, imagenet, or the URI of a state dict, for the backbone", min_length=1)
+
+
+class DataSection(Section):
+    """What the network is given."""
+
+    image_size: int | None = setting(
+        None, "side of the square network input; null: the bundle's own, or 224", unit="px", ge=32, le=2048
+    )
+    intensity: Intensity | None = setting(None, "grey levels, as in classifier; null: the bundle's own, or stored")
+    batch_size: int = setting(32, "images at a time through the network", unit="images", ge=1, le=4096)
+
+
+class FeatureSvmConfig(Section):
+    """Config of the `feature_svm` family."""
+
+    network: NetworkSection = NetworkSection()
+    data: DataSection = DataSection()
+    svm: SvmSection = SvmSection()
+    bag: BagSection = BagSection()
+
+    @property
+    def input_format(self) -> InputFormat:
+        return InputFormat(self.data.image_size or 224, self.data.intensity or "stored")
+
+
+@dataclass
+class FeatureSvmPredictor:
+    """A network, and what the SVMs make of its features."""
+
+    classes: tuple[str, ...]
+    network: Backbone
+    model: BaggedSVM
+    input: InputFormat
+    image: dict[str, Any]
+    batch_size: int
+    device: torch.device
+
+    def __call__(self, images: Images) -> Prediction:
+        """Return class probabilities; images go onto the cohort's canvas first, as in training."""
+        inputs = np.stack([self.input(self._canvas(pixels)) for pixels in images.pixels])
+        found = features(self.network, inputs, self.batch_size, self.device)
+        parts = images.body_parts or [""] * len(images)
+        return Prediction(self.model.probabilities(found, parts).astype(np.float32))
+
+    def _canvas(self, pixels: np.ndarray) -> np.ndarray:
+        return fit_to_format(pixels, self.image["size"], self.image["fit"], self.image["dtype"])[0]
+
+
+@register
+class FeatureSvm(Family):
+    name: ClassVar[str] = "feature_svm"
+    summary: ClassVar[str] = "bagged polynomial SVMs on a network's features, a model for each body part"
+    Config: ClassVar[type[FeatureSvmConfig]] = FeatureSvmConfig
+
+    def depends_on(self, config: FeatureSvmConfig) -> dict[str, str]:
+        return {"network": read_description(config.network.bundle).hash} if config.network.bundle else {}
+
+    def check(self, cohort: Cohort, config: FeatureSvmConfig, task: Task) -> None:
+        """Refuse also a class without an image: it has to be fitted in train and calibrated in validation."""
+        super().check(cohort, config, task)
+        for split in ("train", "validation"):
+            counts = cohort.manifest.counts.splits[split].labels[task.name]
+            missing = [name for name in task.classes if not counts.get(name)]
+            if missing:
+                raise UserError(
+                    f"cohort {cohort.location}, split {split}: no image of {', '.join(missing)} (task {task.name}), "
+                    f"and {self.name} needs some of every class: split the cohort otherwise"
+                )
+        if config.network.bundle:
+            given = read_description(config.network.bundle)
+            if given.kind != cohort.manifest.kind:
+                raise UserError(
+                    f"network.bundle {config.network.bundle} reads {given.kind}s, cohort {cohort.location} holds "
+                    f"{cohort.manifest.kind}s: give a bundle for this kind"
+                )
+
+    def fit(self, cohort: Cohort, config: FeatureSvmConfig, run: Run) -> Fitted:
+        resources = run.resources
+        need = cluster.Need("feature extraction", resources.workers, resources.cpus_per_worker, float(resources.gpu))
+        cluster.require(need, LOADER_CPUS)
+        network, config = _network(config)
+        folder = run.location.join(run.name)
+        samples = EachImage(run.task.column)
+        splits = {name: describe_split(cohort, name, samples, config.input_format) for name in ("train", "validation")}
+        bagging = Bagging(len(run.task.classes), config.svm, config.bag, folder.join("bags"), run.report)
+        bagging.check(splits["train"][0].rows, _width(network, config), max(splits["train"][0].counts))
+        extraction = Extraction(
+            config.network.backbone, ray.put(network.state_dict()), config.data.batch_size, resources, run.report
+        )
+        given = []
+        for name, (split, labels) in splits.items():
+            files = FeatureFiles(folder.join(name), split.counts)
+            extraction.run(split, files, name)
+            given.append(Labelled(files, labels, _parts(cohort, name, run)))
+        model, probabilities = bagging.fit(*given)
+        svms = len(model.models) * config.bag.number
+        figures = {"epoch": 1, "svms": svms, **validation_metrics(probabilities, given[1].labels)}
+        for tracker in run.trackers:
+            tracker.epoch({**figures, "prefix": run.prefix})
+        counts = np.bincount(given[0].labels, minlength=len(run.task.classes)).tolist()
+        trained = Trained(network.state_dict(), [figures], figures, dict(zip(run.task.classes, counts, strict=True)))
+        return replace(self.fitted(cohort, config, run.task, trained), estimator=model)
+
+    def predictor(self, fitted: Fitted, device: str = "cpu") -> Predictor:
+        config, model = FeatureSvmConfig.model_validate(fitted.config), fitted.estimator
+        if not isinstance(model, BaggedSVM):
+            raise UserError(f"a bundle of {self.name} without its {ESTIMATOR}: restore the bundle or train again")
+        network = feature_network(config.network.backbone)
+        network.load_state_dict(fitted.state)
+        place = torch.device(device)
+        network.to(place).to(memory_format=torch.channels_last)
+        form = config.input_format
+        return FeatureSvmPredictor(fitted.classes, network, model, form, fitted.image, config.data.batch_size, place)
+
+    def search_space(self) -> dict[str, Any]:
+        return {
+            "svm.degree": [1, 2, 3, 4, 5],
+            "svm.C": (1e-3, 1e3),
+            "svm.coef0": [0.0, 1.0],
+            "bag.max_samples": (0.05, 1.0),
+            "bag.number": [5, 10, 20],
+        }
+
+
+def _network(config: FeatureSvmConfig) -> tuple[Backbone, FeatureSvmConfig]:
+    """Return the network with its weights, and the config with what was left to the network filled in."""
+    section, data = config.network, config.data
+    if not section.bundle:
+        state = initial_weights(section.weights, section.backbone)
+        torch.manual_seed(config.bag.seed)
+        network, own = feature_network(section.backbone), InputFormat(224)
+        if state is not None:
+            load_initial(network, state, section.weights)
+    else:
+        _, source = load_predictor(section.bundle)
+        if not isinstance(source, TorchPredictor):
+            raise UserError(f"network.bundle {section.bundle} has no network of its own: give that of its network")
+        recipe = source.recipe
+        own = recipe.config.data.input_format
+        section = section.model_copy(update={"backbone": recipe.config.network.backbone})  # type: ignore[attr-defined]
+        network = feature_network(section.backbone)
+        load_initial(network, recipe.explained(source.network).state_dict(), section.bundle)
+    filled = {"image_size": data.image_size or own.size, "intensity": data.intensity or own.intensity}
+    return network, config.model_copy(update={"network": section, "data": data.model_copy(update=filled)})
+
+
+def _parts(cohort: Cohort, name: str, run: Run) -> np.ndarray:
+    """Return the body part (n,) of each labelled image."""
+    rows = cohort.columns(name, [run.task.column, "body_part"])
+    return rows["body_part"][rows[run.task.column] >= 0]
+
+
+@torch.inference_mode()
+def _width(network: Backbone, config: FeatureSvmConfig) -> int:
+    side = config.input_format.size
+    return int(network.maps(torch.zeros(1, 1, side, side)).shape[1])

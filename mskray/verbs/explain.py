@@ -1,0 +1,151 @@
+"""`mskray explain BUNDLE|ENSEMBLE IMAGE|FOLDER --out DIR`: where in each image a model holds reasons for a class.
+
+For each image a folder of its name: an overlay PNG a method, `maps.npz`, `explanation.json`. Of an ensemble each
+member is explained, for one class: the one that the ensemble calls, or the one that was asked for.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from mskray import ensemble
+from mskray.cohorts.schema import MANIFEST
+from mskray.ensemble import Vote, Voter
+from mskray.errors import UserError
+from mskray.evaluation.calibration import decision
+from mskray.explain.methods import METHODS, check_methods
+from mskray.families import Explainer, Explanation, Images
+from mskray.prediction.readers import list_files, read_radiograph
+from mskray.progress import Progress, Report, silent
+from mskray.storage import Location, check_access, locate
+from mskray.verbs.explanation_files import write_explanation
+
+# Files come in full resolution, some 20 MB a radiograph and up to 240 MB.
+_FILES = 8
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What a call of `explain` did: images explained, why each of the others is not readable, notes on the model."""
+
+    images: int
+    unreadable: dict[str, str]
+    notes: list[str]
+
+
+class Explaining:
+    """A loaded model and what each of its members allows: `allowed` methods, None where nothing of it can be explained.
+
+    Args:
+        methods: names of METHODS.
+        strict: whether every member must allow every method; else `notes` say what is left out and why, a line each.
+    Raises:
+        UserError: an unknown method, a model of which nothing can be explained, and, where strict, less than all.
+    """
+
+    def __init__(self, voter: Voter, methods: Sequence[str], strict: bool) -> None:
+        check_methods(methods)
+        self.voter, self.notes = voter, list[str]()
+        self.allowed = [self._allowed(index, methods) for index in range(len(voter.names))]
+        if (strict and self.notes) or not any(each is not None for each in self.allowed):
+            raise UserError(f"{voter.ensemble.name} cannot be explained so: {self.notes[0]}")
+
+    def __call__(self, images: Images, target: int | None = None) -> tuple[Vote, list[Explanation | None]]:
+        """Return what the model says of n radiographs, and each member's explanation of one class of each.
+
+        Args:
+            target: index of the class; the one that the model calls when None.
+        """
+        images = self.voter.seen(images)
+        predictions = [predictor(images) for predictor in self.voter.predictors]
+        vote = self.voter.combine(predictions)
+        called = decision(vote.probabilities, self.voter.threshold)
+        wanted = called if target is None else np.full(len(images), target)
+        explanations = [
+            None if methods is None else cast(Explainer, predictor).explain(images, methods, wanted, said)
+            for predictor, methods, said in zip(self.voter.predictors, self.allowed, predictions, strict=True)
+        ]
+        return vote, explanations
+
+    def _allowed(self, index: int, methods: Sequence[str]) -> list[str] | None:
+        """Try each method on a blank image: what a network does not allow shows before any image is read."""
+        predictor, name, blank = self.voter.predictors[index], self.voter.names[index], np.zeros((64, 64), np.uint8)
+        if not isinstance(predictor, Explainer):
+            self.notes.append(f"{name}: family {self.voter.bundles[index].family} has no gradients to look into")
+            return None
+        allowed = []
+        for method in methods:
+            try:
+                predictor.explain(Images([blank]), [method])
+                allowed.append(method)
+            except UserError as error:
+                self.notes.append(f"{name}: {error}")
+        return allowed if allowed or predictor(Images([blank])).boxes else None
+
+
+def explain(
+    model: str,
+    source: str,
+    out: str,
+    *,
+    methods: Sequence[str] | None = None,
+    target: str | None = None,
+    report: Report = silent,
+) -> Explained:
+    """Explain one image or every image of a folder or prefix, and write a folder for each below `out`.
+
+    Args:
+        methods: names of `mskray.explain.methods.METHODS`; all that the model allows when None.
+        target: name of the class to explain; the one called of each image when None.
+    Raises:
+        UserError: before any work, when model, source, `out`, a method or the class does not do; at the end, when no
+            image at all could be read.
+    """
+    check_methods(methods or ())
+    location, place, folder = locate(model), locate(source), locate(out)
+    for where, write in ((location, False), (place, False), (folder, True)):
+        check_access(where, write)
+    described = ensemble.describe(location)
+    index = None if target is None else _class_index(target, described.classes)
+    if place.join(MANIFEST).is_file():
+        raise UserError(f"{place} is a cohort: give an image, or a folder or prefix of images")
+    if f"{folder.uri}/".startswith(f"{place.uri}/"):
+        raise UserError(f"--out {folder} lies in {place}, whose images are explained: give a folder elsewhere")
+    root, paths = list_files(place)
+    report(Progress("loading the model"))
+    explaining = Explaining(ensemble.load_members(described, str(location)), methods or list(METHODS), bool(methods))
+    unreadable: dict[str, str] = {}
+    with ThreadPoolExecutor(_FILES) as pool:
+        for start in range(0, len(paths), _FILES):
+            batch = paths[start : start + _FILES]
+            read = list(pool.map(lambda path: read_radiograph(root, path), batch))
+            unreadable |= {path: error for path, (_, _, error) in zip(batch, read, strict=True) if error is not None}
+            known = {
+                path: (image, part) for path, (image, part, _) in zip(batch, read, strict=True) if image is not None
+            }
+            _explain_batch(explaining, known, index, folder)
+            report(Progress("explain", start + len(batch), len(paths)))
+    if len(unreadable) == len(paths):
+        first = next(iter(unreadable))
+        raise UserError(f"none of the {len(paths)} files at {place} can be read, first {first}: {unreadable[first]}")
+    return Explained(len(paths) - len(unreadable), unreadable, explaining.notes)
+
+
+def _explain_batch(
+    explaining: Explaining, images: dict[str, tuple[np.ndarray, str]], target: int | None, folder: Location
+) -> None:
+    if not images:
+        return
+    pixels, parts = zip(*images.values(), strict=True)
+    vote, explanations = explaining(Images(pixels, parts), target)
+    for index, path in enumerate(images):
+        write_explanation(folder.join(path), path, pixels[index], index, explaining.voter, vote, explanations)
+
+
+def _class_index(name: str, classes: Sequence[str]) -> int:
+    if name not in classes:
+        raise UserError(f"--class {name}: the model's classes are {', '.join(classes)}")
+    return classes.index(name)

@@ -1,0 +1,54 @@
+"""The pictures of a report carry what the model looked at, in pixels of the cohort's images, or nothing at all."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_run import untrained_bundle
+
+from mskray.cohorts import Cohort
+from mskray.cohorts.schema import ABNORMALITY
+from mskray.ensemble import describe, join
+from mskray.families import Images, Prediction
+from mskray.families.torch_predictor import TorchPredictor
+from mskray.verbs.pictures import explained_pictures
+
+LABELS = [{"abnormality": number % 2} for number in range(10)]
+NAMES = [f"i{number}" for number in (7, 0, 3, 9, 1, 2, 4, 5, 6)]
+
+
+def test_pictures_are_in_the_order_asked_for_and_have_a_map(tmp_path: Path, tiny_cohort: Callable[..., Cohort]) -> None:
+    cohort = tiny_cohort((ABNORMALITY,), LABELS)
+    uris = [untrained_bundle(tmp_path / "a"), untrained_bundle(tmp_path / "b", "densenet121", seed=1)]
+    pictures = explained_pictures(join(uris, "both"), "both", cohort, "test", NAMES)
+    assert [picture.instance_id for picture in pictures] == NAMES
+    images = cohort.images("test", NAMES)
+    for picture in pictures:
+        np.testing.assert_array_equal(picture.image, images[picture.instance_id])
+        assert picture.heat is not None
+        assert picture.heat.shape[2] == 4
+        assert not picture.looked
+
+
+def test_a_familys_box_is_in_pixels_of_the_cohort(
+    tmp_path: Path, tiny_cohort: Callable[..., Cohort], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def known(self: TorchPredictor, images: Images) -> Prediction:
+        n = len(images)
+        return Prediction(np.full((n, 2), 0.5, np.float32), boxes={"key_area": np.tile([24.0, 48, 96, 12], (n, 1))})
+
+    monkeypatch.setattr(TorchPredictor, "__call__", known)
+    cohort = tiny_cohort((ABNORMALITY,), LABELS)  # 32 px; the bundle's canvas has 96
+    uri = untrained_bundle(tmp_path / "a")
+    (picture,) = explained_pictures(describe(uri), uri, cohort, "test", ["i1"])
+    assert [tuple(box) for box in picture.looked] == [(8, 16, 24, 4, "key_area")]
+
+
+def test_a_model_that_cannot_be_explained_leaves_plain_pictures(
+    tmp_path: Path, tiny_cohort: Callable[..., Cohort]
+) -> None:
+    cohort = tiny_cohort((ABNORMALITY,), LABELS)
+    uri = untrained_bundle(tmp_path / "a", image_size=32)  # its last map is one cell
+    pictures = explained_pictures(describe(uri), uri, cohort, "test", NAMES[:2])
+    assert [(picture.heat, list(picture.looked)) for picture in pictures] == [(None, []), (None, [])]
