@@ -106,17 +106,17 @@ class Voter:
 
     def __call__(self, images: Images) -> Vote:
         """Vote on a batch of radiographs."""
-        images = self.clean(images)
-        return self.combine([predictor(images) for predictor in self.predictors])
+        seen = self.seen(images)
+        return self.combine([predictor(seen) for predictor in self.predictors])
 
-    def clean(self, images: Images) -> Images:
-        """Remove flags where the ensemble names a remover; what each of `predictors` is to be given."""
+    def seen(self, images: Images) -> Images:
+        """Return the radiographs as the members see them: without flags, where the ensemble has a remover."""
         if self._remover is None:
             return images
         return replace(images, pixels=[each.pixels for each in self._remover.clean(images.pixels)])
 
     def combine(self, predictions: Sequence[Prediction]) -> Vote:
-        """Vote, given what each of `predictors` says of the same radiographs."""
+        """Vote, given what each of `predictors` says of the same radiographs as `seen` gives them."""
         votes = [prediction.probabilities for prediction in predictions]
         mean = np.tensordot(self._weights, np.stack(votes), axes=1)
         scaled = apply_temperature(mean, self.ensemble.calibration.temperature)

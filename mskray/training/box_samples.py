@@ -39,6 +39,10 @@ class BoxSamples:
     stored_masks: bool = False
 
     @property
+    def images_each(self) -> int:
+        return 2 if self.masks else 1
+
+    @property
     def columns(self) -> tuple[str, ...]:
         return ("findings", "mask") if self.masks and self.stored_masks else ("findings",)
 

@@ -59,7 +59,7 @@ class Explaining:
         Args:
             target: index of the class; the one that the model calls when None.
         """
-        images = self.voter.clean(images)
+        images = self.voter.seen(images)
         predictions = [predictor(images) for predictor in self.voter.predictors]
         vote = self.voter.combine(predictions)
         called = decision(vote.probabilities, self.voter.threshold)
