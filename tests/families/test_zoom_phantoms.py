@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mskray.families import Images, load_predictor
-from mskray.families.classifier import NetworkSection
-from mskray.families.zoom import ZoomConfig, ZoomRecipe
+from mskray.families.zoom import LookingConfig, ZoomRecipe
 from mskray.imaging.phantoms import PhantomSpec, render, studies
 from mskray.imaging.regions import fit_to_canvas
 from mskray.models.backbones import Backbone
@@ -67,8 +66,15 @@ def test_the_box_holds_the_implant_more_often_than_boxes_of_its_size_elsewhere()
     images, labels, truth = implants(150, 2)
     abnormal = labels == 1
     images, truth = images[abnormal], truth[abnormal.numpy()]
-    config = ZoomConfig.model_validate({"data": {"image_size": CANVAS}, "zoom": {"bundle": "the one above"}})
-    recipe = ZoomRecipe(config, NetworkSection(backbone="resnet18", weights="none"), INPUT, 2)
+    config = LookingConfig.model_validate(
+        {
+            "data": {"image_size": CANVAS},
+            "zoom": {"bundle": "the one above"},
+            "network": {"backbone": "resnet18"},
+            "input_size": INPUT,
+        }
+    )
+    recipe = ZoomRecipe(config, 2)
     with torch.inference_mode():
         answer = recipe.answer(network, {"image": images})
     assert float((answer.parts["first look"][:, 1] > 0.5).float().mean()) > 0.7, "the classifier has learned nothing"
