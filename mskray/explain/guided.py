@@ -31,9 +31,9 @@ def normalise(values: Tensor) -> Tensor:
 def guided_backprop(network: Backbone, images: Tensor, target: Tensor | None) -> Tensor:
     """Return the guided gradient of one logit of each image with respect to its pixels.
 
-    Where a ReLU or ReLU6 is passed backwards, negative gradients become zero. Other activations let the gradient
-    through as it is: of efficientnet, which has SiLU alone, this is the plain gradient, and of mobilenet_v3, which has
-    hardswish beside ReLU, something between.
+    Where a ReLU or ReLU6 is passed backwards, negative gradients become zero. Other activations let the gradient pass
+    as it is: of efficientnet, which has SiLU alone, this is the plain gradient; of mobilenet_v3, which has hardswish
+    beside ReLU, something between.
 
     Args:
         network: left as it was: weights, gradients, mode, BatchNorm's statistics.

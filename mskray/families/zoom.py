@@ -75,22 +75,27 @@ class ZoomConfig(TorchConfig):
         return self
 
 
+class LookingConfig(ZoomConfig):
+    """A zoom that knows its network; the config of a zoom's bundle, which needs the classifier's no more."""
+
+    network: NetworkSection
+    input_size: int = setting(..., "side of the network's input", unit="px", ge=32)
+
+
 @dataclass(frozen=True)
 class ZoomRecipe(Recipe):
-    """The zoom's side of the shared loop; its network is the classifier's.
+    """The zoom's side of the shared loop: images of `config.data.image_size`, a network of `config.input_size`."""
 
-    Args:
-        network: the classifier's own section.
-        size: side of the classifier's input, px; images come at `config.data.image_size`.
-    """
-
-    config: ZoomConfig
-    network: NetworkSection
-    size: int
+    config: LookingConfig
     classes: int
 
     def build(self) -> Backbone:
-        return Backbone(self.network.backbone, self.classes, self.network.freeze)
+        network = self.config.network
+        return Backbone(network.backbone, self.classes, network.freeze)
+
+    @property
+    def size(self) -> int:
+        return self.config.input_size
 
     def loss(self, network: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
         """Loss on the whole image plus loss on the crop, both of which move the weights (ZHAW, figure 2).
@@ -196,22 +201,25 @@ class Zoom(Family):
                 f"zoom.bundle {config.zoom.bundle} tells {', '.join(given.classes)} apart, task {run.task.name} has "
                 f"{', '.join(classes)}: give another bundle or task"
             )
+        looking = LookingConfig(**dict(config), network=own.network, input_size=own.data.image_size)
         if config.zoom.learns == "response":
-            recipe = ZoomRecipe(config, own.network, own.data.image_size, len(classes))
-            trained = fit(recipe, EachImage(run.task.column), lambda: given.state, cohort, run)
-            result = self.fitted(cohort, config, run.task, trained)
-        else:
-            # The cohort, labels and body parts stay those that the network has learned from.
-            image = cohort.image.model_dump(mode="json")
-            result = replace(given, family=self.name, task=run.task.name, image=image, history=[], best={})
-        looking = {"network": own.network.model_dump(mode="json"), "input_size": own.data.image_size}
-        return replace(result, config={**config.model_dump(mode="json"), **looking})
+            samples = EachImage(run.task.column)
+            trained = fit(ZoomRecipe(looking, len(classes)), samples, lambda: given.state, cohort, run)
+            return self.fitted(cohort, looking, run.task, trained)
+        # The cohort, labels and body parts stay those that the network has learned from.
+        return replace(
+            given,
+            family=self.name,
+            config=looking.model_dump(mode="json"),
+            task=run.task.name,
+            image=cohort.image.model_dump(mode="json"),
+            history=[],
+            best={},
+        )
 
     def predictor(self, fitted: Fitted, device: str = "cpu") -> Predictor:
-        settings = dict(fitted.config)
-        network, size = NetworkSection.model_validate(settings.pop("network")), int(settings.pop("input_size"))
-        recipe = ZoomRecipe(ZoomConfig.model_validate(settings), network, size, len(fitted.classes))
-        return TorchPredictor(recipe, fitted, device)
+        config = LookingConfig.model_validate(fitted.config)
+        return TorchPredictor(ZoomRecipe(config, len(fitted.classes)), fitted, device)
 
     def search_space(self) -> dict[str, Any]:
         return {

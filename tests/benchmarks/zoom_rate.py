@@ -18,17 +18,22 @@ import torch
 from torch import Tensor
 
 from mskray.explain import look
-from mskray.families.classifier import NetworkSection
-from mskray.families.zoom import ZoomConfig, ZoomRecipe
+from mskray.families.zoom import LookingConfig, ZoomRecipe
 from mskray.models.backbones import BACKBONES, Backbone
 
 
 def main() -> None:
     given = _arguments()
     device = torch.device(given.device)
-    config = ZoomConfig.model_validate({"data": {"image_size": given.canvas}, "zoom": {"bundle": "none"}})
-    network = NetworkSection(backbone=given.backbone, weights="none")
-    recipe = ZoomRecipe(config, network, given.input, 2)
+    config = LookingConfig.model_validate(
+        {
+            "data": {"image_size": given.canvas},
+            "zoom": {"bundle": "none"},
+            "network": {"backbone": given.backbone},
+            "input_size": given.input,
+        }
+    )
+    recipe = ZoomRecipe(config, 2)
     torch.manual_seed(0)
     built = recipe.build().to(device).eval()
     images = torch.rand(given.images, 1, given.canvas, given.canvas)

@@ -17,7 +17,7 @@ from mskray.cohorts import Cohort, Task
 from mskray.errors import UserError
 from mskray.families import Images, family, load_predictor
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe, NetworkSection
-from mskray.families.zoom import ZoomConfig, ZoomRecipe
+from mskray.families.zoom import LookingConfig, ZoomConfig, ZoomRecipe
 from mskray.models.backbones import Backbone
 from mskray.models.zoom import crop, shrink
 from mskray.storage import locate
@@ -33,7 +33,7 @@ def config(size: int = 64, **zoom: object) -> ZoomConfig:
 
 def recipe(small: int = 32, size: int = 64, **zoom: object) -> ZoomRecipe:
     network = NetworkSection(backbone="resnet18", weights="none")
-    return ZoomRecipe(config(size, **zoom), network, small, 2)
+    return ZoomRecipe(LookingConfig(**dict(config(size, **zoom)), network=network, input_size=small), 2)
 
 
 class Brightest(Backbone):

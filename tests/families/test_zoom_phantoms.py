@@ -1,4 +1,4 @@
-"""Zoom on phantoms: its box holds the implant more often than one in the middle; it trains and predicts as a bundle."""
+"""Zoom on phantoms: its box holds more of the implant than one in the middle; it trains and predicts as a bundle."""
 
 from pathlib import Path
 
@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mskray.families import Images, load_predictor
-from mskray.families.classifier import NetworkSection
-from mskray.families.zoom import ZoomConfig, ZoomRecipe
+from mskray.families.zoom import LookingConfig, ZoomRecipe
 from mskray.imaging.phantoms import PhantomSpec, render, studies
 from mskray.imaging.regions import fit_to_canvas
 from mskray.models.backbones import Backbone
@@ -26,7 +25,8 @@ CANVAS, INPUT = 128, 64
 
 def implants(patients: int, seed: int) -> tuple[Tensor, Tensor, np.ndarray]:
     """First views: images (n, 1, 128, 128), labels, and the first implant's box in each (zeros where there is none)."""
-    spec = PhantomSpec(patients, seed, CANVAS, kinds=("implant",), flag_fraction=0, parts=("FOREARM", "HUMERUS"))
+    parts = ("FOREARM", "WRIST", "HUMERUS", "ELBOW")
+    spec = PhantomSpec(patients, seed, CANVAS, kinds=("implant",), flag_fraction=0, parts=parts)
     images, labels, boxes = [], [], []
     for study in studies(spec):
         image = render(spec, study.index, 0)
@@ -55,20 +55,27 @@ def classifier(images: Tensor, labels: Tensor, epochs: int = 6) -> Backbone:
 
 
 def held(boxes: np.ndarray, truth: np.ndarray) -> float:
-    """Share of boxes that hold at least 90 % of the true one."""
+    """Return the share of the true boxes' area that the boxes hold, mean over images."""
     low = np.maximum(boxes[:, :2], truth[:, :2])
     high = np.minimum(boxes[:, :2] + boxes[:, 2:], truth[:, :2] + truth[:, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=1)
-    return float((shared >= 0.9 * truth[:, 2:].prod(axis=1)).mean())
+    return float((shared / truth[:, 2:].prod(axis=1)).mean())
 
 
-def test_the_box_holds_the_implant_more_often_than_boxes_of_its_size_elsewhere() -> None:
-    network = classifier(*implants(400, 1)[:2])
-    images, labels, truth = implants(150, 2)
+def test_the_box_holds_more_of_the_implant_than_boxes_of_its_size_elsewhere() -> None:
+    network = classifier(*implants(500, 1)[:2])
+    images, labels, truth = implants(200, 2)
     abnormal = labels == 1
     images, truth = images[abnormal], truth[abnormal.numpy()]
-    config = ZoomConfig.model_validate({"data": {"image_size": CANVAS}, "zoom": {"bundle": "the one above"}})
-    recipe = ZoomRecipe(config, NetworkSection(backbone="resnet18", weights="none"), INPUT, 2)
+    config = LookingConfig.model_validate(
+        {
+            "data": {"image_size": CANVAS},
+            "zoom": {"bundle": "the one above"},
+            "network": {"backbone": "resnet18"},
+            "input_size": INPUT,
+        }
+    )
+    recipe = ZoomRecipe(config, 2)
     with torch.inference_mode():
         answer = recipe.answer(network, {"image": images})
     assert float((answer.parts["first look"][:, 1] > 0.5).float().mean()) > 0.7, "the classifier has learned nothing"
@@ -77,10 +84,11 @@ def test_the_box_holds_the_implant_more_often_than_boxes_of_its_size_elsewhere()
     middle = np.concatenate([(CANVAS - lengths) / 2, lengths], axis=1)
     anywhere = np.concatenate([random.random(lengths.shape) * (CANVAS - lengths), lengths], axis=1)
     found, centred, by_chance = (held(each, truth) for each in (boxes, middle, anywhere))
-    print(f"{len(truth)} implants, side {lengths.mean():.0f}: zoom {found}, middle {centred}, anywhere {by_chance}")
+    print(f"{len(truth)} implants, boxes of {lengths.mean():.0f} px")
+    print(f"share held: zoom {found:.2f}, middle {centred:.2f}, anywhere {by_chance:.2f}")
     assert lengths.mean() < 0.75 * CANVAS
-    assert found > centred + 0.05
-    assert found > by_chance + 0.2
+    assert found > centred + 0.08
+    assert found > by_chance + 0.15
 
 
 def test_a_bundle_zooms_as_it_is_and_learns_from_its_response(phantom_cohort, tmp_path: Path) -> None:
