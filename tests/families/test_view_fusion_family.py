@@ -96,6 +96,13 @@ def test_early_fusion_changes_its_repeats_too() -> None:
     assert len(set(means.tolist())) == 3
 
 
+def test_late_fusion_is_explained_view_by_view() -> None:
+    predict, views = predictor("late"), pictures(3)
+    explained = predict.explain(Images(views, (), ["a", "a", "b"]), ["saliency"])
+    assert explained.maps["saliency"].shape == (3, SIDE, SIDE)
+    assert explained.maps["saliency"].max(axis=(1, 2)).tolist() == [1.0, 1.0, 1.0]
+
+
 def test_only_late_fusion_can_be_explained() -> None:
     recipe = ViewFusionRecipe(config("late"), 2)
     assert isinstance(recipe.explained(recipe.build()), Backbone)
