@@ -115,7 +115,7 @@ def test_the_map_is_that_of_the_class_asked_for(tmp_path: Path, pictures: Path) 
         explain(uri, str(pictures / "a.png"), str(tmp_path / name), methods=["guided_backprop"], target=name)
         with np.load(io.BytesIO((tmp_path / name / "a.png" / "maps.npz").read_bytes()), allow_pickle=False) as each:
             maps[name] = each["guided_backprop"]
-    assert np.abs(maps["normal"] - maps["abnormal"]).max() > 0.05
+    assert np.abs(maps["normal"] - maps["abnormal"]).max() > 0.01
 
 
 def test_a_method_that_the_network_does_not_allow_is_left_out_or_refused(tmp_path: Path, pictures: Path) -> None:
