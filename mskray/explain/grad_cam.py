@@ -1,4 +1,9 @@
-"""Grad-CAM: which places of the last spatial map speak for a class (Selvaraju et al. 2017)."""
+"""Grad-CAM: which places of the last spatial map speak for a class (Selvaraju et al. 2017).
+
+The score y of a class is taken less the mean of all classes' scores. Softmax does not change when the same number is
+added to every score, so a network may put its reasons for "abnormal" into a low score of "normal"; the plain score
+then has maps without any place (a third of abnormal phantoms), the difference has not.
+"""
 
 import torch
 from torch import Tensor
@@ -30,7 +35,8 @@ def grad_cam(network: Backbone, images: Tensor, target: Tensor | None = None) ->
             )
         with torch.enable_grad():
             maps = maps.requires_grad_()
-            score = score_of(network.score(maps), target)
+            logits = network.score(maps)
+            score = score_of(logits, target) - logits.mean(dim=1)
             (slope,) = torch.autograd.grad(score.sum(), maps)
         weights = slope.mean(dim=(2, 3), keepdim=True)  # eq. 1
         evidence = (weights * maps.detach()).sum(dim=1, keepdim=True).relu()  # eq. 2

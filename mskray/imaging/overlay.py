@@ -17,7 +17,7 @@ LEAST, MOST = 512, 1024
 """Smallest and largest longest side of a drawing in pixels: thumbnails grow so that writing fits, films shrink."""
 COLOURS = ((255, 255, 255), (64, 224, 255), (150, 255, 120), (255, 160, 220))
 """Of boxes, in order: none of them occurs in the colour scale."""
-_OPACITY = 0.62
+_OPACITY = 0.58
 _FAINT = 0.15
 """Shares below this stay invisible; from there opacity rises."""
 
@@ -39,7 +39,7 @@ def colours(shares: np.ndarray) -> np.ndarray:
     levels = np.rint(255 * (0.12 + 0.80 * shares)).astype(np.uint8)
     rgb = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_PLASMA), cv2.COLOR_BGR2RGB)
     rise = np.clip((shares - _FAINT) / (1 - _FAINT), 0, 1)
-    opacity = np.rint(255 * _OPACITY * np.sqrt(rise)).astype(np.uint8)
+    opacity = np.rint(255 * _OPACITY * rise**0.75).astype(np.uint8)
     return np.dstack([rgb, opacity])
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +33,6 @@ class BoxSamples:
         stored_masks: whether the cohort has a column of masks.
     """
 
-    images_each: ClassVar[int] = 1
     kinds: tuple[str, ...]
     masks: bool = False
     stored_masks: bool = False

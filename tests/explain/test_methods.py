@@ -41,7 +41,7 @@ def image(quarters: list[list[float]]) -> Tensor:
     return torch.tensor(quarters)[None, None].repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
-QUARTERS = [[0.0, 1.0], [0.5, 0.8]]
+QUARTERS = [[0.0, 1.0], [0.25, 0.8]]
 
 
 def test_saliency_by_hand() -> None:
@@ -52,17 +52,27 @@ def test_saliency_by_hand() -> None:
 
 
 def test_grad_cam_by_hand() -> None:
-    # eq. 1: each map's weight is its mean gradient, (1-5-2+2)/4 = -1 and (2+4+0+2)/4 = 2; eq. 2: ReLU of the sum
+    # mean gradients of class 1 are (1-5-2+2)/4 = -1 and (2+4+0+2)/4 = 2, of class 0 they are 1 and 0; less the mean of
+    # both, eq. 1 gives -1 and 1; eq. 2: ReLU of the sum
     first = torch.tensor(QUARTERS)
-    coarse = (-1 * first + 2 * (1 - first)).relu()
-    torch.testing.assert_close(coarse, torch.tensor([[2.0, 0.0], [0.5, 0.0]]))
+    coarse = (-1 * first + 1 * (1 - first)).relu()
+    torch.testing.assert_close(coarse, torch.tensor([[1.0, 0.0], [0.5, 0.0]]))
     found = grad_cam(Tiny(), image(QUARTERS), torch.tensor([1]))[0]
     assert found.shape == (4, 4)
-    assert found[0, 0] == 2.0
+    assert found[0, 0] == 1.0
     assert found[3, 0] == 0.5
     assert (found[:, 3] == 0).all()
     # the pixel's middle lies at 3/4 : 1/4 between the quarters' middles, along both sides
-    assert found[1, 1].item() == pytest.approx(0.75 * 0.75 * 2.0 + 0.25 * 0.75 * 0.5)
+    assert found[1, 1].item() == pytest.approx(0.75 * 0.75 * 1.0 + 0.25 * 0.75 * 0.5)
+
+
+def test_grad_cam_does_not_depend_on_what_softmax_ignores() -> None:
+    class Shifted(Tiny):
+        def score(self, maps: Tensor) -> Tensor:
+            return super().score(maps) - 3 * maps.sum(dim=(1, 2, 3), keepdim=True).flatten(1) - 7 * maps[:, :1, 0, 0]
+
+    plain = grad_cam(Tiny(), image(QUARTERS), torch.tensor([1]))
+    torch.testing.assert_close(grad_cam(Shifted(), image(QUARTERS), torch.tensor([1])), plain)
 
 
 @pytest.mark.parametrize("method", METHODS)
