@@ -1,8 +1,8 @@
 """Grad-CAM: which places of the last spatial map speak for a class (Selvaraju et al. 2017).
 
 The score y of a class is taken less the mean of all classes' scores. Softmax does not change when the same number is
-added to every score, so a network may put its reasons for "abnormal" into a low score of "normal"; the plain score
-then has maps without any place (a third of abnormal phantoms), the difference has not.
+added to every score, so a network may put its reasons for "abnormal" into a low score of "normal": with the plain score
+a third of a small resnet18's maps of abnormal phantoms were 0 everywhere.
 """
 
 import torch
