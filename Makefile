@@ -51,6 +51,10 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/training_rate.py
 	$(BIN)/python tests/benchmarks/phantom_difficulty.py
 	$(BIN)/python tests/benchmarks/localisation.py
+	$(BIN)/python tests/benchmarks/zoom_rate.py
+	$(BIN)/python tests/benchmarks/svm_memory.py
+	$(BIN)/python tests/benchmarks/small_lesions.py
+	$(BIN)/python tests/benchmarks/flags.py
 
 system:
 	@command -v apt-get >/dev/null || { echo "make system knows Debian only; install by hand: $(SYSTEM_PACKAGES)"; exit 1; }

@@ -14,7 +14,7 @@ KEY = b"a key for these tests only"
 @pytest.mark.parametrize(
     ("source", "given", "out", "options", "settings", "message"),
     [
-        ("mira", "in", "out", {}, {}, "unknown source 'mira': use one of dicom, knee-oa"),
+        ("mira", "in", "out", {}, {}, "unknown source 'mira': use one of dicom, grazpedwri, knee-oa"),
         ("knee-oa", "nowhere", "out", {}, {}, "nothing at"),
         ("knee-oa", "empty", "out", {}, {}, "not laid out like knee-oa"),
         ("mura", "in", "out", {}, {}, "not laid out like MURA"),

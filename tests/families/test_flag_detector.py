@@ -75,7 +75,7 @@ def test_a_cohort_without_tasks_will_do_and_one_without_flags_will_not(tiny_coho
     assert chosen.task(cohort, "") == TASK
     with pytest.raises(UserError, match="learns from boxes, not from the task 'abnormality'"):
         chosen.task(cohort, ABNORMALITY.name)
-    with pytest.raises(UserError, match="has no train split"):
+    with pytest.raises(UserError, match="has no split 'train'"):
         chosen.check(cohort, config(), TASK)
     split = cohort.manifest.counts.splits["test"]
     shards = tuple(shard.model_copy(update={"split": "train"}) for shard in cohort.manifest.shards)
