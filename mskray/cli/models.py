@@ -1,0 +1,94 @@
+"""From cohorts to models and what they are worth."""
+
+from typing import Annotated, Any
+
+import typer
+
+from mskray.cli.app import Gpu, Workers, app
+from mskray.progress import Display
+
+
+@app.command("families")
+def list_families(
+    name: Annotated[str | None, typer.Argument(help="Print this family's config.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the model families, or one family's config: type, bounds, default, unit, source."""
+    from mskray.verbs.families import families_table, family_table
+
+    print(family_table(name, as_json) if name else families_table(as_json))
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(metavar="CONFIG.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]…")] = None,
+) -> None:
+    """Train a bundle. The same command goes on after an interruption, and does nothing when it is done."""
+    from mskray.config import apply_overrides, read_yaml
+
+    data = apply_overrides(read_yaml(config), overrides or [])
+    from mskray.verbs.train import parse_job
+    from mskray.verbs.train import train as run
+
+    display = Display()
+    job, chosen, settings = parse_job(data, config)
+    bundle = run(job, chosen, settings, report=display)
+    display.end()
+    best = "  ".join(
+        f"{key.removeprefix('val_')} {value:.3f}" for key, value in bundle.best.items() if key.startswith("val_")
+    )
+    epoch = f"best epoch {bundle.best['epoch']} of {bundle.epochs}" if bundle.history else "nothing was trained"
+    print(f"{epoch}  {best}".rstrip())
+    print(f"bundle: {job.out}")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="BUNDLE|ENSEMBLE")],
+    cohort: Annotated[str, typer.Option(help="URI of the cohort.")],
+    split: Annotated[str, typer.Option(help="Held-out split.")] = "test",
+    out: Annotated[str | None, typer.Option(help="Folder of the report; beside the model if not given.")] = None,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of the patients.")] = 1000,
+    workers: Workers = 1,
+    gpu: Gpu = False,
+) -> None:
+    """Evaluate on held-out studies: figures with intervals, curves, the worst errors, as report.html."""
+    from mskray.verbs.detection import detection_lines, evaluate_detector, is_detector
+    from mskray.verbs.evaluate import REPORT, evaluate_model, figure_lines
+
+    display = Display()
+    more: Any = {"workers": workers, "gpu": gpu, "resamples": resamples, "report": display}
+    if is_detector(model):
+        figures, folder = evaluate_detector(model, cohort, split, out, **more)
+        display.end()
+        print(f"{detection_lines(figures)}\n{folder}")
+        return
+    result, folder = evaluate_model(model, cohort, split, out, **more)
+    display.end()
+    print(figure_lines(result))
+    print(f"report: {folder.join(REPORT)}")
+
+
+@app.command()
+def ensemble(
+    bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE…")],
+    out: Annotated[str, typer.Option(help="URI of the ensemble to write.")],
+    weight: Annotated[list[float] | None, typer.Option(help="One for each bundle; equal if not given.")] = None,
+    calibrate: Annotated[
+        str | None, typer.Option(metavar="COHORT", help="Set temperature and threshold on its validation split.")
+    ] = None,
+    remove_flags: Annotated[
+        str | None, typer.Option(metavar="BUNDLE", help="A flag_detector: L/R markers are removed before each vote.")
+    ] = None,
+) -> None:
+    """Join bundles in a soft-voting ensemble."""
+    from mskray.verbs.ensemble import make_ensemble
+
+    display = Display()
+    made = make_ensemble(bundles, out, weights=weight, calibrate=calibrate, remove_flags=remove_flags, report=display)
+    display.end()
+    print(
+        f"ensemble {made.name}: {len(made.members)} members, temperature {made.calibration.temperature:.2f}, "
+        f"threshold {made.threshold:.2f}"
+    )

@@ -1,0 +1,67 @@
+"""Models at work."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mskray.cli.app import Gpu, Workers, app
+from mskray.progress import Display
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(metavar="BUNDLE|ENSEMBLE")],
+    source: Annotated[str, typer.Argument(metavar="IN", help="Image, folder, prefix or cohort.")],
+    out: Annotated[str, typer.Option(help="Parquet file to write.")] = "predictions.parquet",
+    split: Annotated[str | None, typer.Option(help="Of a cohort, this split only.")] = None,
+    workers: Workers = 1,
+    gpu: Gpu = False,
+) -> None:
+    """Predict images in bulk."""
+    from mskray.verbs.predict import predict as run
+
+    display = Display()
+    table = run(model, source, out, split=split, workers=workers, gpu=gpu, report=display)
+    display.end()
+    failed = len(table) - table["error"].null_count
+    print(f"{len(table):,} images: {len(table) - failed:,} predicted, {failed:,} not readable (column error): {out}")
+
+
+@app.command()
+def explain(
+    model: Annotated[str, typer.Argument(metavar="BUNDLE|ENSEMBLE")],
+    source: Annotated[str, typer.Argument(metavar="IN", help="Image, folder or prefix of images.")],
+    out: Annotated[str, typer.Option(help="Folder; each image gets one of its own in it.")] = ...,  # type: ignore[assignment]
+    method: Annotated[
+        list[str] | None, typer.Option(help="grad_cam, guided_backprop or saliency; all if not given.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--class", help="Class to explain; the one called of each image if not given.")
+    ] = None,
+) -> None:
+    """Show where in images a model holds reasons for a class: overlays, maps and boxes."""
+    from mskray.verbs.explain import explain as run
+
+    display = Display()
+    done = run(model, source, out, methods=method, target=target, report=display)
+    display.end()
+    for note in done.notes:
+        print(f"left out: {note}", file=sys.stderr)
+    for path, reason in done.unreadable.items():
+        print(f"not readable: {path}: {reason}", file=sys.stderr)
+    print(f"{done.images:,} images explained, {len(done.unreadable):,} not readable: {out}")
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(metavar="ENSEMBLE|BUNDLE")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+) -> None:
+    """Serve a model over HTTP until Ctrl-C."""
+    from mskray.serving.run import serve_forever
+
+    display = Display()
+    serve_forever(model, host, port, report=display)
+    display.end()
