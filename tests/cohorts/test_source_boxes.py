@@ -51,6 +51,41 @@ def test_coco_boxes_belong_to_images_by_path_or_name(tmp_path):
     assert rejected == {"z": "has boxes in boxes.json, but no row in images.csv"}
 
 
+def of_rows(folder, rows, names):
+    """Kinds of the boxes of CSV rows, where each name of the COCO file has one box of a kind called like it."""
+    for row in rows:
+        png(folder / row)
+    (folder / "images.csv").write_text("path,patient_id\n" + "".join(f"{row},p\n" for row in rows))
+    coco = {
+        "images": [{"id": place, "file_name": name} for place, name in enumerate(names)],
+        "categories": [{"id": place, "name": name} for place, name in enumerate(names)],
+        "annotations": [{"image_id": at, "category_id": at, "bbox": [0, 0, 1, 1]} for at in range(len(names))],
+    }
+    (folder / "boxes.json").write_text(json.dumps(coco))
+    source = get_source("manifest")
+    found = list(source.items(locate(folder / "images.csv"), source.Options(annotations=str(folder / "boxes.json"))))
+    items = {each.path: [one.kind for one in each.findings] for each in found if isinstance(each, Item)}
+    return items, {each.path for each in found if not isinstance(each, Item)}
+
+
+@pytest.mark.parametrize(
+    ("names", "boxes", "unread"),
+    [
+        (["p1/s1/i.png"], [["p1/s1/i.png"], []], set()),
+        (["moved/p1/s1/i.png"], [["moved/p1/s1/i.png"], []], set()),
+        (["a/p1/s1/i.png", "a/p2/s1/i.png"], [["a/p1/s1/i.png"], ["a/p2/s1/i.png"]], set()),
+        (["i.png"], [[], []], {"i.png"}),
+        (["s1/i.png"], [[], []], {"s1/i.png"}),
+        (["p3/s1/i.png"], [[], []], {"p3/s1/i.png"}),
+        (["a/p1/s1/i.png", "b/p1/s1/i.png"], [[], []], {"a/p1/s1/i.png", "b/p1/s1/i.png"}),
+    ],
+)
+def test_boxes_of_a_repeated_file_name_go_to_one_row_or_none(tmp_path, names, boxes, unread):
+    """MURA has an image1.png in each study."""
+    rows = ["p1/s1/i.png", "p2/s1/i.png"]
+    assert of_rows(tmp_path, rows, names) == (dict(zip(rows, boxes, strict=True)), unread)
+
+
 @pytest.mark.parametrize("box", [[1, 2, 0, 4], [1, 2, 3], "1 2 3 4", [1, 2, 3, float("nan")]])
 def test_a_broken_coco_box_rejects_its_image_alone(tmp_path, box):
     coco = {**COCO, "annotations": [{"image_id": 7, "category_id": 1, "bbox": box}]}

@@ -6,7 +6,7 @@ case, or what `kinds` calls it.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mskray.cohorts.sources import Finding
@@ -21,11 +21,12 @@ class CocoBoxes:
 
     Args:
         kinds: category → kind of finding, where they differ.
+        paths: of every image that may have boxes, below the root.
     Raises:
         UserError: no file, or one that is not laid out like COCO.
     """
 
-    def __init__(self, location: Location, kinds: Mapping[str, str]) -> None:
+    def __init__(self, location: Location, kinds: Mapping[str, str], paths: Iterable[str]) -> None:
         if not location.is_file():
             raise UserError(f"annotations {location} are not a file: give a COCO JSON file")
         content = location.read_json(_MOST_JSON)
@@ -48,18 +49,33 @@ class CocoBoxes:
                 f"kinds are given for {', '.join(unknown)}, but {self.name} has the categories "
                 f"{', '.join(sorted(set(categories.values())))}"
             )
-        # Copies of a data set move folders about: where the path is another, a file's own name is enough if unique.
-        bases = Counter(name.rpartition("/")[2] for name in self._rows)
-        self._bases = {name.rpartition("/")[2]: name for name in self._rows if bases[name.rpartition("/")[2]] == 1}
+        self._names = Counter(suffix for name in self._rows for suffix in _suffixes(name))
+        self._whole = {suffix: name for name in self._rows for suffix in _suffixes(name)}
+        self._paths = Counter(suffix for path in set(paths) for suffix in _suffixes(path))
         self.unread = set(self._rows)
 
     def of(self, path: str) -> tuple[Finding, ...]:
         """Return the boxes of an image, () where the file does not know it. Raises ValueError for a broken box."""
-        name = path if path in self._rows else self._bases.get(path.rpartition("/")[2])
+        name = path if path in self._rows else self._moved(path)
         if name is None:
             return ()
         self.unread.discard(name)
         return tuple(Finding(kind, _checked(box, self.name)) for kind, box in self._rows[name])
+
+    def _moved(self, path: str) -> str | None:
+        """The name that ends like a path, where both are the only ones that do.
+
+        Copies of a data set move folders about, and data sets repeat file names: image1.png is in each study of MURA.
+        So the longest common end decides, and an end that two paths or two names share decides nothing.
+        """
+        end = next((suffix for suffix in _suffixes(path) if suffix in self._names), None)
+        return self._whole[end] if end and self._names[end] == self._paths[end] == 1 else None
+
+
+def _suffixes(path: str) -> list[str]:
+    """A path, and what is left of it without its first folder, its first two, …: the longest first."""
+    words = path.split("/")
+    return ["/".join(words[start:]) for start in range(len(words))]
 
 
 def yolo_boxes(text: str, names: Sequence[str], kinds: Mapping[str, str]) -> tuple[Finding, ...]:

@@ -20,8 +20,9 @@ needs its prefix, `label_fracture` and not `fracture`. A row that cannot be used
 missing column or an unreadable file is one line before any work. DICOM files that say that text is drawn into them
 (BurnedInAnnotation) go to quarantine, because it may be a name, unless `allow_burned_in=true`.
 
-`annotations=boxes.json` adds the boxes of a COCO file: `file_name` is the image's path below the root, or its file name
-alone where no two have the same. A category is a kind of finding; `kinds.marker=flag` renames one. Images that only
+`annotations=boxes.json` adds the boxes of a COCO file: `file_name` is the image's path below the root, or ends
+as that does in its last folders and its own name; where two images or two file names share that end, neither has boxes.
+A category is a kind of finding; `kinds.marker=flag` renames one. Images that only
 the COCO file knows go to quarantine.
 """
 
@@ -78,8 +79,9 @@ class ManifestCsv(Source[ManifestOptions]):
         root = self.root(location, options)
         for line, reason in table.malformed:
             yield Rejected(f"{table.name} line {line}", reason, line)
-        boxes = CocoBoxes(locate(options.annotations), options.kinds) if options.annotations else None
-        files = _fingerprints(root, [_inside(row["path"], root) for _, row in table.rows])
+        paths = {path for _, row in table.rows if (path := _inside(row["path"], root)) is not None}
+        boxes = CocoBoxes(locate(options.annotations), options.kinds, paths) if options.annotations else None
+        files = _fingerprints(root, paths)
         seen: set[str] = set()
         views: Counter[tuple[str, str]] = Counter()
         for line, row in table.rows:
@@ -149,9 +151,8 @@ def _inside(path: str, root: Location) -> str | None:
     return whole.removeprefix(folder) if whole.startswith(folder) else None
 
 
-def _fingerprints(root: Location, paths: list[str | None]) -> dict[str, str]:
+def _fingerprints(root: Location, wanted: set[str]) -> dict[str, str]:
     """Fingerprints of those paths that are files, by one listing of the folder that they share."""
-    wanted = {path for path in paths if path is not None}
     if not wanted:
         return {}
     shared = posixpath.commonpath([posixpath.dirname(path) for path in wanted])
