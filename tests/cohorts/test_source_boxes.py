@@ -142,6 +142,12 @@ def test_graz_names_of_classes_come_with_the_data_set(tmp_path):
     assert items["images_part1/s1.png"].findings[0].kind == "flag"
 
 
+@pytest.mark.parametrize("number", ["-1", "9", "x"])
+def test_graz_a_class_that_is_none_is_refused(tmp_path, number):
+    _, rejected = graz(tmp_path, {"s1": f"{number} 0.5 0.5 0.1 0.2\n"})
+    assert rejected["s1.png"] == "line 1 of its labels is not <class 0 to 8> x y w h"
+
+
 def test_graz_rows_and_files_without_each_other_are_rejected(tmp_path):
     png(tmp_path / "images_part3" / "stray.png")
     items, rejected = graz(tmp_path, {"s1": "9 0.5 0.5 0.1 0.2\n"}, extra="s3,1,1,x,L,1,,,,\n")

@@ -94,6 +94,8 @@ def yolo_boxes(text: str, names: Sequence[str], kinds: Mapping[str, str]) -> tup
         if not words:
             continue
         try:
+            if int(words[0]) < 0:
+                raise IndexError
             kind = names[int(words[0])]
             x, y, w, h = (float(word) for word in words[1:])
         except (ValueError, IndexError):
