@@ -19,9 +19,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from mskray.cluster import session
 from mskray.cohorts import ledger
@@ -180,7 +183,7 @@ def _check_same(run: Build, before: Manifest) -> None:
         )
     now: dict[str, tuple[Any, Any]] = {
         "source": (before.source, run.source.name),
-        "source options": (before.source_options, run.options.model_dump(mode="json")),
+        "source options": (_completed(run, before), run.options.model_dump(mode="json")),
         "image": (before.image.model_dump(), run.image.model_dump()),
         "hash key": (before.hash_key_fingerprint, run.keys.fingerprint),
         "split seed": (before.split.seed, run.settings.seed),
@@ -196,3 +199,11 @@ def _check_same(run: Build, before: Manifest) -> None:
                 f"{run.out} already holds a cohort with another {what} ({old}, now {new}): "
                 f"{remedy}, give another --out, or delete that cohort first"
             )
+
+
+def _completed(run: Build, before: Manifest) -> dict[str, Any]:
+    """A cohort's source options with the defaults of those that came after it; as they are where they are no longer."""
+    if before.source == run.source.name:
+        with suppress(ValidationError):
+            return run.source.Options.model_validate(before.source_options).model_dump(mode="json")
+    return before.source_options

@@ -5,8 +5,11 @@ import json
 import pytest
 from cohort_layouts import knee, png
 
-from mskray.cohorts import ingest
+from mskray.cohorts import ingest, schema
+from mskray.cohorts.ingest import _prepare
 from mskray.errors import UserError
+from mskray.imaging.deidentify import Pseudonymiser
+from mskray.storage import locate
 
 KEY = b"a key for these tests only"
 
@@ -67,3 +70,31 @@ def test_a_destination_that_holds_another_kind_of_cohort(tmp_path, changes, mess
     (tmp_path / "out" / "cohort.json").write_text(json.dumps({"schema_version": 1, **changes}))
     with pytest.raises(UserError, match=message):
         ingest("knee-oa", tmp_path / "in", tmp_path / "out", key=KEY)
+
+
+def test_a_cohort_older_than_an_option_had_its_default(tmp_path):
+    """Made before `annotations` and `kinds` of the source manifest existed."""
+    (tmp_path / "images.csv").write_text("path,patient_id\na.png,p\n")
+    older = {"root": "", "classes": {}, "allow_burned_in": False}
+    manifest = schema.Manifest(
+        source="manifest",
+        source_options=older,
+        tasks=(),
+        image=schema.ImageFormat(size=32, dtype="uint8", fit="pad"),
+        masks=False,
+        split=schema.SplitMethod(method="stratified", seed=0, fractions=None),
+        counts=schema.Counts(listed=0, images=0, quarantined=0, splits={}),
+        shards=(),
+        hash_key_fingerprint=Pseudonymiser(KEY).fingerprint,
+        content_hash="",
+        created_by="",
+    )
+    locate(tmp_path / "out").join(schema.MANIFEST).write_json(manifest.model_dump(mode="json"))
+
+    def prepare(**options):
+        place = tmp_path / "images.csv"
+        return _prepare("manifest", place, tmp_path / "out", options, {"size": 32}, lambda _: None, KEY)
+
+    assert prepare().before.source_options == older
+    with pytest.raises(UserError, match="already holds a cohort with another source options"):
+        prepare(kinds={"marker": "flag"})
