@@ -108,16 +108,19 @@ def test_a_file_that_is_not_coco_is_one_line(tmp_path, coco, options, message):
         manifest(tmp_path, coco, **options)
 
 
-def graz(folder, labels, extra="", meta=None):
+def graz(folder, labels, extra="", meta=None, place="yolov5/labels"):
+    """Two images; `labels` are the texts of their label files where they are not empty, None for no file."""
     header = "filestem,patient_id,study_number,timehash,laterality,projection,osteopenia,fracture_visible,metal,cast"
     rows = "s1,12,1,x,L,1,,1,,\ns2,12,1,x,L,2,1,,,1\n" + extra
     (folder / "dataset.csv").write_text(f"{header}\n{rows}", encoding="utf-8-sig")
     png(folder / "images_part1" / "s1.png", rows=40, columns=80)
     png(folder / "images_part2" / "s2.png")
-    (folder / "yolov5" / "labels").mkdir(parents=True)
-    for stem, text in labels.items():
-        (folder / "yolov5" / "labels" / f"{stem}.txt").write_text(text)
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    for stem, text in {"s1": "", "s2": "", "classes": "text\nmetal\n", **labels}.items():
+        if text is not None:
+            (folder / place / f"{stem}.txt").write_text(text)
     if meta is not None:
+        (folder / "yolov5").mkdir(exist_ok=True)
         (folder / "yolov5" / "meta.yaml").write_text(meta)
     source = get_source("grazpedwri")
     found = list(source.items(locate(folder), source.Options()))
@@ -140,6 +143,19 @@ def test_graz_rows_labels_and_boxes(tmp_path):
 def test_graz_names_of_classes_come_with_the_data_set(tmp_path):
     items, _ = graz(tmp_path, {"s1": "0 0.5 0.5 0.1 0.2\n"}, meta="names: [text, metal]\n")
     assert items["images_part1/s1.png"].findings[0].kind == "flag"
+
+
+@pytest.mark.parametrize("place", ["yolov5/labels/train", "txt", "images_part1"])
+def test_graz_labels_lie_in_any_folder(tmp_path, place):
+    items, rejected = graz(tmp_path, {"s1": "8 0.5 0.5 0.1 0.2\n"}, place=place)
+    assert [len(items[path].findings) for path in ("images_part1/s1.png", "images_part2/s2.png")] == [1, 0]
+    assert rejected == {}
+
+
+def test_graz_an_image_without_a_label_file_is_rejected(tmp_path):
+    items, rejected = graz(tmp_path, {"s2": None})
+    assert set(items) == {"images_part1/s1.png"}
+    assert rejected == {"s2.png": "there is no s2.txt with its boxes, an empty one if it has none"}
 
 
 @pytest.mark.parametrize("number", ["-1", "9", "x"])

@@ -5,7 +5,8 @@
 Read are `dataset.csv` (one row an image), images `<filestem>.png` and YOLO labels `<filestem>.txt`, the latter in any
 folder below `FOLDER`, as `images_part1` to `4` and `yolov5/labels` of the published archives. Names of the classes are
 those of `meta.yaml` where there is one. Boxes of `text` are flags, those of `metal` implants; others keep their names
-(`bonelesion` is `lesion`). An image without a label file has no boxes; the published set has a file for each.
+(`bonelesion` is `lesion`). The published set has a label file for each image, and an empty one says that nothing is
+marked. An image without one goes to quarantine: a detector would learn that its flags are none.
 
 Tasks: fracture (`fracture_visible`), osteopenia, cast, metal; a blank is 0. Splits are cut by patient.
 """
@@ -80,7 +81,11 @@ class GrazPedWri(Source[GrazOptions]):
                 if row["filestem"] in seen:
                     raise ValueError("listed more than once")
                 seen.add(row["filestem"])
-                found = yolo_boxes(boxes.get(row["filestem"], ""), names, _KINDS)
+                if row["filestem"] not in boxes:
+                    raise ValueError(
+                        f"there is no {row['filestem']}{_LABELS} with its boxes, an empty one if it has none"
+                    )
+                found = yolo_boxes(boxes[row["filestem"]], names, _KINDS)
                 yield _item(row, line, image, found)
             except ValueError as error:
                 yield Rejected(row["filestem"] + _IMAGE, str(error), line)
@@ -118,9 +123,8 @@ def _by_name(root: Location) -> dict[str, FileEntry]:
     """Images and labels below a folder by file name, the first of each name: archives repeat images."""
     found: dict[str, FileEntry] = {}
     for entry in root.walk():
-        folder, _, name = entry.path.rpartition("/")
-        labels = name.endswith(_LABELS) and folder.rpartition("/")[2] == "labels"
-        if name.endswith(_IMAGE) or labels or name == _META:
+        name = entry.path.rpartition("/")[2]
+        if name.endswith((_IMAGE, _LABELS)) or name == _META:
             found.setdefault(name, entry)
     return found
 
