@@ -21,7 +21,8 @@ from mskray.evaluation.metrics import calibration_pair
 from mskray.evaluation.studies import Samples, part_names, read_part, read_predictions, to_studies
 from mskray.evaluation.wording import definitions
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of `metrics.json`: 2 has `model_parts` at each level."""
 PART_THRESHOLD = 0.5
 """From where a part calls class 1 of two: as it would by itself. The whole has a threshold of its own."""
 

@@ -18,9 +18,9 @@ from mskray.families.flag_removal import FAMILY, KINDS, load_flag_detector
 from mskray.prediction.shards import over_shards, use_threads
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
-from mskray.verbs.evaluate import EVALUATION, METRICS, parquet_bytes
+from mskray.verbs.evaluate import EVALUATION, parquet_bytes
 
-DETECTIONS = "detections.parquet"
+DETECTION, DETECTIONS = "detection.json", "detections.parquet"
 SCHEMA_VERSION = 1
 _BATCH = 32
 
@@ -42,7 +42,7 @@ def evaluate_detector(
     resamples: int = 1000,
     report: Report = silent,
 ) -> tuple[list[DetectionFigures], Location]:
-    """Find flags and implants on a split and write `metrics.json` and `detections.parquet`.
+    """Find flags and implants on a split and write `detection.json` and `detections.parquet`.
 
     Args:
         model: URI of a flag detector's bundle.
@@ -71,7 +71,7 @@ def evaluate_detector(
             f"cohort {cohort.location}, split {split}, has no boxes of {' or '.join(KINDS)} to compare with"
         )
     target.join(DETECTIONS).write_bytes(parquet_bytes(pa.Table.from_pylist(rows)))
-    target.join(METRICS).write_json(
+    target.join(DETECTION).write_json(
         {
             "schema_version": SCHEMA_VERSION,
             "model": str(location),

@@ -100,29 +100,31 @@ def _ours(chosen: Table, row: Row, results: Location) -> Iterator[list[str]]:
     found = False
     folder = results.join(row.model, EVALUATION)
     for entry in folder.walk() if folder.is_dir() else ():
-        if entry.path.endswith(METRICS):
-            content = folder.join(entry.path).read_json()
-            group = _group(content, chosen.level, row)
-            if group is not None:
+        if entry.path.rpartition("/")[2] == METRICS:
+            cells = _measured(folder.join(entry.path), chosen, row)
+            if cells is not None:
                 found = True
-                cohort = content["cohort"]
-                where = (
-                    f"ours, {content['split']} of {cohort['source']} {cohort['content_hash'][:8]}, n = {group['n']:,}"
-                )
-                yield [where, *(_interval(group["figures"].get(metric)) for metric in chosen.metrics)]
+                yield cells
     if not found:
         yield [f"{NOT_RUN} ({row.model})", *empty]
 
 
-def _group(content: dict[str, Any], level: str, row: Row) -> dict[str, Any] | None:
-    """The group of `metrics.json` that a row is about, None where the evaluation does not have it."""
-    groups = content["levels"][level]
-    if row.part:
-        return groups["model_parts"].get(row.part)
-    if row.body_part:
-        return groups["body_parts"].get(row.body_part)
-    found: dict[str, Any] = groups["overall"]
-    return found
+def _measured(place: Location, chosen: Table, row: Row) -> list[str] | None:
+    """Cells of one `metrics.json`, None where it lacks what the row is about: older ones and others' do."""
+    content = place.read_json()
+    try:
+        group = content["levels"][chosen.level]
+        if row.part:
+            group = group["model_parts"][row.part]
+        elif row.body_part:
+            group = group["body_parts"][row.body_part]
+        else:
+            group = group["overall"]
+        cohort, figures = content["cohort"], group["figures"]
+        where = f"ours, {content['split']} of {cohort['source']} {cohort['content_hash'][:8]}, n = {group['n']:,}"
+        return [where, *(_interval(figures.get(metric)) for metric in chosen.metrics)]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return None
 
 
 def _plain(value: float | None) -> str:

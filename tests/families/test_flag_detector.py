@@ -196,7 +196,7 @@ def test_from_boxes_to_a_cohort_and_an_ensemble_without_flags(phantom_cohort: Co
     figures, folder = evaluate_detector(bundle, str(phantom_cohort.location), "test", resamples=100)
     assert [each.kind for each in figures] == list(KINDS)
     assert figures[0].images == phantom_cohort.count("test")
-    assert folder.join("metrics.json").is_file()
+    assert folder.join("detection.json").is_file()
 
     out = str(tmp_path / "plain")
     done = remove_flags(bundle, str(phantom_cohort.location), out)

@@ -79,6 +79,21 @@ def test_rows_of_a_part_come_from_the_evaluation_of_the_whole(tmp_path: Path) ->
     assert [f"{value:.3f}" in line for value, line in zip((part, whole), lines, strict=True)] == [True, True]
 
 
+def test_older_and_foreign_evaluations_are_not_ours(tmp_path: Path) -> None:
+    """One without the model's parts fills the row of the whole alone; a detector's old file and others fill none."""
+    cohort = {"uri": "x", "content_hash": "ab" * 32, "source": "mura"}
+    older = {"cohort": cohort, "split": "test", **evaluation("global").to_dict(), "schema_version": 1}
+    for level in older["levels"].values():
+        del level["model_parts"]
+    foreign = [{"kinds": [], "split": "test", "cohort": cohort}, [1], "text", {"levels": {"study": None}}]
+    folder = locate(tmp_path).join("mura-kalm-vgg16", "evaluation")
+    for number, content in enumerate([older, *foreign]):
+        folder.join(str(number), METRICS).write_json(content)
+    lines = against_papers(find_tables("kalm-1"), str(tmp_path)).splitlines()
+    assert sum("ours, test of mura abababab" in line for line in lines) == 1
+    assert sum("not run (mura-kalm-vgg16)" in line for line in lines) == 2
+
+
 def test_an_unknown_table_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match="unknown table 'kalm-3': known are kalm-1, kalm-2, zhaw-1"):
         find_tables("kalm-3")
