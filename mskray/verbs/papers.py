@@ -50,16 +50,22 @@ def reproduce(
         configs: folder of the presets (jobs/configs).
         overrides: `section.key=value` words for every preset.
     Raises:
-        UserError: an unknown table, a missing preset, or as `train` and `evaluate_model`.
+        UserError: an unknown table, a missing preset, or as `train` and `evaluate_model`; what a preset cannot learn
+            from this cohort before the first is trained.
     """
     (chosen,) = find_tables(name)
     place = locate(results)
     opened = open_cohort(cohort)
     models = list(dict.fromkeys(row.presets for row in chosen.rows if row.presets))
     jobs = {preset: _job(preset, configs, cohort, place, overrides) for preset in _with_sources(models)}
-    for number, (preset, job) in enumerate(jobs.items(), start=1):
-        report(Progress(f"{number} of {len(jobs)}: {preset}"))
-        train(*parse_job(job, f"{configs}/{preset}.yaml"), report=report)
+    parsed = {preset: parse_job(job, f"{configs}/{preset}.yaml") for preset, job in jobs.items()}
+    for preset, (job, chosen_family, config) in parsed.items():
+        task = chosen_family.task(opened, job.task)
+        if preset not in SOURCES:  # the others read a bundle that may not be trained yet
+            chosen_family.check(opened, config, task)
+    for number, (preset, whole) in enumerate(parsed.items(), start=1):
+        report(Progress(f"{number} of {len(parsed)}: {preset}"))
+        train(*whole, report=report)
     for presets in models:
         model = place.join("+".join(presets))
         if len(presets) > 1 and not model.join(ensemble.DESCRIPTION).is_file():

@@ -18,6 +18,7 @@ from mskray.training.run import Run
 from mskray.verbs import train as train_verb
 from mskray.verbs.ensemble import make_ensemble
 from mskray.verbs.evaluate import evaluate_model
+from mskray.verbs.papers import reproduce
 from mskray.verbs.train import parse_job, train
 
 CLASSES = ("normal", "abnormal")
@@ -133,6 +134,17 @@ def test_a_weight_is_a_positive_number(tmp_path: Path, bundle: Path, weight: flo
 
 def test_too_few_resamples_are_refused_before_anything_is_read(tmp_path: Path) -> None:
     refused(lambda: evaluate_model(str(tmp_path), str(tmp_path), "test", resamples=50), "50 bootstrap resamples")
+
+
+def test_a_table_is_refused_before_its_first_training(tmp_path: Path) -> None:
+    """The first of its presets can learn from a cohort of 64 px, the second cannot."""
+    uri, results = cohort(tmp_path / "cohort", schema.ABNORMALITY), tmp_path / "results"
+    for preset, name in {"mura-vgg19": "classifier", "mura-vgg19-rescaled": "kalm"}.items():
+        locate(tmp_path).join("configs", f"{preset}.yaml").write_json({"family": name})
+    refused(lambda: reproduce("zhaw-1", uri, str(results), str(tmp_path / "configs")), "holds images of 64 px, kalm")
+    assert not list(tmp_path.rglob(DESCRIPTION))
+    locate(tmp_path).join("configs", "mura-vgg19-rescaled.yaml").write_json({"family": "kalm", "locl": {}})
+    refused(lambda: reproduce("zhaw-1", uri, str(results), str(tmp_path / "configs")), "rescaled.yaml.*locl")
 
 
 def job(tmp_path: Path, uri: str) -> dict:
