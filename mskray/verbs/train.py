@@ -114,7 +114,9 @@ def _train(
 
 
 def _tell_of_strangers(cohort: Cohort, report: Report) -> None:
-    """Say which body parts are judged in validation and not learned."""
+    """Say which body parts are judged in validation and not learned, where the cohort has both splits."""
+    if not {"train", "validation"} <= set(cohort.splits):
+        return
     parts = {split: set(cohort.columns(split, ["body_part"])["body_part"]) for split in ("train", "validation")}
     strangers = sorted(parts["validation"] - parts["train"])
     if strangers:

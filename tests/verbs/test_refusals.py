@@ -147,6 +147,13 @@ def test_a_table_is_refused_before_its_first_training(tmp_path: Path) -> None:
     refused(lambda: reproduce("zhaw-1", uri, str(results), str(tmp_path / "configs")), "rescaled.yaml.*locl")
 
 
+def test_a_cohort_of_one_split_has_no_strangers(tiny_cohort) -> None:
+    """A zoom that learns nothing takes it; only its answers are judged."""
+    reports: list = []
+    train_verb._tell_of_strangers(tiny_cohort((schema.ABNORMALITY,), [{"abnormality": 1}]), reports.append)
+    assert reports == []
+
+
 def job(tmp_path: Path, uri: str) -> dict:
     return {
         "family": "classifier",
