@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mskray.imaging.regions import intersection_over_union
+
 
 def stacked_boxes(boxes: Sequence[Sequence[Sequence[float]]]) -> np.ndarray:
     """Put the boxes of each image side by side: (n, most boxes of an image, 4), NaN where an image has fewer."""
@@ -51,10 +53,5 @@ def box_iou(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
     Returns (n,), 0 where an image has no true box or the box no area.
     """
-    mine = boxes[:, None]
-    low = np.maximum(mine[..., :2], truth[..., :2])
-    high = np.minimum(mine[..., :2] + mine[..., 2:], truth[..., :2] + truth[..., 2:])
-    common = np.clip(high - low, 0, None).prod(axis=2)
-    union = mine[..., 2:].prod(axis=2) + truth[..., 2:].prod(axis=2) - common
-    share = np.divide(common, union, out=np.zeros_like(union), where=union > 0)
-    return np.nan_to_num(share).max(axis=1, initial=0.0)
+    shares = intersection_over_union(boxes[:, None], truth)[:, 0]
+    return np.nan_to_num(shares).max(axis=1, initial=0.0)

@@ -78,16 +78,17 @@ class Fit:
 
 
 def shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Areas (n, m) that boxes (n, 4) and (m, 4), x, y, w, h, have in common, px²."""
-    low = np.maximum(first[:, None, :2], second[None, :, :2])
-    high = np.minimum((first[:, :2] + first[:, 2:])[:, None], (second[:, :2] + second[:, 2:])[None])
-    return np.clip(high - low, 0, None).prod(axis=2)
+    """Areas (…, n, m) that boxes (…, n, 4) and (…, m, 4), x, y, w, h, have in common, px²."""
+    mine, other = first[..., :, None, :], second[..., None, :, :]
+    low = np.maximum(mine[..., :2], other[..., :2])
+    high = np.minimum(mine[..., :2] + mine[..., 2:], other[..., :2] + other[..., 2:])
+    return np.clip(high - low, 0, None).prod(axis=-1)
 
 
 def intersection_over_union(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Shares (n, m) of what boxes (n, 4) and (m, 4), x, y, w, h, cover together that both cover."""
+    """Shares (…, n, m) of what boxes (…, n, 4) and (…, m, 4), x, y, w, h, cover together that both cover."""
     shared = shared_areas(first, second)
-    covered = first[:, 2:].prod(axis=1)[:, None] + second[:, 2:].prod(axis=1)[None] - shared
+    covered = first[..., 2:].prod(axis=-1)[..., :, None] + second[..., 2:].prod(axis=-1)[..., None, :] - shared
     return shared / np.maximum(covered, 1e-12)
 
 
