@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mskray.imaging.intensity import to_uint8
+from mskray.imaging.regions import has_area
 
 LEAST, MOST = 512, 1024
 """Smallest and largest longest side of a drawing in pixels: thumbnails grow so that writing fits, films shrink."""
@@ -49,9 +50,11 @@ def draw(pixels: np.ndarray, shares: np.ndarray | None, marks: Sequence[Mark] = 
     Args:
         pixels: (rows, columns), uint8 or uint16.
         shares: (rows, columns) of any resolution, covering the same picture, in [0, 1]; None draws boxes alone.
+        marks: those without area are left out, of the legend too: such a box means that none was found.
     Returns:
         (rows, columns, 3) uint8; the picture keeps its aspect ratio, its longest side is LEAST to MOST pixels.
     """
+    marks = [mark for mark in marks if has_area(mark.box)]
     longest = max(pixels.shape)
     scale = np.clip(longest, LEAST, MOST) / longest
     rows, columns = (max(1, round(side * scale)) for side in pixels.shape)

@@ -149,6 +149,11 @@ def from_canvas(canvas: np.ndarray, rows: int, columns: int, mode: FitMode = "pa
     return canvas[top : top + height, left : left + width]
 
 
+def has_area(box: Sequence[float]) -> bool:
+    """Whether a box (x, y, w, h) covers anything; where nothing was found it is 0, 0, 0, 0."""
+    return box[2] > 0 and box[3] > 0
+
+
 def clipped(box: Sequence[float], rows: int, columns: int) -> Box:
     """Cut off what of a box (x, y, w, h) lies outside a rows × columns picture; a box beyond it has no area."""
     x, y, w, h = box

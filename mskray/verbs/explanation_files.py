@@ -1,7 +1,8 @@
 """What `mskray explain` leaves of one image: overlays, `maps.npz`, `explanation.json`.
 
 `maps.npz` holds each map as float32 in [0, 1] on the model's canvas, (size, size), by method, or by `member/method` of
-an ensemble. `explanation.json` says where the image lies on that canvas; its own boxes are in pixels of the image.
+an ensemble. `explanation.json` says where the image lies on that canvas; its own boxes are in pixels of the image. One
+that covers nothing of the image is left out: nothing was found.
 """
 
 import io
@@ -14,7 +15,7 @@ import numpy as np
 from mskray.ensemble import Vote, Voter
 from mskray.families import Explanation
 from mskray.imaging.overlay import Mark, draw, png
-from mskray.imaging.regions import Box, Fit, clipped, from_canvas
+from mskray.imaging.regions import Box, Fit, clipped, from_canvas, has_area
 from mskray.storage import Location
 
 EXPLANATION, MAPS, BOXES = "explanation.json", "maps.npz", "boxes.png"
@@ -95,7 +96,9 @@ def _draw_member(
         return clipped(placement.to_source(box.tolist()), rows, columns)
 
     own = [
-        Mark(name, in_image(boxes[index])) for name, boxes in explanation.boxes.items() if name not in explanation.maps
+        Mark(name, box)
+        for name, boxes in explanation.boxes.items()
+        if name not in explanation.maps and has_area(box := in_image(boxes[index]))
     ]
     if own and not explanation.maps:
         folder.join(f"{prefix}{BOXES}").write_bytes(png(draw(pixels, None, own, title)))
@@ -105,7 +108,7 @@ def _draw_member(
         shares = from_canvas(maps[index], rows, columns, image["fit"])
         picture = draw(pixels, shares, [Mark(f"{method} box", box), *own], f"{method} for {title}")
         folder.join(overlay).write_bytes(png(picture))
-        methods[method] = {"overlay": overlay, "box": _rounded(box)}
+        methods[method] = {"overlay": overlay, **({"box": _rounded(box)} if has_area(box) else {})}
     canvas = {"size": image["size"], "fit": image["fit"], **asdict(placement)}
     return {"methods": methods, "boxes": {mark.name: _rounded(mark.box) for mark in own}, "canvas": canvas}
 

@@ -58,6 +58,12 @@ def test_a_box_is_drawn_where_it_is() -> None:
     assert not changed[110:490, 210:490].any()
 
 
+@pytest.mark.parametrize("box", [(0, 0, 0, 0), (5, 5, 0, 9), (5, 5, 9, 0)])
+def test_a_box_without_area_is_not_drawn(box: tuple[float, ...]) -> None:
+    seen = Mark("seen", (100, 100, 50, 50))
+    np.testing.assert_array_equal(draw(film(), None, [Mark("none", box), seen]), draw(film(), None, [seen]))
+
+
 def test_a_narrow_picture_has_its_legend_on_more_lines() -> None:
     marks = [Mark(f"box number {index}", (1, 1, 5, 5)) for index in range(6)]
     wide, narrow = draw(film(600, 600), None, marks, "title"), draw(film(600, 120), None, marks, "title")

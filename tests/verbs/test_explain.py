@@ -92,6 +92,23 @@ def test_boxes_and_overlays_lie_where_the_evidence_is_in_the_image(tmp_path: Pat
     assert not coloured[140:250].any()
 
 
+def test_a_box_that_was_not_found_is_not_told(tmp_path: Path, monkeypatch) -> None:
+    def known(self, images: Images) -> Prediction:
+        boxes = {"none": np.zeros((1, 4)), "beyond": np.array([[0.0, 0, 20, 90]]), "seen": np.array([[30.0, 9, 9, 9]])}
+        return Prediction(np.float32([[0.2, 0.8]]), boxes=boxes)
+
+    monkeypatch.setattr(TorchPredictor, "__call__", known)
+    monkeypatch.setattr(
+        "mskray.families.torch_predictor.evidence",
+        lambda name, network, images, target, size: np.zeros((len(images), size, size), np.float32),
+    )
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((100, 50), 90, np.uint8))  # on the canvas from column 24 to 72
+    explain(bundle(tmp_path / "model"), str(tmp_path / "a.png"), str(tmp_path / "out"), methods=["saliency"])
+    (member,) = json.loads((tmp_path / "out" / "a.png" / "explanation.json").read_text())["members"]
+    assert list(member["boxes"]) == ["seen"]
+    assert list(member["methods"]["saliency"]) == ["overlay"]
+
+
 def test_every_member_of_an_ensemble_is_explained_for_one_class(tmp_path: Path, pictures: Path) -> None:
     uris = [bundle(tmp_path / "one"), bundle(tmp_path / "two", "mobilenet_v3_small", seed=1)]
     save_ensemble(join(uris, "both"), locate(tmp_path / "both"))
