@@ -26,7 +26,7 @@ from mskray.verbs.evaluate import evaluate_model
 from mskray.verbs.tables import table
 from mskray.verbs.train import parse_job, train
 
-SPLIT = "validation"
+SPLIT, SECONDS = "validation", "seconds.txt"
 _RECIPE = {"optimizer": {"learning_rate": 1e-3}, "schedule": {"name": "one_cycle"}}
 
 
@@ -72,14 +72,15 @@ def main() -> None:
                 continue
             place = f"{out}/{family}"
             job = {"family": family, "cohort": cohort, "out": place, "task": "abnormality", **sections}
-            started = time.monotonic()
+            new, started = not (Path(place) / DESCRIPTION).is_file(), time.monotonic()
             train(*parse_job(job, family), report=display)
-            seconds = time.monotonic() - started
+            if new:
+                (Path(place) / SECONDS).write_text(f"{time.monotonic() - started:.0f}")
             results[family], _ = evaluate_model(place, cohort, SPLIT, report=display)
-            rows.append([family, *_figures(results[family]), f"{seconds:.0f}", f"{_megabytes(place):.1f}"])
+            rows.append([family, *_figures(results[family]), _seconds(place), f"{_megabytes(place):.1f}"])
         best = sorted(results, key=lambda name: -_value(results[name], "image", "auroc"))[:3]
         if len(best) == 3:
-            place = f"{out}/ensemble"
+            place = f"{out}/{'+'.join(sorted(best))}"
             if not (Path(place) / "ensemble.json").is_file():
                 make_ensemble([f"{out}/{name}" for name in best], place, report=display)
             joined, _ = evaluate_model(place, cohort, SPLIT, report=display)
@@ -96,6 +97,12 @@ def _value(result: Evaluation, level: str, name: str) -> float:
     value = getattr(result, level).overall.figures[name].value
     assert value is not None
     return float(value)
+
+
+def _seconds(place: str) -> str:
+    """How long the training took when it was done, in one go or the last part of it; "" where that is not known."""
+    kept = Path(place) / SECONDS
+    return kept.read_text() if kept.is_file() else ""
 
 
 def _megabytes(place: str) -> float:
