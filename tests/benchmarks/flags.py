@@ -9,9 +9,12 @@
 3. The same classifier is trained three times on the same patients and evaluated on held-out patients whose flags say
    nothing: (a) where the flag's letter gives the label away, (b) the same with flags removed, at ingest and before
    prediction, (c) where the letter never told anything.
+
+The exit status is 1 where what is asked in 1 or 2 is missed.
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from typing import Any
@@ -29,6 +32,7 @@ from mskray.verbs.train import parse_job, train
 
 _KEY = b"phantoms are nobody"
 _HARM = 0.05
+_LEAST_AP50, _MOST_HARMED = 0.9, 0.01
 
 
 def main() -> None:
@@ -43,15 +47,18 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mskray-flags-") as folder, cluster.session():
         began = time.monotonic()
-        detector = _detector(folder, options)
+        detector, ap50 = _detector(folder, options)
         _say(began, "detector")
-        _harm(folder, detector, options)
+        harmed = _harm(folder, detector, options)
         _say(began, "implants")
         _bias(folder, detector, options)
         _say(began, "classifiers")
+    if ap50 < _LEAST_AP50 or harmed > _MOST_HARMED:
+        sys.exit(f"missed: AP50 of flags {ap50:.3f}, implants harmed {harmed:.2%}")
 
 
-def _detector(folder: str, options: argparse.Namespace) -> str:
+def _detector(folder: str, options: argparse.Namespace) -> tuple[str, float]:
+    """Train it; return its bundle and the AP50 of flags, 0 where no flag was held out."""
     place = _phantoms(folder, "seen", options.size, patients=options.patients, seed=1)
     job = {
         "family": "flag_detector",
@@ -74,10 +81,12 @@ def _detector(folder: str, options: argparse.Namespace) -> str:
     train(*parse_job(job, "benchmark"), report=Display())
     figures, _ = evaluate_detector(job["out"], place, "test")
     print(detection_lines(figures), flush=True)
-    return job["out"]
+    (flags,) = (each for each in figures if each.kind == "flag")
+    return job["out"], flags.figures["ap50"].value or 0.0
 
 
-def _harm(folder: str, detector: str, options: argparse.Namespace) -> None:
+def _harm(folder: str, detector: str, options: argparse.Namespace) -> float:
+    """Return the share of implants that removal harmed."""
     place = _phantoms(
         folder, "implants", options.size, patients=options.implants, seed=4, kinds=["implant"], abnormal_fraction=1.0
     )
@@ -88,6 +97,7 @@ def _harm(folder: str, detector: str, options: argparse.Namespace) -> None:
     )
     harmed = int((shares > _HARM).sum())
     print(f"implants harmed: {harmed} of {len(shares)} ({harmed / len(shares):.2%}, asked at most 1 %)", flush=True)
+    return harmed / len(shares)
 
 
 def _changed(before: Cohort, after: Cohort, split: str) -> np.ndarray:

@@ -10,9 +10,13 @@ image by image at 0.5. Bone lesions there have a median side of some 10 px of 25
 Two networks are better than one even if both see the same. So a control, a classifier of the same backbone, trains on
 whole images for as many epochs as both of KALM's trainings, alone and averaged with KALM's global network: what KALM
 gains beyond "two global networks" comes from where it looks, not from how many look.
+
+The exit status is 1 where, over the seeds, an arm's AUROC does not beat that of its base, or its box does not hold the
+lesion's centre more often than a box of the same size in the image's middle.
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from typing import Any
@@ -64,6 +68,7 @@ def jobs(weights: str, folder: str) -> dict[str, dict[str, Any]]:
 
 TWO_GLOBAL = ("kalm: global", "control")
 Scores = dict[str, tuple[float, float]]
+"""Answer → κ and AUROC; box → shares of lesions that it holds, and that one in the middle does."""
 
 
 def main() -> None:
@@ -71,11 +76,15 @@ def main() -> None:
     from mskray import cluster
 
     found: list[Scores] = []
+    held: list[Scores] = []
+    missed = []
     started = time.monotonic()
     with cluster.session():
         for seed in arguments.seeds:
             with tempfile.TemporaryDirectory(prefix="mskray-benchmark-") as folder:
-                found.append(one_seed(seed, arguments.weights, arguments.arms, folder))
+                scores, boxes = one_seed(seed, arguments.weights, arguments.arms, folder)
+            found.append(scores)
+            held.append(boxes)
     print(f"\nmean ± standard deviation over seeds {arguments.seeds}; image level ({time.monotonic() - started:.0f} s)")
     for name in found[0]:
         kappa, auroc = np.array([scores[name] for scores in found]).T
@@ -84,10 +93,16 @@ def main() -> None:
         if {name, base} <= set(found[0]):
             gains = np.array([np.subtract(scores[name], scores[base]) for scores in found])
             print(f"{name} beats {base} by κ {gains[:, 0].round(3).tolist()}, AUROC {gains[:, 1].round(3).tolist()}")
+            missed += [f"{name} does not beat {base}"] if gains[:, 1].mean() <= 0 else []
+    for name in held[0]:
+        own, middle = np.mean([boxes[name] for boxes in held], axis=0)
+        missed += [f"{name} does not beat a box in the middle"] if own <= middle else []
+    if missed:
+        sys.exit(f"missed: {', '.join(missed)}")
 
 
-def one_seed(seed: int, weights: str, chosen: list[str], folder: str) -> Scores:
-    """Make a cohort, train each arm on it and return κ and AUROC of each answer on its held-out patients."""
+def one_seed(seed: int, weights: str, chosen: list[str], folder: str) -> tuple[Scores, Scores]:
+    """Make a cohort, train each arm on it; return scores of its answers and boxes on held-out patients."""
     from mskray.cohorts import ingest, open_cohort
 
     options = {**COHORT, "seed": seed}
@@ -97,6 +112,7 @@ def one_seed(seed: int, weights: str, chosen: list[str], folder: str) -> Scores:
     print(f"\nseed {seed}: {cohort.count('train')} training and {cohort.count('test')} test images, ", end="")
     print(f"median side of a lesion {np.median(sides):.0f} of {FINE} px")
     answers: dict[str, np.ndarray] = {}
+    held: Scores = {}
     for arm, job in jobs(weights, folder).items():
         if arm in chosen:
             began = time.monotonic()
@@ -104,7 +120,7 @@ def one_seed(seed: int, weights: str, chosen: list[str], folder: str) -> Scores:
             labels = table["label"].to_numpy()
             answers |= {name: table[column].to_numpy() for name, column in _columns(arm, table).items()}
             print(f"{arm}: {time.monotonic() - began:.0f} s", flush=True)
-            _say_where(table, cohort)
+            held |= {f"{arm}: {name}": shares for name, shares in _say_where(table, cohort).items()}
     if set(TWO_GLOBAL) <= set(answers):
         answers["two global networks"] = np.mean([answers[name] for name in TWO_GLOBAL], axis=0)
     scores = {
@@ -113,7 +129,7 @@ def one_seed(seed: int, weights: str, chosen: list[str], folder: str) -> Scores:
     }
     for name, (kappa, auroc) in scores.items():
         print(f"  {name:22} κ {kappa:.3f}   AUROC {auroc:.3f}", flush=True)
-    return scores
+    return scores, held
 
 
 def _predictions(job: dict[str, Any], cohort: Any, seed: int) -> Any:
@@ -136,12 +152,13 @@ def _columns(name: str, table: Any) -> dict[str, str]:
     return {name: ending} | {f"{name}: {column.removesuffix(f':{ending}')}": column for column in parts}
 
 
-def _say_where(table: Any, cohort: Any) -> None:
-    """Print how often a box holds the lesion, beside a box of the same size in the image's middle."""
+def _say_where(table: Any, cohort: Any) -> Scores:
+    """Print and return how often a box holds the lesion, beside a box of the same size in the image's middle."""
     lesions = _lesions(cohort)
     shown = [name in lesions for name in table["instance_id"].to_pylist()]
     truth = np.array([lesions[name] for name in table["instance_id"].to_pylist() if name in lesions])
     middle = truth[:, :2] + truth[:, 2:] / 2
+    held: Scores = {}
     for column in (name for name in table.column_names if name.startswith("box_")):
         boxes = np.array(table[column].to_pylist())[shown]
         inside = (np.abs(boxes[:, :2] + boxes[:, 2:] / 2 - middle) <= boxes[:, 2:] / 2).all(axis=1).mean()
@@ -152,6 +169,8 @@ def _say_where(table: Any, cohort: Any) -> None:
             end="",
         )
         print(f"w {w.mean():.2f} ± {w.std():.2f}, h {h.mean():.2f} ± {h.std():.2f} of the image", flush=True)
+        held[column] = (float(inside), float(centre))
+    return held
 
 
 def _lesions(cohort: Any) -> dict[str, tuple[float, ...]]:
