@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mskray.models.backbones import Backbone, map_shape
+from mskray.models.sampling import sample
 
 
 def aggregate(maps: Tensor) -> Tensor:
@@ -35,21 +36,6 @@ def locate_peak(profile: Tensor, centred: bool = False) -> Tensor:
     index, length = profile.argmax(dim=1), profile.shape[1]
     numerator = 2 * index + 1 if centred else 2 * index
     return numerator.to(profile.dtype) / length - 1
-
-
-def sample(images: Tensor, box: Tensor, size: int) -> Tensor:
-    """Cut the box out of each image and bring it to size × size by bilinear sampling (KALM eq. 8 and 9).
-
-    Args:
-        images: (n, channels, rows, columns).
-        box: (n, 4) x, y of the centre in [-1, 1], w, h as shares of the image. What of a box lies outside its image
-            is zero. Gradients reach all four, and the images.
-    """
-    x, y, w, h = box.unbind(dim=1)
-    zero = torch.zeros_like(x)
-    matrix = torch.stack([torch.stack([w, zero, x], dim=1), torch.stack([zero, h, y], dim=1)], dim=1)
-    grid = F.affine_grid(matrix, [len(images), images.shape[1], size, size], align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def to_pixels(box: Tensor, rows: int, columns: int) -> Tensor:
@@ -118,8 +104,7 @@ class Kalm(nn.Module):
         maps = self.cnn_g.maps(images)
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 would round a box of 448 px to whole pixels
             box = self.key_area(maps.detach().float())
-            area = sample(images, box, self.size)
-        return self.cnn_g.score(maps), self.cnn_l(area), box
+        return self.cnn_g.score(maps), self.cnn_l(sample(images, box, self.size)), box
 
 
 def map_sides(backbone: str, size: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mskray.models.kalm import sample
+from mskray.models.sampling import sample
 
 
 def local_entropy(values: Tensor, neighbourhood: int, bins: int) -> Tensor:

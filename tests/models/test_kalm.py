@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from mskray.models.kalm import GlobalNetwork, Kalm, KeyArea, aggregate, locate_peak, profiles, sample, to_pixels
+from mskray.models.kalm import GlobalNetwork, Kalm, KeyArea, aggregate, locate_peak, profiles, to_pixels
+from mskray.models.sampling import sample
 
 
 def test_eq_4_sums_channels_and_eq_5_6_make_profiles() -> None:
