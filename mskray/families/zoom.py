@@ -23,7 +23,8 @@ from mskray.families.base import Family, Predictor, register
 from mskray.families.classifier import ClassifierConfig, NetworkSection
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.models.backbones import Backbone
-from mskray.models.zoom import crop, extend, local_entropy, region, shrink
+from mskray.models.sampling import shrink
+from mskray.models.zoom import crop, extend, local_entropy, region
 from mskray.training.config import TorchConfig
 from mskray.training.fit import fit
 from mskray.training.recipe import Answer, Batch, Recipe

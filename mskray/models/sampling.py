@@ -1,4 +1,4 @@
-"""Crops by coordinates, exact to parts of a pixel whatever precision the network around them runs at.
+"""Crops by coordinates and means over areas, exact whatever precision the network around them runs at.
 
 Coordinates are those of `grid_sample`: an image reaches from -1 to 1 along x (columns) and y (rows).
 """
@@ -39,3 +39,26 @@ def warp(images: Tensor, matrix: Tensor, rows: int, columns: int, outside: Liter
     with torch.autocast(images.device.type, enabled=False):
         grid = F.affine_grid(matrix.to(exact), [len(images), images.shape[1], rows, columns], align_corners=False)
         return F.grid_sample(images.to(exact), grid, mode="bilinear", padding_mode=outside, align_corners=False)
+
+
+def shrink(images: Tensor, size: int) -> Tensor:
+    """Bring images (n, channels, rows, columns) to size × size by the mean over the area under each new pixel.
+
+    Pixels that two areas share count by their shares, as when a cohort's canvas becomes a network's input
+    (`mskray.imaging.regions.fit_to_canvas`), but for its rounding to whole grey levels.
+    """
+    rows, columns = images.shape[-2:]
+    if rows == columns == size:
+        return images
+    exact = torch.promote_types(images.dtype, torch.float32)
+    with torch.autocast(images.device.type, enabled=False):
+        down, across = (area_weights(side, size).to(images.device, exact) for side in (rows, columns))
+        return down @ images.to(exact) @ across.T
+
+
+def area_weights(before: int, after: int) -> Tensor:
+    """Return (after, before) float64: which share of each of `after` equal areas each of `before` pixels has."""
+    # In units of 1 / (before · after) of the side, where all borders are whole numbers.
+    area, pixel = torch.arange(after).unsqueeze(1) * before, torch.arange(before) * after
+    overlap = torch.minimum(area + before, pixel + after) - torch.maximum(area, pixel)
+    return overlap.clamp(min=0).double() / before

@@ -70,11 +70,6 @@ def crop(images: Tensor, box: Tensor, size: int) -> Tensor:
     return sample(images, torch.cat([middle * 2 / side - 1, lengths / side], dim=1), size)
 
 
-def shrink(images: Tensor, size: int) -> Tensor:
-    """Bring images to size × size by averaging areas, as a cohort's canvas becomes a smaller network's input."""
-    return images if images.shape[-1] == size else F.interpolate(images, size=(size, size), mode="area")
-
-
 def _box_sum(values: Tensor, side: int) -> Tensor:
     """Sum over a square around each pixel; the sums of 0 and 1 are exact up to 16 million pixels."""
     before, after = side // 2 + 1, side // 2

@@ -19,7 +19,8 @@ from mskray.families import Images, family, load_predictor
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe, NetworkSection
 from mskray.families.zoom import LookingConfig, ZoomConfig, ZoomRecipe
 from mskray.models.backbones import Backbone
-from mskray.models.zoom import crop, shrink
+from mskray.models.sampling import shrink
+from mskray.models.zoom import crop
 from mskray.storage import locate
 from mskray.training.config import DataSection
 from mskray.training.run import Resources, Run
