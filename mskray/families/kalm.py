@@ -22,8 +22,8 @@ from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.families.base import Family, Predictor, register
 from mskray.families.torch_predictor import TorchPredictor
-from mskray.models.backbones import BACKBONES, SMALLEST_INPUT
-from mskray.models.kalm import GlobalNetwork, Kalm, map_sides, to_pixels
+from mskray.models.backbones import BACKBONES, SMALLEST_INPUT, Backbone
+from mskray.models.kalm import Kalm, global_network, map_sides, to_pixels
 from mskray.training.config import (
     DataSection,
     LoopSection,
@@ -142,8 +142,8 @@ class GlobalRecipe(Recipe):
     config: KalmConfig
     classes: int
 
-    def build(self) -> GlobalNetwork:
-        return GlobalNetwork(self.config.network.backbone, self.classes, self.config.network.size)
+    def build(self) -> Backbone:
+        return global_network(self.config.network.backbone, self.classes, self.config.network.size)
 
     def initial_state(self) -> dict[str, Tensor]:
         """Return the network's first weights. Raises UserError when they cannot be had or do not fit."""
@@ -199,7 +199,7 @@ class LocalRecipe(Recipe):
         boxes = {KEY_AREA: to_pixels(box.float(), *batch["image"].shape[-2:])}
         return Answer((parts[GLOBAL] + parts[LOCAL]) / 2, parts, boxes)
 
-    def explained(self, network: nn.Module) -> GlobalNetwork:
+    def explained(self, network: nn.Module) -> Backbone:
         assert isinstance(network, Kalm)
         return network.cnn_g
 

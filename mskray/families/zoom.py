@@ -92,7 +92,8 @@ class ZoomRecipe(Recipe):
 
     def build(self) -> Backbone:
         network = self.config.network
-        return Backbone(network.backbone, self.classes, network.freeze)
+        # With its input size it sees of a whole image, which explanations give it, what the first look does.
+        return Backbone(network.backbone, self.classes, network.freeze, input_size=self.size)
 
     @property
     def size(self) -> int:

@@ -6,7 +6,6 @@ along x (columns) and y (rows), whatever its size in pixels.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mskray.models.backbones import Backbone, map_shape
 from mskray.models.sampling import sample
@@ -63,20 +62,13 @@ class KeyArea(nn.Module):
         return torch.stack([locate_peak(across, self._centred), locate_peak(down, self._centred), w, h], dim=1)
 
 
-class GlobalNetwork(Backbone):
+def global_network(name: str, classes: int, size: int) -> Backbone:
     """CNN_g (KALM eq. 1 to 3): a backbone whose head is one linear layer on the mean of its last map.
 
     Args:
-        size: side of its input, px; images of a multiple of it are brought there by the mean over their pixels.
+        size: side of its input, px; finer images are brought there by the mean over their pixels.
     """
-
-    def __init__(self, name: str, classes: int, size: int) -> None:
-        super().__init__(name, classes, pooled=True)
-        self._size = size
-
-    def maps(self, images: Tensor) -> Tensor:
-        """Return the last spatial map of images (n, 1, rows, columns) in [0, 1]."""
-        return super().maps(images if images.shape[-1] == self._size else F.adaptive_avg_pool2d(images, self._size))
+    return Backbone(name, classes, pooled=True, input_size=size)
 
 
 class Kalm(nn.Module):
@@ -91,7 +83,7 @@ class Kalm(nn.Module):
     def __init__(self, backbone: str, classes: int, size: int = 224, centred: bool = False) -> None:
         super().__init__()
         self.size = size
-        self.cnn_g = GlobalNetwork(backbone, classes, size)
+        self.cnn_g = global_network(backbone, classes, size)
         self.cnn_l = Backbone(backbone, classes, pooled=True)
         self.key_area = KeyArea(*map_sides(backbone, size), centred=centred)
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from mskray.bundles import Fitted, load_bundle, save_bundle
 from mskray.cohorts import Cohort, Task
 from mskray.errors import UserError
+from mskray.explain import guided_backprop
 from mskray.families import Images, family, load_predictor
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe, NetworkSection
 from mskray.families.zoom import LookingConfig, ZoomConfig, ZoomRecipe
@@ -112,6 +113,18 @@ def test_both_losses_move_the_network_and_looking_does_not() -> None:
     parts = [network(shrink(batch["image"], 32)), network(crop(batch["image"], box, 32))]
     expected = sum(F.cross_entropy(each, batch["label"], weight=torch.tensor([1.0, 3.0])) for each in parts)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_explanations_look_at_what_the_first_look_sees() -> None:
+    torch.manual_seed(0)
+    made = recipe(small=32, size=80)
+    network, images = made.build().eval(), spots(80, [(10, 50), (40, 20)])
+    with torch.inference_mode():
+        first = made.answer(network, {"image": images}).parts["first look"]
+        explained = made.explained(network)
+        torch.testing.assert_close(explained(images).softmax(dim=1), first)
+        assert explained.maps(images).shape[2:] == (1, 1)
+    assert guided_backprop(explained, images, None).shape == (2, 80, 80)
 
 
 @pytest.fixture
