@@ -181,11 +181,11 @@ def _network(config: FeatureSvmConfig) -> tuple[Backbone, FeatureSvmConfig]:
         _, source = load_predictor(section.bundle)
         if not isinstance(source, TorchPredictor):
             raise UserError(f"network.bundle {section.bundle} has no network of its own: give that of its network")
-        recipe = source.recipe
-        own = recipe.config.data.input_format
-        section = section.model_copy(update={"backbone": recipe.config.network.backbone})  # type: ignore[attr-defined]
+        given, own_data = source.recipe.explained(source.network), source.recipe.config.data
+        own = InputFormat(given.input_size or own_data.image_size, own_data.intensity)
+        section = section.model_copy(update={"backbone": given.name})
         network = feature_network(section.backbone)
-        load_initial(network, recipe.explained(source.network).state_dict(), section.bundle)
+        load_initial(network, given.state_dict(), section.bundle)
     filled = {"image_size": data.image_size or own.size, "intensity": data.intensity or own.intensity}
     return network, config.model_copy(update={"network": section, "data": data.model_copy(update=filled)})
 
