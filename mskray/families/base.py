@@ -124,6 +124,14 @@ class Family(ABC):
                     f"classes of {', '.join(task.classes)}; it has {', '.join(present) or 'none'}"
                 )
 
+    def check_resolution(self, cohort: Cohort, size: int) -> None:
+        """Raise UserError when the cohort is coarser than `data.image_size`, from which a closer look is cut."""
+        if cohort.image.size < size:
+            raise UserError(
+                f"data.image_size = {size}: cohort {cohort.location} holds {cohort.image.size} px, nothing finer for "
+                f"{self.name} to look closer at: lower it, or ingest with --size {size}"
+            )
+
     def fitted(self, cohort: Cohort, config: Section, task: Task, trained: Trained) -> Fitted:
         """Put together what a bundle holds of a torch family's training."""
         return Fitted(

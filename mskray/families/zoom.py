@@ -170,11 +170,7 @@ class Zoom(Family):
         bundle = read_description(config.zoom.bundle)
         own, size = _classifier(bundle, config).data, config.data.image_size
         where = f"zoom.bundle {config.zoom.bundle}"
-        if size > cohort.image.size:
-            raise UserError(
-                f"data.image_size = {size}: cohort {cohort.location} holds {cohort.image.size} px, there is nothing "
-                f"finer to crop: set it to {cohort.image.size}, or ingest with a larger --size"
-            )
+        self.check_resolution(cohort, size)
         if size <= own.image_size:
             raise UserError(
                 f"data.image_size = {size}: {where} sees {own.image_size} px, a crop would show it nothing finer: give "

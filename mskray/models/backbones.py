@@ -147,6 +147,15 @@ def check_input_size(key: str, size: int, backbone: str) -> None:
         raise ValueError(f"{key} = {size}: {backbone} needs at least {least} px")
 
 
+def check_map(key: str, size: int, backbone: str) -> None:
+    """Raise ValueError also when the last map has a side of one cell, where its peak points nowhere."""
+    check_input_size(key, size, backbone)
+    if min(map_shape(backbone, size)[1:]) < 2:
+        raise ValueError(
+            f"{key} = {size}: the last map of {backbone} has one cell a side there, whose peak points nowhere: raise it"
+        )
+
+
 def stages(network: Any, name: str) -> dict[str, list[nn.Module]]:
     """Name the network's stages from input to head; their modules together are the whole network."""
     if name.startswith("resnet"):

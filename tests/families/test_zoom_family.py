@@ -200,7 +200,7 @@ def test_the_first_look_is_the_classifier_s_own_prediction(
 @pytest.mark.parametrize(
     ("size", "intensity", "canvas", "message"),
     [
-        (128, "rescaled", {}, "holds 96 px, there is nothing finer to crop: set it to 96"),
+        (128, "rescaled", {}, "data.image_size = 128: .* holds 96 px, nothing finer for zoom"),
         (32, "rescaled", {}, "sees 32 px, a crop would show it nothing finer"),
         (96, "stored", {}, "was trained on rescaled images: set data.intensity=rescaled"),
         (96, "rescaled", {"fit": "stretch"}, "fitted by pad, .* ingested by stretch"),
