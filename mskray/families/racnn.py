@@ -121,6 +121,23 @@ class RacnnConfig(TorchConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _patience_outlasts_what_does_not_classify(self) -> "RacnnConfig":
+        """While the networks do not learn, no epoch can be better: that is no reason to stop or to slow down."""
+        schedule, network = self.schedule, self.network
+        still = max(network.pretraining, network.alternate)
+        given = {"loop.patience": self.loop.patience}
+        if schedule.name == "plateau":
+            given["schedule.patience"] = schedule.patience
+        for key, patience in given.items():
+            if patience <= still and (key, patience) != ("loop.patience", 0):
+                raise ValueError(
+                    f"{key} = {patience}: for up to {still} epochs on end the networks do not learn "
+                    f"(network.pretraining = {network.pretraining}, network.alternate = {network.alternate}): raise it "
+                    "above them"
+                )
+        return self
+
 
 @dataclass(frozen=True)
 class RacnnRecipe(Recipe):

@@ -46,11 +46,30 @@ def batch(side: int = 48) -> dict[str, torch.Tensor]:
         ({"network": {"zoom": 32}}, "network.zoom = 32: the last map of vgg19 has one cell a side"),
         ({"network": {"scale_weights": [0, 0, 0]}}, "network.scale_weights"),
         ({"network": {"pretraining": 3}, "loop": {"epochs": 3}}, "leaves no epoch to classify"),
+        ({"loop": {"patience": 1}}, r"loop.patience = 1: for up to 1 epochs on end .*raise it above them"),
+        ({"network": {"alternate": 3}, "loop": {"patience": 3}}, r"loop.patience = 3: for up to 3 epochs"),
+        ({"network": {"pretraining": 2}, "loop": {"patience": 2}}, r"loop.patience = 2: for up to 2 epochs"),
+        (
+            {"network": {"alternate": 2}, "schedule": {"name": "plateau", "patience": 2}},
+            r"schedule.patience = 2: for up to 2 epochs",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(sections: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RacnnConfig.model_validate(sections)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"loop": {"patience": 0}},
+        {"network": {"alternate": 3}, "loop": {"patience": 4}, "schedule": {"name": "cosine", "patience": 0}},
+        {"loop": {"patience": 3}, "schedule": {"name": "plateau", "patience": 2}},
+    ],
+)
+def test_enough_patience_is_accepted(sections: dict) -> None:
+    RacnnConfig.model_validate(sections)
 
 
 def test_defaults_are_those_of_zhaw() -> None:
