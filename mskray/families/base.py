@@ -94,6 +94,10 @@ class Family(ABC):
             raise UserError(f"cohort {cohort.location} has no task to learn: ingest it with labels")
         return cohort.tasks[0]
 
+    def sees_whole_images(self, config: Mapping[str, Any]) -> bool:
+        """Whether a bundle with this config holds a network that takes one whole image (`Recipe.explained`)."""
+        return True
+
     def depends_on(self, config: Any) -> dict[str, str]:
         """Return hashes of what a fit reads beside the cohort; with them a job knows its own results again."""
         return {}

@@ -170,6 +170,16 @@ class Zoom(Family):
         bundle = read_description(config.zoom.bundle)
         own, size = _classifier(bundle, config).data, config.data.image_size
         where = f"zoom.bundle {config.zoom.bundle}"
+        if bundle.kind != cohort.manifest.kind:
+            raise UserError(
+                f"{where} reads {bundle.kind}s, cohort {cohort.location} holds {cohort.manifest.kind}s: give a bundle "
+                "for this kind"
+            )
+        if bundle.classes != task.classes:
+            raise UserError(
+                f"{where} tells {', '.join(bundle.classes)} apart, task {task.name} has {', '.join(task.classes)}: "
+                "give another bundle or task"
+            )
         self.check_resolution(cohort, size)
         if size <= own.image_size:
             raise UserError(
@@ -194,11 +204,6 @@ class Zoom(Family):
         """Copy the bundle's network, or train it on."""
         bundle, given = load_bundle(config.zoom.bundle)
         own, classes = _classifier(bundle, config), run.task.classes
-        if given.classes != classes:
-            raise UserError(
-                f"zoom.bundle {config.zoom.bundle} tells {', '.join(given.classes)} apart, task {run.task.name} has "
-                f"{', '.join(classes)}: give another bundle or task"
-            )
         looking = LookingConfig(**dict(config), network=own.network, input_size=own.data.image_size)
         if config.zoom.learns == "response":
             samples = EachImage(run.task.column)

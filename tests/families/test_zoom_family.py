@@ -217,9 +217,12 @@ def test_what_cannot_zoom_is_refused(
 
 def test_other_bundles_tasks_and_sizes_are_refused(cohort: Callable[..., Cohort], bundle: str, tmp_path: Path) -> None:
     zoom, settings = family("zoom"), config(bundle=bundle)
-    run = Run(locate(tmp_path / "run"), "r", Task(name="grade", classes=("0", "1", "2")), Resources())
+    grade = Task(name="grade", classes=("0", "1", "2"))
     with pytest.raises(UserError, match="tells normal, abnormal apart, task grade has 0, 1, 2"):
-        zoom.fit(cohort(), settings, run)
+        zoom.check(cohort(), settings, grade)
+    save_bundle(replace(load_bundle(bundle)[1], kind="photo"), locate(tmp_path / "photos"), "another")
+    with pytest.raises(UserError, match=r"zoom.bundle .* reads photos, cohort .* holds radiographs"):
+        zoom.check(cohort(), config(bundle=str(tmp_path / "photos")), TASK)
     other = replace(load_bundle(bundle)[1], family="kalm")
     save_bundle(other, locate(tmp_path / "kalm"), "another")
     with pytest.raises(UserError, match="is of family kalm: give one of classifier"):
