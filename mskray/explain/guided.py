@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from captum._utils.common import _register_backward_hook
 from captum.attr import GuidedBackprop
 from torch import Tensor, nn
 
@@ -79,7 +78,17 @@ class _Guided(GuidedBackprop):
 
     def _register_hooks(self, module: nn.Module) -> None:
         if isinstance(module, nn.ReLU | nn.ReLU6):
-            self.backward_hooks.extend(_register_backward_hook(module, self._backward_hook, self))
+            self.backward_hooks.append(module.register_forward_pre_hook(_guide))
+
+
+def _guide(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    """Give a ReLU a copy of its input, through which only gradients above zero go back.
+
+    A copy, so that gradients of what else reads the input are left alone, and the ReLU may work in place.
+    """
+    values = inputs[0].clone()
+    values.register_hook(torch.relu)
+    return values
 
 
 @contextmanager

@@ -94,6 +94,10 @@ class Family(ABC):
             raise UserError(f"cohort {cohort.location} has no task to learn: ingest it with labels")
         return cohort.tasks[0]
 
+    def sees_whole_images(self, config: Mapping[str, Any]) -> bool:
+        """Whether a bundle with this config holds a network that takes one whole image (`Recipe.explained`)."""
+        return True
+
     def depends_on(self, config: Any) -> dict[str, str]:
         """Return hashes of what a fit reads beside the cohort; with them a job knows its own results again."""
         return {}
@@ -123,6 +127,14 @@ class Family(ABC):
                     f"cohort {cohort.location}, split {split}: task {task.name} needs labelled images of at least two "
                     f"classes of {', '.join(task.classes)}; it has {', '.join(present) or 'none'}"
                 )
+
+    def check_resolution(self, cohort: Cohort, size: int) -> None:
+        """Raise UserError when the cohort is coarser than `data.image_size`, from which a closer look is cut."""
+        if cohort.image.size < size:
+            raise UserError(
+                f"data.image_size = {size}: cohort {cohort.location} holds {cohort.image.size} px, nothing finer for "
+                f"{self.name} to look closer at: lower it, or ingest with --size {size}"
+            )
 
     def fitted(self, cohort: Cohort, config: Section, task: Task, trained: Trained) -> Fitted:
         """Put together what a bundle holds of a torch family's training."""

@@ -8,6 +8,7 @@ images ran out of 128 GB in the paper; here ten bags a body part are fitted on R
 seen) is judged by the model over all parts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -25,7 +26,7 @@ from mskray.estimators.bags import BagSection, SvmSection
 from mskray.estimators.extract import Extraction, feature_network, features
 from mskray.estimators.features import FeatureFiles
 from mskray.estimators.svm import BaggedSVM
-from mskray.families.base import Family, Images, Prediction, Predictor, register
+from mskray.families.base import Family, Images, Prediction, Predictor, family, register
 from mskray.families.loading import load_predictor
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.imaging.inputs import InputFormat, Intensity
@@ -98,6 +99,9 @@ class FeatureSvm(Family):
     summary: ClassVar[str] = "bagged polynomial SVMs on a network's features, a model for each body part"
     Config: ClassVar[type[FeatureSvmConfig]] = FeatureSvmConfig
 
+    def sees_whole_images(self, config: Mapping[str, Any]) -> bool:
+        return False  # its network has no logits of its own
+
     def depends_on(self, config: FeatureSvmConfig) -> dict[str, str]:
         return {"network": read_description(config.network.bundle).hash} if config.network.bundle else {}
 
@@ -118,6 +122,11 @@ class FeatureSvm(Family):
                 raise UserError(
                     f"network.bundle {config.network.bundle} reads {given.kind}s, cohort {cohort.location} holds "
                     f"{cohort.manifest.kind}s: give a bundle for this kind"
+                )
+            if not family(given.family).sees_whole_images(given.config):
+                raise UserError(
+                    f"network.bundle {config.network.bundle} is of family {given.family}, without a network that takes "
+                    "one whole image: give one that has it, such as a classifier's"
                 )
 
     def fit(self, cohort: Cohort, config: FeatureSvmConfig, run: Run) -> Fitted:
@@ -179,13 +188,12 @@ def _network(config: FeatureSvmConfig) -> tuple[Backbone, FeatureSvmConfig]:
             load_initial(network, state, section.weights)
     else:
         _, source = load_predictor(section.bundle)
-        if not isinstance(source, TorchPredictor):
-            raise UserError(f"network.bundle {section.bundle} has no network of its own: give that of its network")
-        recipe = source.recipe
-        own = recipe.config.data.input_format
-        section = section.model_copy(update={"backbone": recipe.config.network.backbone})  # type: ignore[attr-defined]
+        assert isinstance(source, TorchPredictor), "check let a family pass that has no network"
+        given, own_data = source.recipe.explained(source.network), source.recipe.config.data
+        own = InputFormat(given.input_size or own_data.image_size, own_data.intensity)
+        section = section.model_copy(update={"backbone": given.name})
         network = feature_network(section.backbone)
-        load_initial(network, recipe.explained(source.network).state_dict(), section.bundle)
+        load_initial(network, given.state_dict(), section.bundle)
     filled = {"image_size": data.image_size or own.size, "intensity": data.intensity or own.intensity}
     return network, config.model_copy(update={"network": section, "data": data.model_copy(update=filled)})
 

@@ -176,6 +176,9 @@ class FlagDetector(Family):
             raise UserError(f"family {self.name} learns from boxes, not from the task {name!r}: leave the key task out")
         return TASK
 
+    def sees_whole_images(self, config: Mapping[str, Any]) -> bool:
+        return False
+
     def check(self, cohort: Cohort, config: FlagDetectorConfig, task: Task) -> None:
         self.check_kind(cohort)
         for split in ("train", "validation"):

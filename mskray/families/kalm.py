@@ -19,11 +19,10 @@ from torch.nn import functional as F
 from mskray.bundles import Fitted
 from mskray.cohorts import Cohort, Task
 from mskray.config import Section, setting
-from mskray.errors import UserError
 from mskray.families.base import Family, Predictor, register
 from mskray.families.torch_predictor import TorchPredictor
-from mskray.models.backbones import BACKBONES, SMALLEST_INPUT
-from mskray.models.kalm import GlobalNetwork, Kalm, map_sides, to_pixels
+from mskray.models.backbones import BACKBONES, Backbone, check_map
+from mskray.models.kalm import Kalm, global_network, to_pixels
 from mskray.training.config import (
     DataSection,
     LoopSection,
@@ -111,12 +110,7 @@ class KalmConfig(TorchConfig):
     def _key_area_can_be_found(self) -> "KalmConfig":
         """A map of one cell points nowhere, and CNN_g must see in both trainings what it sees later."""
         network, image = self.network, self.data.image_size
-        least = SMALLEST_INPUT.get(network.backbone, 32)
-        if network.size < least or min(map_sides(network.backbone, network.size)) < 2:
-            raise ValueError(
-                f"network.size = {network.size}: the last map of {network.backbone} has one cell at most there, so "
-                "that no key area can be found: raise it (paper: 224)"
-            )
+        check_map("network.size", network.size, network.backbone)
         if image % network.size:
             raise ValueError(
                 f"data.image_size = {image} is no multiple of network.size = {network.size}: the key area is cut from "
@@ -142,8 +136,8 @@ class GlobalRecipe(Recipe):
     config: KalmConfig
     classes: int
 
-    def build(self) -> GlobalNetwork:
-        return GlobalNetwork(self.config.network.backbone, self.classes, self.config.network.size)
+    def build(self) -> Backbone:
+        return global_network(self.config.network.backbone, self.classes, self.config.network.size)
 
     def initial_state(self) -> dict[str, Tensor]:
         """Return the network's first weights. Raises UserError when they cannot be had or do not fit."""
@@ -199,7 +193,7 @@ class LocalRecipe(Recipe):
         boxes = {KEY_AREA: to_pixels(box.float(), *batch["image"].shape[-2:])}
         return Answer((parts[GLOBAL] + parts[LOCAL]) / 2, parts, boxes)
 
-    def explained(self, network: nn.Module) -> GlobalNetwork:
+    def explained(self, network: nn.Module) -> Backbone:
         assert isinstance(network, Kalm)
         return network.cnn_g
 
@@ -212,12 +206,7 @@ class KalmFamily(Family):
 
     def check(self, cohort: Cohort, config: KalmConfig, task: Task) -> None:
         super().check(cohort, config, task)
-        if cohort.image.size < config.data.image_size:
-            raise UserError(
-                f"cohort {cohort.location} holds images of {cohort.image.size} px, kalm cuts its key area from "
-                f"data.image_size = {config.data.image_size} px: ingest with --size {config.data.image_size}, or lower "
-                "data.image_size and network.size"
-            )
+        self.check_resolution(cohort, config.data.image_size)
 
     def fit(self, cohort: Cohort, config: KalmConfig, run: Run) -> Fitted:
         classes, samples = len(run.task.classes), EachImage(run.task.column)

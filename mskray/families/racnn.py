@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mskray.bundles import Fitted
-from mskray.cohorts import Cohort
+from mskray.cohorts import Cohort, Task
 from mskray.config import Section, setting
 from mskray.families.base import Family, Predictor, register
 from mskray.families.torch_predictor import TorchPredictor
-from mskray.models.backbones import BACKBONES, Backbone, check_input_size
+from mskray.models.backbones import BACKBONES, Backbone, check_map
 from mskray.models.racnn import Phase, Racnn, corners, rank_loss
 from mskray.training.augmentation import augment
 from mskray.training.config import DataSection, OptimizerSection, TorchConfig
@@ -106,8 +106,8 @@ class RacnnConfig(TorchConfig):
             raise ValueError(
                 f"network.crop = {network.crop} is larger than data.image_size = {self.data.image_size}: lower it"
             )
-        check_input_size("network.crop", network.crop, network.backbone)
-        check_input_size("network.zoom", network.zoom, network.backbone)
+        check_map("network.crop", network.crop, network.backbone)
+        check_map("network.zoom", network.zoom, network.backbone)
         if min(network.scale_weights) < 0 or not sum(network.scale_weights):
             raise ValueError("network.scale_weights: give weights of at least 0, not all of them 0")
         return self
@@ -119,6 +119,23 @@ class RacnnConfig(TorchConfig):
                 f"network.pretraining = {self.network.pretraining} leaves no epoch to classify: raise loop.epochs "
                 "above it"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _patience_outlasts_what_does_not_classify(self) -> "RacnnConfig":
+        """While the networks do not learn, no epoch can be better: that is no reason to stop or to slow down."""
+        schedule, network = self.schedule, self.network
+        still = max(network.pretraining, network.alternate)
+        given = {"loop.patience": self.loop.patience}
+        if schedule.name == "plateau":
+            given["schedule.patience"] = schedule.patience
+        for key, patience in given.items():
+            if patience <= still and (key, patience) != ("loop.patience", 0):
+                raise ValueError(
+                    f"{key} = {patience}: for up to {still} epochs on end the networks do not learn "
+                    f"(network.pretraining = {network.pretraining}, network.alternate = {network.alternate}): raise it "
+                    "above them"
+                )
         return self
 
 
@@ -215,6 +232,10 @@ class RacnnFamily(Family):
     name: ClassVar[str] = "racnn"
     summary: ClassVar[str] = "recurrent attention: learns where to look closer, over three scales"
     Config: ClassVar[type[RacnnConfig]] = RacnnConfig
+
+    def check(self, cohort: Cohort, config: RacnnConfig, task: Task) -> None:
+        super().check(cohort, config, task)
+        self.check_resolution(cohort, config.data.image_size)
 
     def fit(self, cohort: Cohort, config: RacnnConfig, run: Run) -> Fitted:
         recipe = RacnnRecipe(config, len(run.task.classes))

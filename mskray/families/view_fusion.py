@@ -7,6 +7,7 @@ Early fusion is ZHAW's experiment, late fusion the one that it recommends instea
 `data.batch_size` and every figure of the run count studies.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -148,6 +149,9 @@ class ViewFusion(Family):
     summary: ClassVar[str] = "all views of a study at once, stacked (early fusion) or with pooled features (late)"
     sample: ClassVar[str] = "study"
     Config: ClassVar[type[ViewFusionConfig]] = ViewFusionConfig
+
+    def sees_whole_images(self, config: Mapping[str, Any]) -> bool:
+        return ViewFusionConfig.model_validate(config).network.fusion == "late"
 
     def fit(self, cohort: Cohort, config: ViewFusionConfig, run: Run) -> Fitted:
         recipe = ViewFusionRecipe(config, len(run.task.classes))

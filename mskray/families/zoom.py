@@ -23,7 +23,8 @@ from mskray.families.base import Family, Predictor, register
 from mskray.families.classifier import ClassifierConfig, NetworkSection
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.models.backbones import Backbone
-from mskray.models.zoom import crop, extend, local_entropy, region, shrink
+from mskray.models.sampling import shrink
+from mskray.models.zoom import crop, extend, local_entropy, region
 from mskray.training.config import TorchConfig
 from mskray.training.fit import fit
 from mskray.training.recipe import Answer, Batch, Recipe
@@ -91,7 +92,8 @@ class ZoomRecipe(Recipe):
 
     def build(self) -> Backbone:
         network = self.config.network
-        return Backbone(network.backbone, self.classes, network.freeze)
+        # With its input size it sees of a whole image, which explanations give it, what the first look does.
+        return Backbone(network.backbone, self.classes, network.freeze, input_size=self.size)
 
     @property
     def size(self) -> int:
@@ -168,11 +170,17 @@ class Zoom(Family):
         bundle = read_description(config.zoom.bundle)
         own, size = _classifier(bundle, config).data, config.data.image_size
         where = f"zoom.bundle {config.zoom.bundle}"
-        if size > cohort.image.size:
+        if bundle.kind != cohort.manifest.kind:
             raise UserError(
-                f"data.image_size = {size}: cohort {cohort.location} holds {cohort.image.size} px, there is nothing "
-                f"finer to crop: set it to {cohort.image.size}, or ingest with a larger --size"
+                f"{where} reads {bundle.kind}s, cohort {cohort.location} holds {cohort.manifest.kind}s: give a bundle "
+                "for this kind"
             )
+        if bundle.classes != task.classes:
+            raise UserError(
+                f"{where} tells {', '.join(bundle.classes)} apart, task {task.name} has {', '.join(task.classes)}: "
+                "give another bundle or task"
+            )
+        self.check_resolution(cohort, size)
         if size <= own.image_size:
             raise UserError(
                 f"data.image_size = {size}: {where} sees {own.image_size} px, a crop would show it nothing finer: give "
@@ -196,11 +204,6 @@ class Zoom(Family):
         """Copy the bundle's network, or train it on."""
         bundle, given = load_bundle(config.zoom.bundle)
         own, classes = _classifier(bundle, config), run.task.classes
-        if given.classes != classes:
-            raise UserError(
-                f"zoom.bundle {config.zoom.bundle} tells {', '.join(given.classes)} apart, task {run.task.name} has "
-                f"{', '.join(classes)}: give another bundle or task"
-            )
         looking = LookingConfig(**dict(config), network=own.network, input_size=own.data.image_size)
         if config.zoom.learns == "response":
             samples = EachImage(run.task.column)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.models import inception
 
 from mskray.errors import UserError
+from mskray.models.sampling import shrink
 
 BACKBONES = (
     "resnet18",
@@ -51,6 +52,7 @@ class Backbone(nn.Module):
         pooled: the head is one linear layer on the mean of the last map, also where the network's own is larger.
         channels: of an image; where there are several, such as views of a study, the first convolution is made for
             them, and all are normalised alike.
+        input_size: side to which images are brought first, by the mean over areas, px; None takes them as they are.
     Raises:
         UserError: when a frozen stage is not one of the network's.
     """
@@ -59,10 +61,16 @@ class Backbone(nn.Module):
     std: Tensor
 
     def __init__(
-        self, name: str, classes: int, frozen: tuple[str, ...] = (), pooled: bool = False, channels: int = 1
+        self,
+        name: str,
+        classes: int,
+        frozen: tuple[str, ...] = (),
+        pooled: bool = False,
+        channels: int = 1,
+        input_size: int | None = None,
     ) -> None:
         super().__init__()
-        self.channels = channels
+        self.name, self.channels, self.input_size = name, channels, input_size
         self.network = _build(name, classes, pooled)
         if channels > 1:
             _widen(self.network, channels)
@@ -95,6 +103,8 @@ class Backbone(nn.Module):
 
     def maps(self, images: Tensor) -> Tensor:
         """Return the last spatial map (n, filters, height, width) of images (n, channels, rows, columns) in [0, 1]."""
+        if self.input_size is not None:
+            images = shrink(images, self.input_size)
         colours = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
         values = (colours - self.mean) / self.std
         for module in self._body:
@@ -135,6 +145,15 @@ def check_input_size(key: str, size: int, backbone: str) -> None:
     least = SMALLEST_INPUT.get(backbone, 32)
     if size < least:
         raise ValueError(f"{key} = {size}: {backbone} needs at least {least} px")
+
+
+def check_map(key: str, size: int, backbone: str) -> None:
+    """Raise ValueError also when the last map has a side of one cell, where its peak points nowhere."""
+    check_input_size(key, size, backbone)
+    if min(map_shape(backbone, size)[1:]) < 2:
+        raise ValueError(
+            f"{key} = {size}: the last map of {backbone} has one cell a side there, whose peak points nowhere: raise it"
+        )
 
 
 def stages(network: Any, name: str) -> dict[str, list[nn.Module]]:

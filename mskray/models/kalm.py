@@ -6,9 +6,9 @@ along x (columns) and y (rows), whatever its size in pixels.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mskray.models.backbones import Backbone, map_shape
+from mskray.models.sampling import sample
 
 
 def aggregate(maps: Tensor) -> Tensor:
@@ -37,21 +37,6 @@ def locate_peak(profile: Tensor, centred: bool = False) -> Tensor:
     return numerator.to(profile.dtype) / length - 1
 
 
-def sample(images: Tensor, box: Tensor, size: int) -> Tensor:
-    """Cut the box out of each image and bring it to size × size by bilinear sampling (KALM eq. 8 and 9).
-
-    Args:
-        images: (n, channels, rows, columns).
-        box: (n, 4) x, y of the centre in [-1, 1], w, h as shares of the image. What of a box lies outside its image
-            is zero. Gradients reach all four, and the images.
-    """
-    x, y, w, h = box.unbind(dim=1)
-    zero = torch.zeros_like(x)
-    matrix = torch.stack([torch.stack([w, zero, x], dim=1), torch.stack([zero, h, y], dim=1)], dim=1)
-    grid = F.affine_grid(matrix, [len(images), images.shape[1], size, size], align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
 def to_pixels(box: Tensor, rows: int, columns: int) -> Tensor:
     """Turn boxes as in `sample` into (n, 4) x, y, w, h in pixels, x and y of the upper left corner, not clipped."""
     x, y, w, h = box.unbind(dim=1)
@@ -77,20 +62,13 @@ class KeyArea(nn.Module):
         return torch.stack([locate_peak(across, self._centred), locate_peak(down, self._centred), w, h], dim=1)
 
 
-class GlobalNetwork(Backbone):
+def global_network(name: str, classes: int, size: int) -> Backbone:
     """CNN_g (KALM eq. 1 to 3): a backbone whose head is one linear layer on the mean of its last map.
 
     Args:
-        size: side of its input, px; images of a multiple of it are brought there by the mean over their pixels.
+        size: side of its input, px; finer images are brought there by the mean over their pixels.
     """
-
-    def __init__(self, name: str, classes: int, size: int) -> None:
-        super().__init__(name, classes, pooled=True)
-        self._size = size
-
-    def maps(self, images: Tensor) -> Tensor:
-        """Return the last spatial map of images (n, 1, rows, columns) in [0, 1]."""
-        return super().maps(images if images.shape[-1] == self._size else F.adaptive_avg_pool2d(images, self._size))
+    return Backbone(name, classes, pooled=True, input_size=size)
 
 
 class Kalm(nn.Module):
@@ -105,7 +83,7 @@ class Kalm(nn.Module):
     def __init__(self, backbone: str, classes: int, size: int = 224, centred: bool = False) -> None:
         super().__init__()
         self.size = size
-        self.cnn_g = GlobalNetwork(backbone, classes, size)
+        self.cnn_g = global_network(backbone, classes, size)
         self.cnn_l = Backbone(backbone, classes, pooled=True)
         self.key_area = KeyArea(*map_sides(backbone, size), centred=centred)
 
@@ -118,8 +96,7 @@ class Kalm(nn.Module):
         maps = self.cnn_g.maps(images)
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 would round a box of 448 px to whole pixels
             box = self.key_area(maps.detach().float())
-            area = sample(images, box, self.size)
-        return self.cnn_g.score(maps), self.cnn_l(area), box
+        return self.cnn_g.score(maps), self.cnn_l(sample(images, box, self.size)), box
 
 
 def map_sides(backbone: str, size: int) -> tuple[int, int]:

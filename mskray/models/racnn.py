@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mskray.models.backbones import Backbone, map_shape
-from mskray.models.kalm import aggregate, sample
+from mskray.models.kalm import aggregate
+from mskray.models.sampling import sample
 
 SCALES = 3
 Phase = Literal["pretraining", "classification", "proposals"]

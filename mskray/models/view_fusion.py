@@ -9,9 +9,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mskray.models.backbones import Backbone
+from mskray.models.sampling import warp
 
 Pooling = Literal["mean", "max", "attention"]
 _PLACES = ((0.0, 0.0), (-1.0, -1.0), (1.0, 1.0), (1.0, -1.0), (-1.0, 1.0))
@@ -46,8 +46,7 @@ def repeat_views(images: Tensor, views: Tensor, side: float) -> Tensor:
     zero = torch.zeros_like(scale)
     matrix = torch.stack([scale * mirror, zero, place[..., 0], zero, scale, place[..., 1]], dim=-1)
     flat = source.reshape(n * slots, 1, rows, columns)
-    grid = F.affine_grid(matrix.view(-1, 2, 3).to(images.dtype), list(flat.shape), align_corners=False)
-    moved = F.grid_sample(flat, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    moved = warp(flat, matrix.view(-1, 2, 3), rows, columns, "border").to(images.dtype)
     return torch.where((turn > 0)[:, :, None, None], moved.view_as(images), source)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mskray.models.kalm import sample
+from mskray.models.sampling import sample
 
 
 def local_entropy(values: Tensor, neighbourhood: int, bins: int) -> Tensor:
@@ -68,11 +68,6 @@ def crop(images: Tensor, box: Tensor, size: int) -> Tensor:
     side = images.shape[-1]
     middle, lengths = box[:, :2] + box[:, 2:] / 2, box[:, 2:]
     return sample(images, torch.cat([middle * 2 / side - 1, lengths / side], dim=1), size)
-
-
-def shrink(images: Tensor, size: int) -> Tensor:
-    """Bring images to size × size by averaging areas, as a cohort's canvas becomes a smaller network's input."""
-    return images if images.shape[-1] == size else F.interpolate(images, size=(size, size), mode="area")
 
 
 def _box_sum(values: Tensor, side: int) -> Tensor:

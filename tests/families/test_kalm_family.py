@@ -123,7 +123,7 @@ def test_explanations_look_into_the_global_network_through_whole_images() -> Non
     ("sections", "message"),
     [
         ({"network": {"size": 32}}, "network.size = 32: the last map of mobilenet_v3_small has one cell"),
-        ({"network": {"backbone": "inception_v4"}}, "network.size = 64: the last map of inception_v4 has one cell"),
+        ({"network": {"backbone": "inception_v4"}}, "network.size = 64: inception_v4 needs at least 75 px"),
         ({"data": {"image_size": 96}}, "data.image_size = 96 is no multiple of network.size = 64"),
         (
             {"loop": {"patience": 2}, "local": {"schedule": {"name": "plateau", "patience": 2}}},
@@ -141,7 +141,7 @@ def test_what_cannot_work_is_refused_in_one_line(sections: dict[str, Any], messa
 
 @pytest.mark.slow
 def test_a_cohort_of_small_images_is_refused(phantom_cohort: Cohort) -> None:
-    with pytest.raises(UserError, match=r"images of \d+ px, kalm cuts its key area from data.image_size = 448 px"):
+    with pytest.raises(UserError, match=r"data.image_size = 448: cohort .* holds \d+ px, nothing finer for kalm"):
         family("kalm").check(phantom_cohort, KalmConfig(), phantom_cohort.tasks[0])
 
 

@@ -1,5 +1,6 @@
 """The racnn family: its config, phases, losses and answers, and one run on two workers."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,17 @@ from pydantic import ValidationError
 from small_run import run, small_job
 from torch.nn import functional as F
 
+from mskray.cohorts import Cohort, Task
+from mskray.cohorts.schema import SplitCount
 from mskray.ensemble import describe
-from mskray.families import Images, load_predictor
+from mskray.errors import UserError
+from mskray.families import Images, family, load_predictor
 from mskray.families.racnn import RacnnConfig, RacnnRecipe, random_crop
 from mskray.models.racnn import Racnn, rank_loss
 from mskray.prediction.batch import Predicting
 from mskray.storage import locate
 
-NETWORK = {"backbone": "resnet18", "weights": "none", "crop": 48, "zoom": 32, "hidden": 8, "pretraining": 2}
+NETWORK = {"backbone": "resnet18", "weights": "none", "crop": 48, "zoom": 48, "hidden": 8, "pretraining": 2}
 
 
 def recipe(**network: object) -> RacnnRecipe:
@@ -39,13 +43,33 @@ def batch(side: int = 48) -> dict[str, torch.Tensor]:
     [
         ({"network": {"crop": 600}}, r"network.crop = 600 is larger than data.image_size = 512"),
         ({"network": {"zoom": 64, "backbone": "inception_v3"}}, "network.zoom = 64: inception_v3 needs at least 75 px"),
+        ({"network": {"zoom": 32}}, "network.zoom = 32: the last map of vgg19 has one cell a side"),
         ({"network": {"scale_weights": [0, 0, 0]}}, "network.scale_weights"),
         ({"network": {"pretraining": 3}, "loop": {"epochs": 3}}, "leaves no epoch to classify"),
+        ({"loop": {"patience": 1}}, r"loop.patience = 1: for up to 1 epochs on end .*raise it above them"),
+        ({"network": {"alternate": 3}, "loop": {"patience": 3}}, r"loop.patience = 3: for up to 3 epochs"),
+        ({"network": {"pretraining": 2}, "loop": {"patience": 2}}, r"loop.patience = 2: for up to 2 epochs"),
+        (
+            {"network": {"alternate": 2}, "schedule": {"name": "plateau", "patience": 2}},
+            r"schedule.patience = 2: for up to 2 epochs",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(sections: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RacnnConfig.model_validate(sections)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"loop": {"patience": 0}},
+        {"network": {"alternate": 3}, "loop": {"patience": 4}, "schedule": {"name": "cosine", "patience": 0}},
+        {"loop": {"patience": 3}, "schedule": {"name": "plateau", "patience": 2}},
+    ],
+)
+def test_enough_patience_is_accepted(sections: dict) -> None:
+    RacnnConfig.model_validate(sections)
 
 
 def test_defaults_are_those_of_zhaw() -> None:
@@ -119,6 +143,16 @@ def test_random_crops_are_windows_of_their_image() -> None:
     assert torch.equal(crops[0, 1, 0], images[1, 0].flatten()[starts[0, 1] - 100 :].unfold(0, 7, 1)[::10][:7])
     assert len(set(starts[:, 0].tolist())) > 10
     assert torch.equal(random_crop(images, 10), images)
+
+
+def test_a_cohort_coarser_than_the_image_is_refused(tiny_cohort: Callable[..., Cohort]) -> None:
+    task = Task(name="abnormality", classes=("normal", "abnormal"))
+    made = tiny_cohort((task,), [{task.name: 0}])
+    split = SplitCount(images=2, studies=1, patients=1, labels={task.name: {"normal": 1, "abnormal": 1}})
+    counts = made.manifest.counts.model_copy(update={"splits": {"train": split, "validation": split}})
+    cohort = Cohort(made.location, made.manifest.model_copy(update={"counts": counts}))
+    with pytest.raises(UserError, match=r"data.image_size = 64: cohort .* holds 32 px, nothing finer for racnn"):
+        family("racnn").check(cohort, recipe().config, task)
 
 
 @pytest.mark.slow

@@ -15,11 +15,13 @@ from torch.nn import functional as F
 from mskray.bundles import Fitted, load_bundle, save_bundle
 from mskray.cohorts import Cohort, Task
 from mskray.errors import UserError
+from mskray.explain import guided_backprop
 from mskray.families import Images, family, load_predictor
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe, NetworkSection
 from mskray.families.zoom import LookingConfig, ZoomConfig, ZoomRecipe
 from mskray.models.backbones import Backbone
-from mskray.models.zoom import crop, shrink
+from mskray.models.sampling import shrink
+from mskray.models.zoom import crop
 from mskray.storage import locate
 from mskray.training.config import DataSection
 from mskray.training.run import Resources, Run
@@ -113,6 +115,18 @@ def test_both_losses_move_the_network_and_looking_does_not() -> None:
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_explanations_look_at_what_the_first_look_sees() -> None:
+    torch.manual_seed(0)
+    made = recipe(small=32, size=80)
+    network, images = made.build().eval(), spots(80, [(10, 50), (40, 20)])
+    with torch.inference_mode():
+        first = made.answer(network, {"image": images}).parts["first look"]
+        explained = made.explained(network)
+        torch.testing.assert_close(explained(images).softmax(dim=1), first)
+        assert explained.maps(images).shape[2:] == (1, 1)
+    assert guided_backprop(explained, images, None).shape == (2, 80, 80)
+
+
 @pytest.fixture
 def bundle(tmp_path: Path) -> str:
     """An untrained classifier of 32 px."""
@@ -186,7 +200,7 @@ def test_the_first_look_is_the_classifier_s_own_prediction(
 @pytest.mark.parametrize(
     ("size", "intensity", "canvas", "message"),
     [
-        (128, "rescaled", {}, "holds 96 px, there is nothing finer to crop: set it to 96"),
+        (128, "rescaled", {}, "data.image_size = 128: .* holds 96 px, nothing finer for zoom"),
         (32, "rescaled", {}, "sees 32 px, a crop would show it nothing finer"),
         (96, "stored", {}, "was trained on rescaled images: set data.intensity=rescaled"),
         (96, "rescaled", {"fit": "stretch"}, "fitted by pad, .* ingested by stretch"),
@@ -203,9 +217,12 @@ def test_what_cannot_zoom_is_refused(
 
 def test_other_bundles_tasks_and_sizes_are_refused(cohort: Callable[..., Cohort], bundle: str, tmp_path: Path) -> None:
     zoom, settings = family("zoom"), config(bundle=bundle)
-    run = Run(locate(tmp_path / "run"), "r", Task(name="grade", classes=("0", "1", "2")), Resources())
+    grade = Task(name="grade", classes=("0", "1", "2"))
     with pytest.raises(UserError, match="tells normal, abnormal apart, task grade has 0, 1, 2"):
-        zoom.fit(cohort(), settings, run)
+        zoom.check(cohort(), settings, grade)
+    save_bundle(replace(load_bundle(bundle)[1], kind="photo"), locate(tmp_path / "photos"), "another")
+    with pytest.raises(UserError, match=r"zoom.bundle .* reads photos, cohort .* holds radiographs"):
+        zoom.check(cohort(), config(bundle=str(tmp_path / "photos")), TASK)
     other = replace(load_bundle(bundle)[1], family="kalm")
     save_bundle(other, locate(tmp_path / "kalm"), "another")
     with pytest.raises(UserError, match="is of family kalm: give one of classifier"):

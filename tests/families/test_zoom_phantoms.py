@@ -14,7 +14,7 @@ from mskray.families.zoom import LookingConfig, ZoomRecipe
 from mskray.imaging.phantoms import PhantomSpec, render, studies
 from mskray.imaging.regions import fit_to_canvas
 from mskray.models.backbones import Backbone
-from mskray.models.zoom import shrink
+from mskray.models.sampling import shrink
 from mskray.storage import locate
 from mskray.training.augmentation import augment
 from mskray.training.config import AugmentSection

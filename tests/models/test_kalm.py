@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from mskray.models.kalm import GlobalNetwork, Kalm, KeyArea, aggregate, locate_peak, profiles, sample, to_pixels
+from mskray.models.kalm import Kalm, KeyArea, aggregate, global_network, locate_peak, profiles, to_pixels
+from mskray.models.sampling import sample
 
 
 def test_eq_4_sums_channels_and_eq_5_6_make_profiles() -> None:
@@ -114,7 +115,7 @@ def test_boxes_are_exact_in_mixed_precision() -> None:
 
 def test_the_global_network_sees_the_mean_over_pixels_of_a_finer_image() -> None:
     torch.manual_seed(0)
-    network = GlobalNetwork("mobilenet_v3_small", 2, size=64).eval()
+    network = global_network("mobilenet_v3_small", 2, size=64).eval()
     small = torch.rand(2, 1, 64, 64)
     fine = small.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     with torch.no_grad():

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mskray.models.kalm import sample
 from mskray.models.racnn import Phase, Proposal, Racnn, attend, box_mask, corners, peak_box, rank_loss
+from mskray.models.sampling import sample
 
 SIZE, ZOOM = 64, 32
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mskray.models.zoom import crop, extend, local_entropy, region, shrink
+from mskray.models.zoom import crop, extend, local_entropy, region
 
 
 def counted_entropy(values: np.ndarray, neighbourhood: int, bins: int) -> np.ndarray:
@@ -78,7 +78,3 @@ def test_a_crop_of_the_input_size_has_the_canvas_s_very_pixels() -> None:
     found = crop(images, torch.tensor([[3.0, 5.0, 8.0, 8.0], [24.0, 24.0, 8.0, 8.0]]), 8)
     assert torch.allclose(found[0], images[0, :, 5:13, 3:11], atol=1e-5)
     assert torch.allclose(found[1], images[1, :, 24:, 24:], atol=1e-5)
-
-
-def test_shrinking_averages_areas() -> None:
-    assert shrink(torch.arange(16.0).view(1, 1, 4, 4), 2).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
