@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mskray.bundles import Fitted
 from mskray.cohorts import Cohort
@@ -18,10 +17,10 @@ from mskray.families.torch_predictor import TorchPredictor
 from mskray.models.backbones import BACKBONES, Backbone, check_input_size
 from mskray.training.config import TorchConfig
 from mskray.training.fit import fit
-from mskray.training.recipe import Answer, Batch, Recipe
+from mskray.training.recipe import Answer, Batch
 from mskray.training.run import Run
 from mskray.training.samples import EachImage
-from mskray.training.weights import initial_state
+from mskray.training.weights import Starting
 
 
 class NetworkSection(Section):
@@ -44,7 +43,7 @@ class ClassifierConfig(TorchConfig):
 
 
 @dataclass(frozen=True)
-class ClassifierRecipe(Recipe):
+class ClassifierRecipe(Starting):
     """The classifier's side of the shared loop."""
 
     config: ClassifierConfig
@@ -54,15 +53,9 @@ class ClassifierRecipe(Recipe):
         network = self.config.network
         return Backbone(network.backbone, self.classes, network.freeze)
 
-    def initial_state(self) -> dict[str, Tensor]:
-        """Return the network's first weights. Raises UserError when they cannot be had or do not fit."""
-        network = self.config.network
-        return initial_state(self.build, network.weights, network.backbone, self.config.loop.seed)
-
     def loss(self, network: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
         """Cross-entropy, weighted by class where `loop.class_weights` asks for it."""
-        smoothing = self.config.loop.label_smoothing
-        return F.cross_entropy(network(batch["image"]), batch["label"], weight=class_weights, label_smoothing=smoothing)
+        return self.cross_entropy(network(batch["image"]), batch["label"], class_weights)
 
     def answer(self, network: nn.Module, batch: Batch) -> Answer:
         return Answer(network(batch["image"]).float().softmax(dim=1))

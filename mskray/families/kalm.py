@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mskray.bundles import Fitted
 from mskray.cohorts import Cohort, Task
@@ -36,7 +35,7 @@ from mskray.training.fit import fit
 from mskray.training.recipe import Answer, Batch, Recipe
 from mskray.training.run import Run, Trained
 from mskray.training.samples import EachImage
-from mskray.training.weights import initial_state
+from mskray.training.weights import Starting
 
 GLOBAL, LOCAL, KEY_AREA = "global", "local", "key_area"
 _SETTINGS = "KALM, section 4.1"
@@ -130,7 +129,7 @@ class KalmConfig(TorchConfig):
 
 
 @dataclass(frozen=True)
-class GlobalRecipe(Recipe):
+class GlobalRecipe(Starting):
     """The first training: CNN_g alone, at its own input size, by cross-entropy."""
 
     config: KalmConfig
@@ -139,14 +138,8 @@ class GlobalRecipe(Recipe):
     def build(self) -> Backbone:
         return global_network(self.config.network.backbone, self.classes, self.config.network.size)
 
-    def initial_state(self) -> dict[str, Tensor]:
-        """Return the network's first weights. Raises UserError when they cannot be had or do not fit."""
-        network = self.config.network
-        return initial_state(self.build, network.weights, network.backbone, self.config.loop.seed)
-
     def loss(self, network: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
-        smoothing = self.config.loop.label_smoothing
-        return F.cross_entropy(network(batch["image"]), batch["label"], class_weights, label_smoothing=smoothing)
+        return self.cross_entropy(network(batch["image"]), batch["label"], class_weights)
 
     def answer(self, network: nn.Module, batch: Batch) -> Answer:
         return Answer(network(batch["image"]).float().softmax(dim=1))
@@ -184,7 +177,7 @@ class LocalRecipe(Recipe):
     def loss(self, network: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
         """Cross-entropy of the local answer alone: the two scores are trained apart and fused afterwards."""
         _, local, _ = network(batch["image"])
-        return F.cross_entropy(local, batch["label"], class_weights, label_smoothing=self.config.loop.label_smoothing)
+        return self.cross_entropy(local, batch["label"], class_weights)
 
     def answer(self, network: nn.Module, batch: Batch) -> Answer:
         """The mean of the two softmaxes (KALM eq. 3 and 10, section 4.2: "their average score")."""

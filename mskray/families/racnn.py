@@ -26,10 +26,10 @@ from mskray.models.racnn import Phase, Racnn, corners, rank_loss
 from mskray.training.augmentation import augment
 from mskray.training.config import DataSection, OptimizerSection, TorchConfig
 from mskray.training.fit import fit
-from mskray.training.recipe import Answer, Batch, Recipe
+from mskray.training.recipe import Answer, Batch
 from mskray.training.run import Run
 from mskray.training.samples import EachImage
-from mskray.training.weights import initial_state
+from mskray.training.weights import Starting
 
 _CODE = "RA-CNN, by its public version jeong-tae/RACNN-pytorch"
 _STEPS = "RA-CNN, by its public version ouceduxzk/Fine_Grained_Classification"
@@ -140,7 +140,7 @@ class RacnnConfig(TorchConfig):
 
 
 @dataclass(frozen=True)
-class RacnnRecipe(Recipe):
+class RacnnRecipe(Starting):
     """RA-CNN's side of the shared loop."""
 
     config: RacnnConfig
@@ -158,11 +158,6 @@ class RacnnRecipe(Recipe):
             smallest=network.smallest,
             k=network.sharpness,
         )
-
-    def initial_state(self) -> dict[str, Tensor]:
-        """Build the network with its first weights. Raises UserError when they cannot be had or do not fit."""
-        network = self.config.network
-        return initial_state(self.build, network.weights, network.backbone, self.config.loop.seed)
 
     def phase(self, epoch: int) -> Phase:
         """What learns in an epoch (from 0)."""
@@ -188,10 +183,7 @@ class RacnnRecipe(Recipe):
             return F.mse_loss(boxes, peaks)
         if phase == "proposals":
             return rank_loss(logits.float().softmax(dim=2), batch["label"], self.config.network.margin)
-        smoothing = self.config.loop.label_smoothing
-        losses = [
-            F.cross_entropy(each, batch["label"], weight=class_weights, label_smoothing=smoothing) for each in logits
-        ]
+        losses = [self.cross_entropy(each, batch["label"], class_weights) for each in logits]
         return sum((w * each for w, each in zip(self.config.network.scale_weights, losses, strict=True)), 0 * losses[0])
 
     def answer(self, network: nn.Module, batch: Batch) -> Answer:

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mskray.bundles import Fitted
 from mskray.cohorts import Cohort
@@ -28,10 +27,10 @@ from mskray.models.view_fusion import LateFusion, Pooling, real_views, repeat_vi
 from mskray.training.augmentation import augment
 from mskray.training.config import DataSection, TorchConfig
 from mskray.training.fit import fit
-from mskray.training.recipe import Answer, Batch, Recipe
+from mskray.training.recipe import Answer, Batch
 from mskray.training.run import Run
 from mskray.training.samples import Studies
-from mskray.training.weights import initial_state
+from mskray.training.weights import Starting
 
 
 class StudyData(DataSection):
@@ -80,7 +79,7 @@ class ViewFusionConfig(TorchConfig):
 
 
 @dataclass(frozen=True)
-class ViewFusionRecipe(Recipe):
+class ViewFusionRecipe(Starting):
     """View fusion's side of the shared loop."""
 
     config: ViewFusionConfig
@@ -96,11 +95,6 @@ class ViewFusionRecipe(Recipe):
             return Backbone(network.backbone, self.classes, network.freeze, channels=network.views)
         return LateFusion(network.backbone, self.classes, network.pooling, network.attention_units, network.freeze)
 
-    def initial_state(self) -> dict[str, Tensor]:
-        """Build the network with its first weights. Raises UserError when they cannot be had or do not fit."""
-        network = self.config.network
-        return initial_state(self.build, network.weights, network.backbone, self.config.loop.seed)
-
     def augment(self, batch: Batch) -> Batch:
         """Change each view by its own amounts; the repeats of early fusion count as views."""
         batch = self._filled(batch)
@@ -111,9 +105,7 @@ class ViewFusionRecipe(Recipe):
 
     def loss(self, network: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
         """Cross-entropy of the study's label, weighted by class where `loop.class_weights` asks for it."""
-        smoothing = self.config.loop.label_smoothing
-        logits = self._logits(network, batch)
-        return F.cross_entropy(logits, batch["label"], weight=class_weights, label_smoothing=smoothing)
+        return self.cross_entropy(self._logits(network, batch), batch["label"], class_weights)
 
     def answer(self, network: nn.Module, batch: Batch) -> Answer:
         return Answer(self._logits(network, batch).float().softmax(dim=1))

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mskray.bundles import Bundle, Fitted, load_bundle, read_description
 from mskray.cohorts import Cohort, Task
@@ -108,11 +107,7 @@ class ZoomRecipe(Recipe):
         # Among several workers the network is wrapped; the response needs nothing of the wrapping.
         _, box = self.zoom(self.explained(getattr(network, "module", network)), images)
         both = network(torch.cat([shrink(images, self.size), crop(images, box, self.size)]))
-        smoothing = self.config.loop.label_smoothing
-        whole, local = (
-            F.cross_entropy(logits, batch["label"], weight=class_weights, label_smoothing=smoothing)
-            for logits in both.chunk(2)
-        )
+        whole, local = (self.cross_entropy(logits, batch["label"], class_weights) for logits in both.chunk(2))
         return whole + local
 
     def answer(self, network: nn.Module, batch: Batch) -> Answer:

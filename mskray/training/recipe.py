@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mskray.errors import UserError
 from mskray.models.backbones import Backbone
@@ -59,6 +60,10 @@ class Recipe(ABC):
     def augment(self, batch: Batch) -> Batch:
         """Return a randomly changed copy of a training batch."""
         return {**batch, "image": augment(batch["image"], self.config.augment)}
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> Tensor:
+        """Mean over samples, weighted by class and smoothed as `loop` asks; logits (n, classes), labels (n,)."""
+        return F.cross_entropy(logits, labels, class_weights, label_smoothing=self.config.loop.label_smoothing)
 
     def explained(self, network: nn.Module) -> Backbone:
         """Return the part of the network that explanations look into; it takes whole images (n, 1, rows, columns).

@@ -1,37 +1,42 @@
 """Initial weights: none, ImageNet's by torchvision or timm, or a state dict at a URI. Loaded once, on the driver."""
 
 import io
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import torchvision
 from huggingface_hub import hf_hub_download
 from safetensors.torch import load, load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from mskray.errors import UserError
 from mskray.models.backbones import TIMM, Backbone, load_initial
 from mskray.storage import locate
+from mskray.training.recipe import Recipe
 
 # A state dict larger than this is a mistake (VGG19, the largest backbone, has 575 MB).
 _MAX_BYTES = 4 << 30
 
 
-def initial_state(build: Callable[[], nn.Module], weights: str, backbone: str, seed: int) -> dict[str, Tensor]:
-    """Return the whole state that a network of `build` starts from, what `weights` leaves open drawn from `seed`.
+class Starting(Recipe):
+    """A recipe whose config says in `network.backbone` and `network.weights` what its network starts from."""
 
-    Every `Backbone` in it starts from the same weights.
+    def initial_state(self) -> dict[str, Tensor]:
+        """Return the network's first weights; what `network.weights` leaves open is drawn from `loop.seed`.
 
-    Raises UserError when the weights cannot be had or do not fit.
-    """
-    state = initial_weights(weights, backbone)
-    torch.manual_seed(seed)
-    built = build()
-    if state is not None:
-        for part in built.modules():
-            if isinstance(part, Backbone):
-                load_initial(part, state, weights)
-    return built.state_dict()
+        Every `Backbone` in the network starts from the same weights.
+
+        Raises UserError when the weights cannot be had or do not fit.
+        """
+        network: Any = vars(self.config)["network"]
+        state = initial_weights(network.weights, network.backbone)
+        torch.manual_seed(self.config.loop.seed)
+        built = self.build()
+        if state is not None:
+            for part in built.modules():
+                if isinstance(part, Backbone):
+                    load_initial(part, state, network.weights)
+        return built.state_dict()
 
 
 def initial_weights(weights: str, backbone: str) -> dict[str, Tensor] | None:
