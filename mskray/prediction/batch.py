@@ -50,32 +50,33 @@ class Predicting:
         self.model, self.ensemble, self.workers, self.gpu, self.report = model, ensemble, workers, gpu, report
         self.bundles = check_members(ensemble, model)
 
-    def cohort(self, cohort: Cohort, split: str, need_labels: bool = True) -> pa.Table:
-        """Predict every image of a split once.
+    def cohort(self, cohort: Cohort, splits: Sequence[str], need_labels: bool = True) -> pa.Table:
+        """Predict every image of the splits once.
 
         Args:
             need_labels: UserError where the cohort lacks the model's task. Without, every label is then null, as it
                 is where the cohort's task has other classes.
         Returns:
-            One row an image, ordered by study and view: identity, `label` (null where missing), `prob_<class>`,
-            `error` (null).
+            One row an image, ordered by split, study and view: identity, `split`, `label` (null where missing),
+            `prob_<class>`, `error` (null).
         Raises:
-            UserError: the split or the task is missing, or the task's classes are not the model's.
+            UserError: a split or the task is missing, or the task's classes are not the model's.
         """
-        shards = [{"shard": number} for number in range(len(cohort.shards(split)))]
+        shards = [{"split": split, "shard": number} for split in splits for number in range(len(cohort.shards(split)))]
         name, classes = self.ensemble.task, self.ensemble.classes
         same = any(task.name == name and task.classes == tuple(classes) for task in cohort.tasks)
         column = matching_task(self.ensemble, cohort).column if need_labels or same else None
         members = [(bundle.name, bundle.body_parts) for bundle in self.bundles]
-        for part in np.unique(cohort.columns(split, ["body_part"])["body_part"].astype(str)):
+        parts = [cohort.columns(split, ["body_part"])["body_part"].astype(str) for split in splits]
+        for part in np.unique(np.concatenate(parts)):
             message = doubt(members, part)
             if message:
                 self.report(Progress(message))
-        read = cohort_reader(cohort, split, column)
+        read, count = cohort_reader(cohort, column), sum(cohort.count(split) for split in splits)
         source = ray.data.from_items(shards, override_num_blocks=len(shards))
         # A shard holds whole studies, and so does a batch: some families look at all views of a study together.
-        table = self._run(source.map_batches(read, batch_size=1, num_cpus=_READER_CPUS), cohort.count(split), None)
-        return table.sort_by([(name, "ascending") for name in ("study_id", "view_index", "instance_id")])
+        table = self._run(source.map_batches(read, batch_size=1, num_cpus=_READER_CPUS), count, None)
+        return table.sort_by([(name, "ascending") for name in ("split", "study_id", "view_index", "instance_id")])
 
     def files(self, folder: Location) -> pa.Table:
         """Predict every file of a folder or prefix, or one file.

@@ -24,8 +24,8 @@ Reader = Callable[[Any], Any]
 """A function for `map_batches`: a batch of items as arrays in, an Arrow table out."""
 
 
-def cohort_reader(cohort: Cohort, split: str, label_column: str | None) -> Reader:
-    """Return a function from one `shard` number to the shard's rows, with `label` (null where missing).
+def cohort_reader(cohort: Cohort, label_column: str | None) -> Reader:
+    """Return a function from one `split` and `shard` number to the shard's rows, with `label` (null where missing).
 
     Args:
         label_column: None where the cohort has none; every label is then null.
@@ -33,12 +33,14 @@ def cohort_reader(cohort: Cohort, split: str, label_column: str | None) -> Reade
     wanted = ["image", *IDENTITY] if label_column is None else ["image", label_column, *IDENTITY]
 
     def read(items: dict[str, np.ndarray]) -> pa.Table:
+        split = str(items["split"][0])
         shard = cohort.shards(split)[int(items["shard"][0])]
         data = cohort.read_shard(shard, wanted)
         labels = np.full(shard.rows, MISSING) if label_column is None else data[label_column]
         return pa.table(
             {
                 **{name: pa.array(data[name].tolist()) for name in IDENTITY},
+                "split": pa.array([split] * shard.rows, pa.string()),
                 "label": pa.array(labels.astype(np.int32), pa.int32(), mask=labels < 0),
                 "error": pa.nulls(len(labels), pa.string()),
                 **_pixel_columns(list(data["image"])),

@@ -55,7 +55,7 @@ def _calibrated(joined: Ensemble, cohort: Cohort, report: Report) -> Ensemble:
     ensemble.matching_task(joined, cohort)
     predicting = Predicting(joined.name, joined, report=report)
     with cluster.session():
-        table = predicting.cohort(cohort, _SPLIT)
+        table = predicting.cohort(cohort, [_SPLIT])
     labelled = table.filter(table["label"].is_valid())
     labels = labelled["label"].to_numpy()
     if len(np.unique(labels)) < 2:

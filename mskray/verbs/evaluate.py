@@ -56,7 +56,7 @@ def evaluate_model(
     check_access(target, write=True)
     predicting = Predicting(str(location), described, workers, gpu, report)
     with cluster.session():
-        table = predicting.cohort(cohort, split)
+        table = predicting.cohort(cohort, [split])
     report(Progress("computing figures and intervals"))
     result = evaluate(
         table, described.classes, ordinal=task.ordinal, threshold=described.threshold, resamples=resamples

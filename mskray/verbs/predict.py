@@ -35,16 +35,8 @@ def predict(
     with cluster.session():
         if place.join(MANIFEST).is_file():
             cohort = open_cohort(place)
-            names = [split] if split else list(cohort.splits)
-            for name in names:
-                cohort.shards(name)  # an unknown split is refused before any is predicted
-            parts = [_with_split(predicting.cohort(cohort, name, need_labels=False), name) for name in names]
-            table = pa.concat_tables(parts)
+            table = predicting.cohort(cohort, [split] if split else cohort.splits, need_labels=False)
         else:
             table = predicting.files(place)
     target.write_bytes(parquet_bytes(table))
     return table
-
-
-def _with_split(table: pa.Table, name: str) -> pa.Table:
-    return table.append_column("split", pa.array([name] * len(table), pa.string()))

@@ -156,7 +156,7 @@ def test_a_job_cut_off_between_its_trainings_goes_on_with_the_second(
 ) -> None:
     out, seen = tmp_path / "bundle", list[str]()
     sections = {**SMALL, "data": {**SMALL["data"], "image_size": phantom_cohort.image.size}}
-    job = {**small_job(phantom_cohort, locate(out)), **sections, "family": "kalm", "resources": {"workers": 2}}
+    job = {**small_job(phantom_cohort, locate(out)), **sections, "family": "kalm"}
 
     def cut_off(progress: Progress) -> None:
         seen.append(progress.stage)

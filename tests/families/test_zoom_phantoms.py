@@ -92,7 +92,7 @@ def test_the_box_holds_more_of_the_implant_than_boxes_of_its_size_elsewhere() ->
 
 
 def test_a_bundle_zooms_as_it_is_and_learns_from_its_response(phantom_cohort, tmp_path: Path) -> None:
-    """From classifier to zoom through the shared loop, with two workers: 32 px, and 64 px to zoom into."""
+    """From classifier to zoom through the shared loop: 32 px, and 64 px to zoom into."""
     small = {"image_size": 32, "batch_size": 8, "shuffle_window": 64}
     first = run(small_job(phantom_cohort, locate(tmp_path / "first"), data=small, loop={"epochs": 1}))
     job = small_job(phantom_cohort, locate(tmp_path / "zoom"), family="zoom")
@@ -102,8 +102,7 @@ def test_a_bundle_zooms_as_it_is_and_learns_from_its_response(phantom_cohort, tm
     assert zoom.files == first.files, "the weights are the classifier's"
     assert run(job) == zoom
     learning = {"bundle": str(tmp_path / "first"), "learns": "response"}
-    resources = {"workers": 2, "cpus_per_worker": 1}
-    trained = run({**job, "out": str(tmp_path / "response"), "zoom": learning, "resources": resources})
+    trained = run({**job, "out": str(tmp_path / "response"), "zoom": learning})
     assert [entry["epoch"] for entry in trained.history] == [1, 2]
     assert trained.files != first.files
     pixels = list(np.random.default_rng(0).integers(0, 255, (3, 64, 64), dtype=np.uint8))

@@ -14,19 +14,20 @@ from mskray.prediction.readers import cohort_reader, file_reader, pixel_arrays
 from mskray.storage import connection, faults, locate
 
 TASK = Task(name="abnormality", classes=("normal", "abnormal"))
-FIRST = {"shard": np.array([0])}
+FIRST = {"split": np.array(["test"]), "shard": np.array([0])}
 
 
 def test_a_cohort_without_labels_has_rows(tiny_cohort: Callable[..., Cohort]) -> None:
-    rows = cohort_reader(tiny_cohort((), [{}, {}]), "test", None)(FIRST)
+    rows = cohort_reader(tiny_cohort((), [{}, {}]), None)(FIRST)
     assert rows["label"].to_pylist() == [None, None]
+    assert rows["split"].to_pylist() == ["test", "test"]
     assert rows["label"].type == pa.int32()
     assert [image.shape for image in pixel_arrays(rows)] == [(32, 32), (32, 32)]
 
 
 def test_labels_of_a_cohort(tiny_cohort: Callable[..., Cohort]) -> None:
     cohort = tiny_cohort((TASK,), [{"abnormality": 1}, {}])
-    assert cohort_reader(cohort, "test", TASK.column)(FIRST)["label"].to_pylist() == [1, None]
+    assert cohort_reader(cohort, TASK.column)(FIRST)["label"].to_pylist() == [1, None]
 
 
 def test_files_and_their_errors(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_a_mistake_found_in_a_worker_is_one_line(
     monkeypatch.setattr(batch, "cohort_reader", broken)
     predicting = batch.Predicting(str(bundle), ensemble.describe(bundle))
     with pytest.raises(UserError) as caught:
-        predicting.cohort(phantom_cohort, "test")
+        predicting.cohort(phantom_cohort, ["test"])
     assert str(caught.value) == "the shard is gone"
 
 
