@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from mskray.errors import UserError
 from mskray.families.loading import load_predictor
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.imaging.flags import Removal, remove_flags
-from mskray.imaging.regions import Fit, intersection_over_union
+from mskray.imaging.regions import Fit, from_canvas, intersection_over_union
 from mskray.storage import Location
 from mskray.training.recipe import Recipe, to_batch
 
@@ -32,22 +33,32 @@ class RemovalSection(Section):
 
 @dataclass(frozen=True)
 class Found:
-    """What is on one image: boxes (k, 4) x, y, w, h in its pixels, kinds (k,), scores (k,), the surest first."""
+    """What is on one image, the surest first.
+
+    Args:
+        boxes: (k, 4) x, y, w, h in the image's pixels.
+        kinds: (k,).
+        scores: (k,).
+        masks: (k, size, size) bool on the network's input; None where the method finds boxes alone.
+    """
 
     boxes: np.ndarray
     kinds: np.ndarray
     scores: np.ndarray
+    masks: np.ndarray | None = None
 
     def of(self, kind: str, least: float) -> "Found":
         """Those of a kind with at least this score."""
-        chosen = (self.kinds == kind) & (self.scores >= least)
-        return Found(self.boxes[chosen], self.kinds[chosen], self.scores[chosen])
+        return self._only((self.kinds == kind) & (self.scores >= least))
 
     def surer_than(self, others: "Found") -> "Found":
         """Those that no surer one of the others claims for itself: the detector may call one thing by both kinds."""
         rivals = intersection_over_union(self.boxes, others.boxes) >= _SAME
-        chosen = ~(rivals & (others.scores[None] > self.scores[:, None])).any(axis=1)
-        return Found(self.boxes[chosen], self.kinds[chosen], self.scores[chosen])
+        return self._only(~(rivals & (others.scores[None] > self.scores[:, None])).any(axis=1))
+
+    def _only(self, chosen: np.ndarray) -> "Found":
+        masks = None if self.masks is None else self.masks[chosen]
+        return Found(self.boxes[chosen], self.kinds[chosen], self.scores[chosen], masks)
 
 
 @dataclass(frozen=True)
@@ -79,8 +90,14 @@ class FlagPredictor(TorchPredictor):
         flags = found.of(FLAG, self.removal.flag_score)
         implants = found.of(IMPLANT, self.removal.implant_score)
         flags, implants = flags.surer_than(implants), implants.surer_than(flags)
-        removal = remove_flags(image, flags.boxes.tolist(), implants.boxes.tolist())
+        outlines = [] if flags.masks is None else [self._outline(mask, image.shape) for mask in flags.masks]
+        removal = remove_flags(image, flags.boxes.tolist(), implants.boxes.tolist(), outlines)
         return Cleaned(removal.pixels, removal.changed, flags.boxes)
+
+    def _outline(self, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Bring a mask from the network's input by way of the canvas to the image, (rows, columns) bool."""
+        canvas = cv2.resize(mask.astype(np.float32), (self.image["size"], self.image["size"]))
+        return cv2.resize(from_canvas(canvas, *shape, self.image["fit"]), shape[::-1]) >= 0.5
 
     def _on(self, image: np.ndarray, found: Mapping[str, Tensor]) -> Found:
         """Bring boxes from the network's input by way of the canvas to the image."""
@@ -90,7 +107,8 @@ class FlagPredictor(TorchPredictor):
         boxes = np.concatenate([ends[:, :2], ends[:, 2:] - ends[:, :2]], axis=1)
         kinds = np.array(KINDS)[found["labels"].cpu().numpy() - 1]
         own = np.array([place.to_source(box) for box in boxes], np.float32).reshape(-1, 4)
-        return Found(own, kinds, found["scores"].float().cpu().numpy())
+        masks = (found["masks"][:, 0] >= 0.5).cpu().numpy() if "masks" in found else None
+        return Found(own, kinds, found["scores"].float().cpu().numpy(), masks)
 
 
 def load_flag_detector(uri: str | Location, device: str = "cpu") -> tuple[Bundle, FlagPredictor]:

@@ -8,6 +8,7 @@ boxes of `protected` stay as they are.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import cv2
 import numpy as np
@@ -40,20 +41,24 @@ class Removal:
     changed: np.ndarray
 
 
-def remove_flags(pixels: np.ndarray, flags: Sequence[Box], protected: Sequence[Box] = ()) -> Removal:
+def remove_flags(
+    pixels: np.ndarray, flags: Sequence[Box], protected: Sequence[Box] = (), outlines: Sequence[np.ndarray] = ()
+) -> Removal:
     """Fill the pixels of each flag with the mean of their surroundings.
 
     Args:
         pixels: (rows, columns) uint8 or uint16.
         flags: boxes (x, y, w, h) in pixels, each around one marker; they may leave the image.
         protected: boxes whose pixels are never changed, such as those of implants.
+        outlines: where a detector knows more than boxes, for each flag the pixels (rows, columns) bool that it takes
+            for the flag; nothing is filled but these and their neighbours.
     """
     kept = np.zeros(pixels.shape, bool)
     for box in protected:
         kept[_slices(box, pixels.shape)] = True
     result, changed = pixels.copy(), np.zeros(pixels.shape, bool)
-    for box in flags:
-        _remove(result, changed, box, kept)
+    for box, outline in zip_longest(flags, outlines):
+        _remove(result, changed, box, kept, outline)
     return Removal(result, changed)
 
 
@@ -82,7 +87,7 @@ class _Patch:
     ring: np.ndarray
 
     @classmethod
-    def of(cls, pixels: np.ndarray, box: Box, kept: np.ndarray) -> "_Patch | None":
+    def of(cls, pixels: np.ndarray, box: Box, kept: np.ndarray, outline: np.ndarray | None = None) -> "_Patch | None":
         """Tell the marker from its surroundings; None where the box is outside or nothing surrounds it."""
         slack = max(1.0, _SLACK * max(box[2:]))
         margin = slack + max(3.0, _RING * max(box[2:]))
@@ -97,16 +102,21 @@ class _Patch:
         ring = ~inside & ~kept[window]
         if not ring.any():
             return None
+        reach = max(1, round(_GROW * max(box[2:])))
+        if outline is not None:
+            inside &= _grow(outline[window], reach)
+            if not inside.any():
+                return None
         around = _local_mean(here, ring, max(box[2:]) / 2)
         spread = float(np.std((here - around)[ring]))
         marker = _standing_out(here - around, inside, spread)
-        marker = _grow(marker, max(1, round(_GROW * max(box[2:])))) & inside & ~kept[window]
+        marker = _grow(marker, reach) & inside & ~kept[window]
         # Second look: what is no marker inside the box surrounds it more closely than the ring does.
         return cls(window, marker, _local_mean(here, ~marker & ~kept[window], max(2.0, min(box[2:]) / 4)), ring)
 
 
-def _remove(result: np.ndarray, changed: np.ndarray, box: Box, kept: np.ndarray) -> None:
-    patch = _Patch.of(result, box, kept)
+def _remove(result: np.ndarray, changed: np.ndarray, box: Box, kept: np.ndarray, outline: np.ndarray | None) -> None:
+    patch = _Patch.of(result, box, kept, outline)
     if patch is None or not patch.marker.any():
         return
     here = result[patch.window]

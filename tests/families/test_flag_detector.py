@@ -8,12 +8,13 @@ import torch
 from small_run import run
 
 from mskray import ensemble
+from mskray.bundles import Fitted
 from mskray.cohorts import Cohort, open_cohort
 from mskray.cohorts.schema import ABNORMALITY
 from mskray.errors import UserError
 from mskray.families import Images, family
 from mskray.families.flag_detector import TASK, FlagDetectorConfig, FlagDetectorRecipe, targets
-from mskray.families.flag_removal import KINDS, Found, load_flag_detector
+from mskray.families.flag_removal import FAMILY, KINDS, FlagPredictor, Found, load_flag_detector
 from mskray.imaging.inputs import InputFormat
 from mskray.models.detector import Detector, load_detector
 from mskray.training.box_samples import BoxSamples
@@ -116,6 +117,37 @@ def test_a_thing_of_both_kinds_is_what_the_detector_is_surer_of(implant: float, 
     flags, implants = found.of("flag", 0.5), found.of("implant", 0.3)
     assert len(flags.surer_than(implants).boxes) == left
     assert len(implants.surer_than(flags).boxes) == 2 - left
+
+
+class Finds(torch.nn.Module):
+    """A detector that finds one flag, 16 to 32 of 64 px each way, and, if asked, that its pixels are the left half."""
+
+    def __init__(self, masks: bool) -> None:
+        super().__init__()
+        self.masks = masks
+
+    def forward(self, images: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        found = {"boxes": torch.tensor([[16.0, 16, 32, 32]]), "labels": torch.tensor([1])}
+        found["scores"] = torch.tensor([0.9])
+        if self.masks:
+            found["masks"] = torch.zeros(1, 1, 64, 64)
+            found["masks"][:, :, 16:32, 16:24] = 1
+        return [found for _ in images]
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_pixels_that_the_detector_outlined_are_removed_from_an_image_of_any_shape(masks: bool) -> None:
+    recipe, image = FlagDetectorRecipe(config("mask_rcnn")), {"size": 32, "dtype": "uint8", "fit": "pad"}
+    state = recipe.build().state_dict()
+    fitted = Fitted(FAMILY, {}, TASK.name, TASK.classes, "radiograph", (), image, state, [], {}, {}, {})
+    predictor = FlagPredictor(recipe, fitted, recipe.config.removal)
+    predictor.network = Finds(masks)
+    pixels = np.full((80, 160), 60, np.uint8)  # on the canvas: 16 rows from row 8 on, 5 px of the image to one
+    pixels[4:36, 42:58] = pixels[4:36, 64:78] = 200
+    (cleaned,) = predictor.clean([pixels])
+    np.testing.assert_allclose(cleaned.flags, [[40, 0, 40, 40]])
+    assert cleaned.changed[4:36, 42:58].all()
+    assert cleaned.changed[4:36, 66:76].any() != masks
 
 
 @pytest.mark.slow

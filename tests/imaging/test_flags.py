@@ -84,6 +84,21 @@ def test_protected_pixels_stay_where_boxes_overlap():
     assert not made.changed[26:32, 24:32].any()
 
 
+def test_of_two_bright_things_in_a_box_the_one_outlined_goes():
+    letter = square() == 250
+    pixels = square()
+    pixels[20:32, 29:31] = 240
+    made = remove_flags(pixels, [(24, 20, 8, 12)])
+    assert (made.pixels[20:28, 29:31] == 60).all()
+    bar, outline = np.zeros_like(letter), letter.copy()
+    bar[20:27, 29:31], outline[29:32, 27:] = True, False
+    made = remove_flags(pixels, [(24, 20, 8, 12)], outlines=[outline])
+    assert (made.pixels[bar] == 240).all()
+    assert made.changed[20:32, 24:27].all()
+    none = remove_flags(pixels, [(24, 20, 8, 12)], outlines=[np.zeros_like(letter)])
+    assert not none.changed.any()
+
+
 @pytest.mark.parametrize(
     "box", [(-5, -5, 9, 9), (60, 60, 30, 30), (200, 200, 9, 9), (0, 0, 64, 64), (-9, -9, 90, 90), (5.5, 5.5, 0.2, 0.2)]
 )
