@@ -49,12 +49,13 @@ class Found:
 
     def of(self, kind: str, least: float) -> "Found":
         """Those of a kind with at least this score."""
-        return self._only((self.kinds == kind) & (self.scores >= least))
+        return self._only(np.flatnonzero((self.kinds == kind) & (self.scores >= least)))
 
     def surer_than(self, others: "Found") -> "Found":
         """Those that no surer one of the others claims for itself: the detector may call one thing by both kinds."""
         rivals = intersection_over_union(self.boxes, others.boxes) >= _SAME
-        return self._only(~(rivals & (others.scores[None] > self.scores[:, None])).any(axis=1))
+        lost = rivals & (others.scores[None] > self.scores[:, None])
+        return self._only(np.flatnonzero(~lost.any(axis=1)))
 
     def _only(self, chosen: np.ndarray) -> "Found":
         masks = None if self.masks is None else self.masks[chosen]
@@ -90,14 +91,14 @@ class FlagPredictor(TorchPredictor):
         flags = found.of(FLAG, self.removal.flag_score)
         implants = found.of(IMPLANT, self.removal.implant_score)
         flags, implants = flags.surer_than(implants), implants.surer_than(flags)
-        outlines = [] if flags.masks is None else [self._outline(mask, image.shape) for mask in flags.masks]
+        outlines = [] if flags.masks is None else [self._outline(mask, *image.shape) for mask in flags.masks]
         removal = remove_flags(image, flags.boxes.tolist(), implants.boxes.tolist(), outlines)
         return Cleaned(removal.pixels, removal.changed, flags.boxes)
 
-    def _outline(self, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def _outline(self, mask: np.ndarray, rows: int, columns: int) -> np.ndarray:
         """Bring a mask from the network's input by way of the canvas to the image, (rows, columns) bool."""
         canvas = cv2.resize(mask.astype(np.float32), (self.image["size"], self.image["size"]))
-        return cv2.resize(from_canvas(canvas, *shape, self.image["fit"]), shape[::-1]) >= 0.5
+        return cv2.resize(from_canvas(canvas, rows, columns, self.image["fit"]), (columns, rows)) >= 0.5
 
     def _on(self, image: np.ndarray, found: Mapping[str, Tensor]) -> Found:
         """Bring boxes from the network's input by way of the canvas to the image."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -36,6 +36,7 @@ class BoxSamples:
     kinds: tuple[str, ...]
     masks: bool = False
     stored_masks: bool = False
+    unit: ClassVar[str] = "images"
 
     @property
     def images_each(self) -> int:

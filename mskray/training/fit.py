@@ -71,9 +71,10 @@ def fit(
     initial_weights = ray.put(initial())
     steps, left = divmod(train.rows, step)
     rest = f", {left} others left out in each" if left else ""
-    run.report(Progress(f"starting {resources.workers} training worker(s), epochs of {steps:,} × {step} images{rest}"))
+    epoch = f"{steps:,} × {step} {samples.unit}{rest}"
+    run.report(Progress(f"starting {resources.workers} training worker(s), epochs of {epoch}"))
     held = _hold(recipe, cohort, train, validation)
-    with _listener(run) as queue:
+    with _listener(run, samples.unit) as queue:
         work = Assignment(
             recipe=recipe,
             train=train,
@@ -182,7 +183,7 @@ class _Say:
 
 
 @contextmanager
-def _listener(run: Run) -> Iterator[Queue]:
+def _listener(run: Run, unit: str) -> Iterator[Queue]:
     """Pass events from the workers to `run.report` and the trackers, in a thread, until the block ends."""
     queue = Queue(actor_options={"num_cpus": 0})
     done = threading.Event()
@@ -200,7 +201,7 @@ def _listener(run: Run) -> Iterator[Queue]:
             except RayError:
                 return
             try:
-                _pass_on(event, run)
+                _pass_on(event, run, unit)
             except Exception as error:  # a tracker that fails must not stop the training
                 failures.append(error)
 
@@ -216,14 +217,14 @@ def _listener(run: Run) -> Iterator[Queue]:
         run.report(Progress(f"tracking failed {len(failures)} time(s), first: {failures[0]}"))
 
 
-def _pass_on(event: dict[str, Any], run: Run) -> None:
+def _pass_on(event: dict[str, Any], run: Run, unit: str) -> None:
     if event["kind"] == "epoch":
         for tracker in run.trackers:
             tracker.epoch({**event, "prefix": run.prefix})
-    run.report(_progress(event, run.prefix))
+    run.report(_progress(event, run.prefix, unit))
 
 
-def _progress(event: dict[str, Any], prefix: str) -> Progress:
+def _progress(event: dict[str, Any], prefix: str, unit: str) -> Progress:
     stage = f"{prefix}epoch {event['epoch']}/{event['epochs']}"
     if event["kind"] == "epoch":
         figures = f"loss {event['train_loss']:.3f}  validation: " + "  ".join(
@@ -231,4 +232,4 @@ def _progress(event: dict[str, Any], prefix: str) -> Progress:
         )
         return Progress(stage + " validated", 1, 1, "epoch", note=figures)
     note = f"loss {event['loss']:.3f}  waiting for data {event['wait_share']:.0%}"
-    return Progress(stage, event["done"], event["total"], "images", event["rate"], event["left_s"], note)
+    return Progress(stage, event["done"], event["total"], unit, event["rate"], event["left_s"], note)

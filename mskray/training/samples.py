@@ -15,6 +15,9 @@ Arrays = dict[str, np.ndarray]
 class Samples(Protocol):
     """From rows to samples. A study's rows are all in one shard, side by side, in the order of its views."""
 
+    unit: ClassVar[str]
+    """What the samples are, for progress: images or studies."""
+
     @property
     def images_each(self) -> int:
         """Images that a sample takes up at most."""
@@ -43,6 +46,7 @@ class EachImage:
     """Every image with a label in `column` is a sample: `image` (n, size, size) and `label`."""
 
     column: str
+    unit: ClassVar[str] = "images"
     images_each: ClassVar[int] = 1
 
     @property
@@ -70,6 +74,7 @@ class Studies:
 
     column: str
     views: int
+    unit: ClassVar[str] = "studies"
 
     @property
     def images_each(self) -> int:
