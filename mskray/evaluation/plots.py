@@ -123,12 +123,24 @@ def score_histogram(evaluation: Evaluation) -> Plot:
 
 
 def training_curves(history: Sequence[Mapping[str, Any]]) -> list[Plot]:
-    """Losses and figures over the epochs.
+    """Losses and figures over the epochs, of each of several trainings apart ("global/epoch", "global/train_loss").
 
     Args:
         history: one mapping an epoch, in order, with "epoch" (else numbered from 1). Keys that name a loss
             ("train_loss") and keys that end in a figure's name ("val_auroc") are drawn, the others are not.
     """
+    trainings: dict[str, list[dict[str, Any]]] = {}
+    for row in history:
+        parts: dict[str, dict[str, Any]] = {}
+        for key, value in row.items():
+            training, _, name = key.rpartition("/")
+            parts.setdefault(training, {})[name] = value
+        for training, part in parts.items():
+            trainings.setdefault(training, []).append(part)
+    return [plot for name, rows in trainings.items() for plot in _curves_of_one(name, rows)]
+
+
+def _curves_of_one(training: str, history: Sequence[Mapping[str, Any]]) -> list[Plot]:
     stated = [_number(row.get("epoch")) for row in history]
     epochs = [float(index) if epoch is None else epoch for index, epoch in enumerate(stated, start=1)]
     keys = list(dict.fromkeys(key for row in history for key in row))
@@ -151,7 +163,8 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> list[Plot]:
             for x, y in line:
                 chart.point(x, y, f"s{index}", f"{key}, epoch {x:g}: {y:.4g}", 2.5)
             legend.append((f"s{index}", key.replace("_", " ")))
-        plots.append(Plot(title, chart.markup(), f"{len(history)} epoch{'s' * (len(history) != 1)}.", legend))
+        whole = f"{title}, {training} training" if training else title
+        plots.append(Plot(whole, chart.markup(), f"{len(history)} epoch{'s' * (len(history) != 1)}.", legend))
     return plots
 
 

@@ -9,7 +9,7 @@ Everything that comes from data (body parts, ids, names) is escaped by the templ
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
@@ -63,15 +63,16 @@ class Box(NamedTuple):
 class Picture:
     """The image of one prediction: (rows, columns) or (rows, columns, 3) uint8, and what to draw on it.
 
-    boxes: what is known to be there. looked: where the model looked. heat: (height, width, 4) uint8, colour and opacity
-    of what the model holds for reasons, over the whole image at any resolution.
+    boxes: what is known to be there. looked: where the model looked. heats: by method (a name of `wording.METHODS`),
+    (height, width, 4) uint8, colour and opacity of what the model holds for reasons, over the whole image at any
+    resolution.
     """
 
     instance_id: str
     image: NDArray[np.uint8]
     boxes: Sequence[Box] = ()
     looked: Sequence[Box] = ()
-    heat: NDArray[np.uint8] | None = None
+    heats: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
 
 def write_report(
@@ -120,6 +121,7 @@ def write_report(
         lede=wording.lede(evaluation, context.get("bundle", ""), split),
         meanings=wording.meanings(evaluation),
         cautions=wording.cautions(evaluation, split),
+        methods=wording.METHODS,
         not_a_device=wording.NOT_A_DEVICE,
         definitions=wording.definitions(evaluation.classes, evaluation.ordinal),
         tiles=tiles,
@@ -205,7 +207,7 @@ def _picture(evaluation: Evaluation, picture: Picture) -> dict[str, Any]:
         "columns": columns,
         "boxes": picture.boxes,
         "looked": picture.looked,
-        "heat": None if picture.heat is None else _data_uri(picture.heat),
+        "heats": {method: _data_uri(heat) for method, heat in picture.heats.items()},
     }
 
 

@@ -4,7 +4,7 @@ A reader who opens the report should know after one sentence what was tested and
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mskray.evaluation.bootstrap import CONFIDENCE, MINIMUM_PATIENTS, Figure
 from mskray.evaluation.calibration import BINS
@@ -29,6 +29,20 @@ NAMES = {
     "quadratic_kappa": "Quadratic weighted κ",
     "brier": "Brier score",
     "ece": "Expected calibration error",
+}
+
+
+class Method(NamedTuple):
+    """An explanation method's name and how its map is to be read."""
+
+    title: str
+    note: str
+
+
+METHODS = {
+    "grad_cam": Method("Grad-CAM", "the network’s last map, a few coarse cells"),
+    "guided_backprop": Method("Guided backprop", "single pixels that speak for it, as far as every layer lets through"),
+    "saliency": Method("Saliency", "single pixels whose change would move the score, either way"),
 }
 
 SPLIT_NOTES = {

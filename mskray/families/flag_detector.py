@@ -1,4 +1,4 @@
-"""Finds L/R markers ("flags") and implants, so that flags can be taken out of images (ZHAW, sections III-A, IV-B2).
+"""Finds L/R markers ("flags") and implants, so that flags can be taken out of images (ZHAW, sections II-B, IV-B2).
 
     mskray train jobs/configs/phantom-flags.yaml
     mskray evaluate BUNDLE --cohort URI             AP50, precision and recall of both kinds
@@ -40,8 +40,8 @@ _SAFE = 1e-3
 class DetectorSection(Section):
     """The network."""
 
-    method: Method = setting("faster_rcnn", "boxes, or boxes and pixels", source="ZHAW, sections III-A and IV-B2")
-    backbone: Literal[DETECTOR_BACKBONES] = setting("resnet50", "torchvision network", source="ZHAW, section III-A")  # type: ignore[valid-type]
+    method: Method = setting("faster_rcnn", "boxes, or boxes and pixels", source="ZHAW, sections II-B and IV-B2")
+    backbone: Literal[DETECTOR_BACKBONES] = setting("resnet50", "torchvision network", source="ZHAW, section II-B")  # type: ignore[valid-type]
     weights: str = setting(
         "imagenet",
         "none, imagenet (the backbone's, with BatchNorm kept as it is), or the URI of a classifier's or detector's "

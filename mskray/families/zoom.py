@@ -47,8 +47,8 @@ class ZoomSection(Section):
     )
     normalise: bool = setting(
         False,
-        "give guided backprop images normalised by eq. 1, as the paper does, in a pass of its own; a network that was "
-        "not trained on such images may see something else in them",
+        "give guided backprop images normalised by eq. 1, as the paper does, in a pass of its own; the network's own "
+        "normalisation comes after it, and a network not trained on such images may see something else in them",
         source="ZHAW, section III-A",
     )
     neighbourhood: int = setting(

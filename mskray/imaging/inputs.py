@@ -18,7 +18,7 @@ class InputFormat:
     Args:
         size: side of the square image, px.
         intensity: "stored" leaves grey levels alone; "rescaled" stretches each image between its own 1st and 99th
-            percentile, which evens out exposure (ZHAW, section II-A).
+            percentile, which evens out exposure (ZHAW, section III-B).
     """
 
     size: int

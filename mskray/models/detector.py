@@ -1,6 +1,6 @@
 """Faster R-CNN and Mask R-CNN of torchvision on grey images of one size, over backbones of any of these sizes.
 
-ZHAW (section III-A) trained both with ResNet-50 and a feature pyramid; on boxes Faster R-CNN did better.
+ZHAW (section II-B) trained both with ResNet-50 and a feature pyramid; on boxes Faster R-CNN did better.
 """
 
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ class DataSection(Section):
 
     image_size: int = setting(224, "side of the square network input", unit="px", ge=32, le=2048)
     intensity: Intensity = setting(
-        "stored", "grey levels as stored, or stretched between each image's percentiles", source="ZHAW, section II-A"
+        "stored", "grey levels as stored, or stretched between each image's percentiles", source="ZHAW, section III-B"
     )
     batch_size: int = setting(32, "images per worker and step", unit="images", ge=1, le=4096)
     shuffle_window: int = setting(
@@ -53,7 +53,7 @@ class ScheduleSection(Section):
     )
     patience: int = setting(2, "plateau: epochs without improvement before the rate falls", unit="epochs", ge=0, le=100)
     every: int = setting(
-        20, "step: epochs between two falls of the rate", unit="epochs", ge=1, le=10_000, source="KALM, section IV-A"
+        20, "step: epochs between two falls of the rate", unit="epochs", ge=1, le=10_000, source="KALM, section 4.1"
     )
     warmup: float = setting(0.1, "cosine and one_cycle: share of all steps in which the rate rises", ge=0, lt=1)
 
@@ -111,9 +111,12 @@ class TorchConfig(Section):
 
 
 def plateau_can_fire(schedule: ScheduleSection, loop: LoopSection, where: str) -> None:
-    """Raise ValueError where stopping comes before the plateau schedule `where`, as in the ResNet18 deck."""
-    if schedule.name == "plateau" and 0 < loop.patience <= schedule.patience:
+    """Raise ValueError where no epoch is left to train at the rate of the plateau schedule `where`.
+
+    The rate falls after `patience` + 1 epochs without improvement. In the ResNet18 deck training stops before.
+    """
+    if schedule.name == "plateau" and 0 < loop.patience <= schedule.patience + 1:
         raise ValueError(
             f"loop.patience = {loop.patience} stops training before {where}.patience = {schedule.patience} lets the "
-            "plateau schedule fire: raise loop.patience above it"
+            f"plateau schedule fire: loop.patience must be {schedule.patience + 2} at least, or 0 never to stop"
         )

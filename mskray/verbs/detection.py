@@ -58,7 +58,11 @@ def evaluate_detector(
         check_access(place)
     _, predictor = load_flag_detector(location)
     cohort = open_cohort(cohort_uri)
-    cohort.shards(split)  # an unknown split is refused here
+    known = cohort.columns(split, ["findings"])["findings"]  # an unknown split is refused here
+    if not any(each["kind"] in KINDS for findings in known for each in findings or ()):
+        raise UserError(
+            f"cohort {cohort.location}, split {split}, has no boxes of {' or '.join(KINDS)} to compare with"
+        )
     target = locate(out) if out else location.join(EVALUATION, f"{split}-{cohort.content_hash[:8]}")
     check_access(target, write=True)
     with cluster.session():
@@ -66,10 +70,6 @@ def evaluate_detector(
     report(Progress("computing figures and intervals"))
     least = {"flag": predictor.removal.flag_score, "implant": predictor.removal.implant_score}
     figures = [detection_figures(_of_kind(rows, kind), kind, least[kind], resamples) for kind in KINDS]
-    if not any(figure.figures["ap50"].n for figure in figures):
-        raise UserError(
-            f"cohort {cohort.location}, split {split}, has no boxes of {' or '.join(KINDS)} to compare with"
-        )
     target.join(DETECTIONS).write_bytes(parquet_bytes(pa.Table.from_pylist(rows)))
     target.join(DETECTION).write_json(
         {

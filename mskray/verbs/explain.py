@@ -112,9 +112,9 @@ def explain(
     index = None if target is None else _class_index(target, described.classes)
     if place.join(MANIFEST).is_file():
         raise UserError(f"{place} is a cohort: give an image, or a folder or prefix of images")
-    if f"{folder.uri}/".startswith(f"{place.uri}/"):
-        raise UserError(f"--out {folder} lies in {place}, whose images are explained: give a folder elsewhere")
     root, paths = list_files(place)
+    if folder.uri == root.uri or f"{folder.uri}/".startswith(f"{place.uri}/"):
+        raise UserError(f"--out {folder} is where the images are that are explained: give a folder elsewhere")
     report(Progress("loading the model"))
     explaining = Explaining(ensemble.load_members(described, str(location)), methods or list(METHODS), bool(methods))
     unreadable: dict[str, str] = {}

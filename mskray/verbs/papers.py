@@ -71,7 +71,8 @@ def reproduce(
         if len(presets) > 1 and not model.join(ensemble.DESCRIPTION).is_file():
             make_ensemble([str(place.join(preset)) for preset in presets], str(model), report=report)
         if not model.join(EVALUATION, f"test-{opened.content_hash[:8]}", METRICS).is_file():
-            evaluate_model(str(model), cohort, "test", report=report)
+            gpu = any(parsed[preset][0].resources.gpu for preset in presets)
+            evaluate_model(str(model), cohort, "test", gpu=gpu, report=report)
     return against_papers([chosen], results)
 
 
@@ -91,7 +92,9 @@ def _job(preset: str, configs: str, cohort: str, results: Location, overrides: S
 def _compare(chosen: Table, results: Location) -> str:
     rows = []
     for row in chosen.rows:
-        rows.append([row.name, f"paper, {chosen.on}", *(_plain(row.figures.get(name)) for name in chosen.metrics)])
+        rows.append(
+            [row.name, f"paper, {row.on or chosen.on}", *(_plain(row.figures.get(name)) for name in chosen.metrics)]
+        )
         rows += [["", *cells] for cells in _ours(chosen, row, results)]
     text = draw(["row", f"whose, {chosen.level} level", *chosen.metrics], rows)
     return "\n".join([chosen.title, *([chosen.note] if chosen.note else []), "", text])

@@ -270,6 +270,7 @@ def test_a_wrong_picture_is_refused(predictions, picture, message):
         ([{"loss": 0.5}, {"loss": 0.4}], ["loss"]),
         ([{"epoch": 0, "val_kappa": -0.1}], ["val kappa"]),
         ([{"epoch": 1, "lr": 1e-4}], []),
+        ([{"global/epoch": 1, "global/train_loss": 0.5}, {"epoch": 1, "train_loss": 0.4}], ["Loss, global training"]),
         ([], []),
     ],
 )
@@ -294,16 +295,18 @@ def test_a_published_figure_is_comparable_only_on_the_same_studies(predictions):
 
 def test_what_the_model_looked_at_lies_over_errors_and_right_calls(predictions) -> None:
     evaluation = evaluate(predictions(), CLASSES, resamples=100)
-    heat = np.zeros((8, 8, 4), np.uint8)
+    heats = dict.fromkeys(("grad_cam", "saliency"), np.zeros((8, 8, 4), np.uint8))
     image = np.zeros((40, 30), np.uint8)
     worst = [
-        Picture(name, image, [Box(1, 2, 3, 4, "fracture")], [Box(5, 6, 7, 8, "key_area")], heat)
+        Picture(name, image, [Box(1, 2, 3, 4, "fracture")], [Box(5, 6, 7, 8, "key_area")], heats)
         for name in worst_errors(evaluation, 3)
     ]
-    right = [Picture(name, image, heat=heat) for name in right_calls(evaluation, 2)]
+    right = [Picture(name, image, heats=heats) for name in right_calls(evaluation, 2)]
     page = Page(write_report(evaluation, {}, worst, right=right))
     layers = [value for tag, name, value in page.attributes if tag == "img" and name == "class"]
-    assert layers == ["heat"] * 5
+    assert layers == ["heat grad_cam", "heat saliency"] * 5
+    chosen = [value for tag, name, value in page.attributes if tag == "input" and name == "class"]
+    assert chosen == ["choose grad_cam", "choose saliency", "choose"] * 2
     boxes = [
         value
         for tag, name, value in page.attributes
@@ -312,7 +315,7 @@ def test_what_the_model_looked_at_lies_over_errors_and_right_calls(predictions) 
     assert boxes == ["truth", "looked"] * 3
     assert "Looked at: key_area" in page.text
     assert page.text.count("Rightly called abnormal") == 2
-    assert page.text.count("speaks for abnormal (Grad-CAM)") == 2
+    assert page.text.count("what speaks for abnormal") == 2
     assert len(write_report(evaluation, {}, worst)) - len(write_report(evaluation, {}, worst[:2])) < 10_000
 
 

@@ -207,7 +207,9 @@ def test_weights_of_another_backbone_are_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_from_boxes_to_a_cohort_and_an_ensemble_without_flags(phantom_cohort: Cohort, trained, tmp_path: Path) -> None:
+def test_from_boxes_to_a_cohort_and_an_ensemble_without_flags(
+    phantom_cohort: Cohort, trained, tiny_cohort, tmp_path: Path
+) -> None:
     """Trained a little on phantoms, evaluated, used at ingest and before prediction; interrupted, it goes on."""
     bundle = str(tmp_path / "flags")
     job = {
@@ -229,6 +231,8 @@ def test_from_boxes_to_a_cohort_and_an_ensemble_without_flags(phantom_cohort: Co
     assert [each.kind for each in figures] == list(KINDS)
     assert figures[0].images == phantom_cohort.count("test")
     assert folder.join("detection.json").is_file()
+    with pytest.raises(UserError, match="has no boxes of flag or implant to compare with"):
+        evaluate_detector(bundle, str(tiny_cohort((), [{}]).location), "test")
 
     out = str(tmp_path / "plain")
     done = remove_flags(bundle, str(phantom_cohort.location), out)

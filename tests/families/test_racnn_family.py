@@ -65,7 +65,7 @@ def test_what_does_not_fit_is_refused(sections: dict, message: str) -> None:
     [
         {"loop": {"patience": 0}},
         {"network": {"alternate": 3}, "loop": {"patience": 4}, "schedule": {"name": "cosine", "patience": 0}},
-        {"loop": {"patience": 3}, "schedule": {"name": "plateau", "patience": 2}},
+        {"loop": {"patience": 4}, "schedule": {"name": "plateau", "patience": 2}},
     ],
 )
 def test_enough_patience_is_accepted(sections: dict) -> None:

@@ -56,7 +56,11 @@ def test_eq_8_and_9_cut_the_box_at_full_resolution() -> None:
 
 def test_the_length_learns_through_the_sampler_and_the_position_does_not() -> None:
     area = KeyArea(4, 4)
-    box = area(torch.rand(2, 3, 4, 4, requires_grad=True))
+    maps = torch.rand(2, 3, 4, 4, requires_grad=True)
+    box = area(maps)
+    position, length = (torch.autograd.grad(part.sum(), maps, retain_graph=True)[0] for part in box.split(2, dim=1))
+    assert not position.any()
+    assert length.any()
     sample(torch.rand(2, 1, 16, 16), box, 8).square().sum().backward()
     assert area.fc_w.weight.grad.abs().sum() > 0
     assert area.fc_h.weight.grad.abs().sum() > 0

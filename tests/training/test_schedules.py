@@ -56,10 +56,12 @@ def test_a_restored_schedule_goes_on_in_the_same_way(name: str) -> None:
     assert begun + rates(optimizer, schedule, 60) == pytest.approx(expected)
 
 
-def test_stopping_before_the_plateau_can_fire_is_refused() -> None:
-    data = {"schedule": {"name": "plateau", "patience": 5}, "loop": {"patience": 5}}
-    with pytest.raises(UserError, match="lets the plateau schedule fire"):
+@pytest.mark.parametrize("patience", [5, 6])
+def test_stopping_before_an_epoch_at_the_lower_rate_is_refused(patience: int) -> None:
+    data = {"schedule": {"name": "plateau", "patience": 5}, "loop": {"patience": patience}}
+    with pytest.raises(UserError, match=r"lets the plateau schedule fire: loop\.patience must be 7 at least"):
         validate(TorchConfig, data, "job.yaml")
+    validate(TorchConfig, {**data, "loop": {"patience": 7}}, "job.yaml")
 
 
 def test_only_parameters_that_learn_are_optimised() -> None:

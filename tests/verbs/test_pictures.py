@@ -10,6 +10,7 @@ from small_run import untrained_bundle
 from mskray.cohorts import Cohort
 from mskray.cohorts.schema import ABNORMALITY
 from mskray.ensemble import describe, join
+from mskray.explain.methods import METHODS
 from mskray.families import Images, Prediction
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.verbs.pictures import explained_pictures
@@ -26,8 +27,8 @@ def test_pictures_are_in_the_order_asked_for_and_have_a_map(tmp_path: Path, tiny
     images = cohort.images("test", NAMES)
     for picture in pictures:
         np.testing.assert_array_equal(picture.image, images[picture.instance_id])
-        assert picture.heat is not None
-        assert picture.heat.shape[2] == 4
+        assert list(picture.heats) == list(METHODS)
+        assert {heat.shape[2] for heat in picture.heats.values()} == {4}
         assert not picture.looked
 
 
@@ -51,4 +52,5 @@ def test_a_model_that_cannot_be_explained_leaves_plain_pictures(
     cohort = tiny_cohort((ABNORMALITY,), LABELS)
     uri = untrained_bundle(tmp_path / "a", image_size=32)  # its last map is one cell
     pictures = explained_pictures(describe(uri), uri, cohort, "test", NAMES[:2])
-    assert [(picture.heat, list(picture.looked)) for picture in pictures] == [(None, []), (None, [])]
+    assert [list(picture.looked) for picture in pictures] == [[], []]
+    assert all("grad_cam" not in picture.heats for picture in pictures)
