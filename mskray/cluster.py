@@ -36,7 +36,7 @@ def session(quiet: bool = True) -> Iterator[None]:
     """Use the running Ray session, the cluster named by RAY_ADDRESS, or a local one that ends with the block.
 
     Raises:
-        UserError: RAY_ADDRESS names no cluster that answers.
+        UserError: RAY_ADDRESS names no cluster that answers, or Ray does not start here.
     """
     if ray.is_initialized():
         yield
@@ -61,6 +61,10 @@ def session(quiet: bool = True) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"no Ray cluster answers at {address}: {reason}") from None
+    except Exception as error:  # Ray raises no narrower type where its processes take too long to start
+        if "timed out during startup" not in str(error):
+            raise
+        raise UserError("Ray did not start in time: the machine is too busy; try again, nothing is lost") from None
     # Ray's own handler prints a stack trace for SIGTERM; what the program had installed ends it in order.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)

@@ -10,7 +10,9 @@ from mskray.progress import Display
 
 @app.command()
 def report(
-    results: Annotated[str, typer.Option(help="Folder of bundles, each named after its preset, with evaluations.")],
+    results: Annotated[
+        str | None, typer.Option(help="Folder of bundles, each named after its preset, with evaluations.")
+    ] = None,
     against: Annotated[Literal["papers"], typer.Option(help="What ours is held against.")] = "papers",
     table: Annotated[str | None, typer.Option(help="One of the tables; all if not given.")] = None,
 ) -> None:

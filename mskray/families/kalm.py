@@ -113,7 +113,7 @@ class KalmConfig(TorchConfig):
         if image % network.size:
             raise ValueError(
                 f"data.image_size = {image} is no multiple of network.size = {network.size}: the key area is cut from "
-                "the whole multiple of CNN_g's input (paper: 448 and 224)"
+                f"the whole multiple of CNN_g's input (paper: 448 and 224): give {2 * network.size}, for instance"
             )
         plateau_can_fire(self.local.schedule, self.loop, "local.schedule")
         return self

@@ -152,7 +152,8 @@ def check_map(key: str, size: int, backbone: str) -> None:
     check_input_size(key, size, backbone)
     if min(map_shape(backbone, size)[1:]) < 2:
         raise ValueError(
-            f"{key} = {size}: the last map of {backbone} has one cell a side there, whose peak points nowhere: raise it"
+            f"{key} = {size}: the last map of {backbone} has one cell a side there, whose peak points nowhere: "
+            f"{2 * size} will do"
         )
 
 

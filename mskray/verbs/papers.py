@@ -32,10 +32,15 @@ def find_tables(name: str | None) -> tuple[Table, ...]:
     return (TABLES[name],)
 
 
-def against_papers(tables: Sequence[Table], results: str) -> str:
-    """Return the tables as text: the paper's figures and below them ours, with the split they were measured on."""
-    place = locate(results)
-    check_access(place)
+def against_papers(tables: Sequence[Table], results: str | None) -> str:
+    """Return the tables as text: the paper's figures and below them ours, with the split they were measured on.
+
+    Args:
+        results: None where nothing was run.
+    """
+    place = None if results is None else locate(results)
+    if place is not None:
+        check_access(place)
     return "\n\n".join(_compare(each, place) for each in tables)
 
 
@@ -62,7 +67,10 @@ def reproduce(
     for preset, (job, chosen_family, config) in parsed.items():
         task = chosen_family.task(opened, job.task)
         if preset not in SOURCES:  # the others read a bundle that may not be trained yet
-            chosen_family.check(opened, config, task)
+            try:
+                chosen_family.check(opened, config, task)
+            except UserError as error:
+                raise UserError(f"{preset}: {error}") from None
     for number, (preset, whole) in enumerate(parsed.items(), start=1):
         report(Progress(f"{number} of {len(parsed)}: {preset}"))
         train(*whole, report=report)
@@ -89,7 +97,7 @@ def _job(preset: str, configs: str, cohort: str, results: Location, overrides: S
     return apply_overrides(read_yaml(Path(configs) / f"{preset}.yaml"), [*words, *overrides])
 
 
-def _compare(chosen: Table, results: Location) -> str:
+def _compare(chosen: Table, results: Location | None) -> str:
     rows = []
     for row in chosen.rows:
         rows.append(
@@ -100,22 +108,26 @@ def _compare(chosen: Table, results: Location) -> str:
     return "\n".join([chosen.title, *([chosen.note] if chosen.note else []), "", text])
 
 
-def _ours(chosen: Table, row: Row, results: Location) -> Iterator[list[str]]:
+def _ours(chosen: Table, row: Row, results: Location | None) -> Iterator[list[str]]:
     """Cells of each evaluation of a row's model: what it was measured on, and its figures."""
     empty = [""] * len(chosen.metrics)
     if not row.presets:
         yield ["the paper does not describe it", *empty]
         return
     found = False
-    folder = results.join(row.model, EVALUATION)
-    for entry in folder.walk() if folder.is_dir() else ():
-        if entry.path.rpartition("/")[2] == METRICS:
-            cells = _measured(folder.join(entry.path), chosen, row)
-            if cells is not None:
-                found = True
-                yield cells
+    for place in _metrics(results.join(row.model, EVALUATION)) if results else ():
+        cells = _measured(place, chosen, row)
+        if cells is not None:
+            found = True
+            yield cells
     if not found:
         yield [f"{NOT_RUN} ({row.model})", *empty]
+
+
+def _metrics(folder: Location) -> Iterator[Location]:
+    for entry in folder.walk() if folder.is_dir() else ():
+        if entry.path.rpartition("/")[2] == METRICS:
+            yield folder.join(entry.path)
 
 
 def _measured(place: Location, chosen: Table, row: Row) -> list[str] | None:

@@ -94,6 +94,12 @@ def test_older_and_foreign_evaluations_are_not_ours(tmp_path: Path) -> None:
     assert sum("not run (mura-kalm-vgg16)" in line for line in lines) == 2
 
 
+def test_without_results_the_papers_figures_stand_alone() -> None:
+    text = against_papers(find_tables("zhaw-1"), None)
+    assert "0.744" in text
+    assert text.count("not run") == 2
+
+
 def test_an_unknown_table_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match="unknown table 'kalm-3': known are kalm-1, kalm-2, zhaw-1"):
         find_tables("kalm-3")
