@@ -7,6 +7,7 @@ and their requests are retried by Arrow.
 
 from collections.abc import Callable
 from functools import partial
+from io import UnsupportedOperation
 from typing import Any
 
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileSystemHandler, PyFileSystem
@@ -48,7 +49,7 @@ class S3Handler(FileSystemHandler):
         _do("delete", path, lambda arrow: arrow.delete_dir_contents(path, missing_dir_ok=missing_dir_ok))
 
     def delete_root_dir_contents(self) -> None:
-        raise NotImplementedError("deleting every bucket is not offered")
+        raise UnsupportedOperation("deleting every bucket is not offered")
 
     def delete_file(self, path: str) -> None:
         _do("delete", path, lambda arrow: arrow.delete_file(path))
@@ -70,7 +71,7 @@ class S3Handler(FileSystemHandler):
         return _do("open", path, lambda arrow: arrow.open_output_stream(path, compression=None, metadata=metadata))
 
     def open_append_stream(self, path: str, metadata: Any) -> Any:
-        raise NotImplementedError("objects cannot be appended to: write them whole")
+        raise UnsupportedOperation("objects cannot be appended to: write them whole")
 
 
 def s3_filesystem() -> PyFileSystem:

@@ -69,3 +69,18 @@ def test_an_address_that_no_driver_can_join(address: str, message: str, monkeypa
     with pytest.raises(UserError, match=message) as raised, session():
         pass
     assert "\n" not in str(raised.value)
+
+
+def test_a_machine_too_busy_to_start_ray_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own error for this is a bare Exception, told apart by its words; any other is passed on as it is."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    raised: list[Exception] = [
+        Exception("The current node timed out during startup. This could happen because"),
+        Exception("something else"),
+    ]
+    monkeypatch.setattr("ray.init", lambda **_: (_ for _ in ()).throw(raised.pop(0)))
+    with pytest.raises(UserError, match="Ray did not start in time: the machine is too busy"), session():
+        pass
+    with pytest.raises(Exception, match="something else"), session():
+        pass

@@ -33,7 +33,7 @@ def job(cohort: Cohort, out: Location, network: dict[str, Any], **sections: Any)
         "out": str(out),
         "network": network,
         "svm": {"least_images": 2},
-        "bag": {"number": 12, "max_samples": 0.5},
+        "bag": {"number": 5, "max_samples": 0.5},
         **sections,
     }
 

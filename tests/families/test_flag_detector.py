@@ -21,7 +21,6 @@ from mskray.training.box_samples import BoxSamples
 from mskray.training.recipe import to_batch
 from mskray.verbs.detection import evaluate_detector, is_detector
 from mskray.verbs.ensemble import make_ensemble
-from mskray.verbs.evaluate import evaluate_model
 from mskray.verbs.remove_flags import remove_flags
 
 SMALL = {
@@ -151,12 +150,14 @@ def test_pixels_that_the_detector_outlined_are_removed_from_an_image_of_any_shap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["faster_rcnn", "mask_rcnn"])
-def test_it_learns_to_find_a_block(method: str) -> None:
-    """A few steps on 32 images, from scratch: the surest flag is the block, and without a block there is none."""
+def test_it_learns_to_find_a_block() -> None:
+    """A few steps on 32 images, from scratch: the surest flag is the block, and without a block there is none.
+
+    With masks, because whatever learns boxes alone is part of that.
+    """
     torch.manual_seed(0)
-    samples = letters(32, method == "mask_rcnn")
-    recipe = FlagDetectorRecipe(config(method))
+    samples = letters(32, masks=True)
+    recipe = FlagDetectorRecipe(config("mask_rcnn"))
     network = recipe.build()
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
     for step in range(60):
@@ -271,9 +272,5 @@ def test_from_boxes_to_a_cohort_and_an_ensemble_without_flags(
     np.testing.assert_allclose(
         voter(Images(list(given["image"]))).probabilities, plain(Images(list(stored["image"]))).probabilities, atol=1e-6
     )
-    result, _ = evaluate_model(
-        str(tmp_path / "ensemble"), str(phantom_cohort.location), "test", str(tmp_path / "report"), resamples=100
-    )
-    assert result.counts["images"] == phantom_cohort.count("test")
     with pytest.raises(UserError, match="flags are removed by a flag_detector"):
         make_ensemble([str(trained.folder)], str(tmp_path / "no"), remove_flags=str(trained.folder))

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from small_run import run, small_job, untrained_bundle
 from torch import Tensor
 from torch.nn import functional as F
 
-from mskray.bundles import Fitted, load_bundle, save_bundle
+from mskray.bundles import Fitted, load_bundle, read_description, save_bundle
 from mskray.cohorts import Cohort, Task
 from mskray.errors import UserError
 from mskray.explain import guided_backprop
@@ -239,3 +240,26 @@ def test_another_bundle_is_another_job(bundle: str, tmp_path: Path) -> None:
     save_bundle(replace(first, state=changed), locate(tmp_path / "other"), "another")
     hashes = [zoom.depends_on(config(bundle=uri)) for uri in (bundle, str(tmp_path / "other"))]
     assert hashes[0] != hashes[1]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_bundle_zooms_as_it_is_and_learns_from_its_response(phantom_cohort, tmp_path: Path) -> None:
+    """From classifier to zoom through the shared loop: 32 px, and 64 px to zoom into."""
+    first = read_description(untrained_bundle(tmp_path / "first", "mobilenet_v3_small", image_size=32, size=64))
+    job = small_job(phantom_cohort, locate(tmp_path / "zoom"), family="zoom")
+    del job["network"]
+    job["zoom"] = {"bundle": str(tmp_path / "first"), "passes": 2}
+    zoom = run(job)
+    assert zoom.files == first.files, "the weights are the classifier's"
+    assert run(job) == zoom
+    learning = {"bundle": str(tmp_path / "first"), "learns": "response"}
+    trained = run({**job, "out": str(tmp_path / "response"), "zoom": learning})
+    assert [entry["epoch"] for entry in trained.history] == [1, 2]
+    assert trained.files != first.files
+    pixels = list(np.random.default_rng(0).integers(0, 255, (3, 64, 64), dtype=np.uint8))
+    for name, looks in (("zoom", 3), ("response", 2)):
+        found = load_predictor(str(tmp_path / name))[1](Images(pixels))
+        assert len(found.parts) == looks
+        assert found.boxes["zoom"].shape == (3, 4)
+        np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-5)

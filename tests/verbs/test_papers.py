@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from small_run import small_job
+from small_run import small_job, untrained_bundle
 
 from mskray.bundles import DESCRIPTION
 from mskray.cohorts import Cohort
@@ -110,9 +110,11 @@ def test_an_unknown_table_is_refused_with_the_known_ones() -> None:
 def test_a_table_is_reproduced_once(phantom_cohort: Cohort, tmp_path: Path) -> None:
     results, configs = locate(tmp_path / "results"), tmp_path / "configs"
     configs.mkdir()
-    for preset in ("mura-vgg19", "mura-vgg19-rescaled"):
-        job = small_job(phantom_cohort, results, loop={"epochs": 1})
-        job["data"]["intensity"] = "rescaled" if preset.endswith("rescaled") else "stored"
+    first = small_job(phantom_cohort, results, loop={"epochs": 1})
+    # What has nothing to learn is a row as well.
+    second = {key: value for key, value in first.items() if key != "network"}
+    second |= {"family": "zoom", "zoom": {"bundle": untrained_bundle(tmp_path / "looks", image_size=32, size=64)}}
+    for preset, job in (("mura-vgg19", first), ("mura-vgg19-rescaled", second)):
         (configs / f"{preset}.yaml").write_text(yaml.safe_dump(job))
 
     def made() -> str:
@@ -122,7 +124,7 @@ def test_a_table_is_reproduced_once(phantom_cohort: Cohort, tmp_path: Path) -> N
     text = made()
     assert text.count("ours, test of phantom") == 2
     assert "not run" not in text
-    before = {path: path.stat().st_mtime_ns for path in Path(tmp_path).rglob(DESCRIPTION)}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob(DESCRIPTION)}
     assert len(before) == 2
     assert made() == text
-    assert before == {path: path.stat().st_mtime_ns for path in Path(tmp_path).rglob(DESCRIPTION)}
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob(DESCRIPTION)}
