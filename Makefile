@@ -23,9 +23,9 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)
 	@exec $(BIN)/python jobs/demo.py $(if $(DATA),--data "$(DATA)") $(if $(STORE),--store $(STORE))
 
-# Two processes: all tests that share the Ray cluster in one, everything else in the other.
+# Two processes: each begins with the tests that share its Ray cluster, and both take from what is left.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 # Without the tests that start Ray, train or serve.
 test-fast: $(STAMP)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from captum.attr import GuidedBackprop
 from torch import Tensor, nn
 
 from mskray.models.backbones import Backbone
@@ -46,6 +45,8 @@ def guided_backprop(network: Backbone, images: Tensor, target: Tensor | None) ->
 
 def look(network: Backbone, images: Tensor, target: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return what `guided_backprop` does, and the logits (n, classes) that its forward pass gave on the way."""
+    from mskray.explain.gates import Guided  # captum brings matplotlib: a second for whoever explains nothing
+
     # In fp16 the gradient of a pixel would be zero: no autocast.
     exact = torch.autocast(images.device.type, enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), exact, evaluating(network), warnings.catch_warnings():
@@ -53,7 +54,7 @@ def look(network: Backbone, images: Tensor, target: Tensor | None) -> tuple[Tens
         # Copies: what comes out of inference mode cannot have a gradient, and the caller's tensors are left alone.
         pixels = images.detach().float().clone().requires_grad_()
         one = _OneLogit(network, None if target is None else target.clone())
-        gradient = _Guided(one).attribute(pixels)
+        gradient = Guided(one).attribute(pixels)
         assert one.logits is not None
         return gradient.sum(dim=1).detach(), one.logits
 
@@ -71,24 +72,6 @@ class _OneLogit(nn.Module):
         self.logits = logits.detach()
         chosen = self.logits.argmax(dim=1) if self._target is None else self._target
         return logits.gather(1, chosen.unsqueeze(1))
-
-
-class _Guided(GuidedBackprop):
-    """captum's, which hooks nn.ReLU alone, for mobilenet_v2's ReLU6 too."""
-
-    def _register_hooks(self, module: nn.Module) -> None:
-        if isinstance(module, nn.ReLU | nn.ReLU6):
-            self.backward_hooks.append(module.register_forward_pre_hook(_guide))
-
-
-def _guide(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    """Give a ReLU a copy of its input, through which only gradients above zero go back.
-
-    A copy, so that gradients of what else reads the input are left alone, and the ReLU may work in place.
-    """
-    values = inputs[0].clone()
-    values.register_hook(torch.relu)
-    return values
 
 
 @contextmanager

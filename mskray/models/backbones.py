@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -213,6 +212,8 @@ def load_initial(network: Backbone, state: dict[str, Tensor], where: str) -> Non
 
 def _build(name: str, classes: int, pooled: bool) -> nn.Module:
     if name in TIMM:
+        import timm  # takes a second, and only inception_v4 is of it
+
         return timm.create_model(name, num_classes=classes)
     # The auxiliary head of inception_v3 would be a second loss; its initialisation is for training from scratch only.
     options: dict[str, Any] = {}
