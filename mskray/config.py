@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic.fields import FieldInfo
 
 from mskray.errors import UserError
@@ -81,6 +81,18 @@ def apply_overrides(data: Mapping[str, Any], words: Sequence[str]) -> dict[str, 
     return result
 
 
+GIVEN = {"given": True}
+"""Validation context of what a user writes; a finished bundle's config is read without."""
+
+
+def is_given(info: ValidationInfo) -> bool:
+    """Whether a config is one to be worked with, and not that of a finished bundle.
+
+    Rules about how to train well hold for the former alone: a bundle that was trained otherwise is no worse to read.
+    """
+    return bool(info.context and info.context.get("given"))
+
+
 def validate(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
     """Build `model` from `data`, or raise one UserError that names every wrong key with what is allowed.
 
@@ -88,7 +100,7 @@ def validate(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
         where: what the data came from (a file, a bundle), for the message.
     """
     try:
-        return model.model_validate(_numbers(data))
+        return model.model_validate(_numbers(data), context=GIVEN)
     except ValidationError as error:
         problems = [_problem(model, detail) for detail in error.errors()]
         raise UserError(f"{where}: " + "; ".join(problems)) from None

@@ -41,8 +41,8 @@ class Method(NamedTuple):
 
 METHODS = {
     "grad_cam": Method("Grad-CAM", "the network’s last map, a few coarse cells"),
-    "guided_backprop": Method("Guided backprop", "single pixels that speak for it, as far as every layer lets through"),
-    "saliency": Method("Saliency", "single pixels whose change would move the score, either way"),
+    "guided_backprop": Method("Guided backprop", "the gradient of its score, less what a ReLU holds back, smoothed"),
+    "saliency": Method("Saliency", "how much a change there would move its score, either way, smoothed"),
 }
 
 SPLIT_NOTES = {

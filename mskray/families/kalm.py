@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import model_validator
+from pydantic import ValidationInfo, model_validator
 from torch import Tensor, nn
 
 from mskray.bundles import Fitted
 from mskray.cohorts import Cohort, Task
-from mskray.config import Section, setting
+from mskray.config import Section, is_given, setting
 from mskray.families.base import Family, Predictor, register
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.models.backbones import BACKBONES, Backbone, check_map
@@ -106,7 +106,7 @@ class KalmConfig(TorchConfig):
     local: LocalSection = LocalSection()
 
     @model_validator(mode="after")
-    def _key_area_can_be_found(self) -> "KalmConfig":
+    def _key_area_can_be_found(self, info: ValidationInfo) -> "KalmConfig":
         """A map of one cell points nowhere, and CNN_g must see in both trainings what it sees later."""
         network, image = self.network, self.data.image_size
         check_map("network.size", network.size, network.backbone)
@@ -115,7 +115,8 @@ class KalmConfig(TorchConfig):
                 f"data.image_size = {image} is no multiple of network.size = {network.size}: the key area is cut from "
                 f"the whole multiple of CNN_g's input (paper: 448 and 224): give {2 * network.size}, for instance"
             )
-        plateau_can_fire(self.local.schedule, self.loop, "local.schedule")
+        if is_given(info):
+            plateau_can_fire(self.local.schedule, self.loop, "local.schedule")
         return self
 
     def stage(self, name: str) -> "KalmConfig":

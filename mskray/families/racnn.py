@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import model_validator
+from pydantic import ValidationInfo, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mskray.bundles import Fitted
 from mskray.cohorts import Cohort, Task
-from mskray.config import Section, setting
+from mskray.config import Section, is_given, setting
 from mskray.families.base import Family, Predictor, register
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.models.backbones import BACKBONES, Backbone, check_map
@@ -122,8 +122,10 @@ class RacnnConfig(TorchConfig):
         return self
 
     @model_validator(mode="after")
-    def _patience_outlasts_what_does_not_classify(self) -> "RacnnConfig":
+    def _patience_outlasts_what_does_not_classify(self, info: ValidationInfo) -> "RacnnConfig":
         """While the networks do not learn, no epoch can be better: that is no reason to stop or to slow down."""
+        if not is_given(info):
+            return self
         schedule, network = self.schedule, self.network
         still = max(network.pretraining, network.alternate)
         given = {"loop.patience": self.loop.patience}

@@ -5,9 +5,9 @@
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import ValidationInfo, model_validator
 
-from mskray.config import Section, setting
+from mskray.config import Section, is_given, setting
 from mskray.imaging.inputs import InputFormat, Intensity
 
 Metric = Literal["auroc", "kappa", "balanced_accuracy", "accuracy", "f1", "loss"]
@@ -105,8 +105,9 @@ class TorchConfig(Section):
     loop: LoopSection = LoopSection()
 
     @model_validator(mode="after")
-    def _stopping_leaves_room_for_plateau(self) -> "TorchConfig":
-        plateau_can_fire(self.schedule, self.loop, "schedule")
+    def _stopping_leaves_room_for_plateau(self, info: ValidationInfo) -> "TorchConfig":
+        if is_given(info):
+            plateau_can_fire(self.schedule, self.loop, "schedule")
         return self
 
 

@@ -65,12 +65,12 @@ def reproduce(
     jobs = {preset: _job(preset, configs, cohort, place, overrides) for preset in _with_sources(models)}
     parsed = {preset: parse_job(job, f"{configs}/{preset}.yaml") for preset, job in jobs.items()}
     for preset, (job, chosen_family, config) in parsed.items():
-        task = chosen_family.task(opened, job.task)
-        if preset not in SOURCES:  # the others read a bundle that may not be trained yet
-            try:
+        try:
+            task = chosen_family.task(opened, job.task)
+            if preset not in SOURCES:  # the others read a bundle that may not be trained yet
                 chosen_family.check(opened, config, task)
-            except UserError as error:
-                raise UserError(f"{preset}: {error}") from None
+        except UserError as error:
+            raise UserError(f"{preset}: {error}") from None
     for number, (preset, whole) in enumerate(parsed.items(), start=1):
         report(Progress(f"{number} of {len(parsed)}: {preset}"))
         train(*whole, report=report)

@@ -3,7 +3,7 @@
     .venv/bin/python tests/benchmarks/knee_families.py --data KNEE_OA --weights MOBILENET_V2.safetensors --out FOLDER
 
 KNEE_OA is a folder in the layout of the knee osteoarthritis data set (0 to 4 below train and val). All networks are
-mobilenet_v2 at sizes that two cores bear in about half an hour; abnormal is Kellgren-Lawrence grade 2 and above. The
+mobilenet_v2 at sizes that two cores bear in about an hour; abnormal is Kellgren-Lawrence grade 2 and above. The
 epoch of each training and the members of the ensemble are chosen on the split that is reported: compare the rows with
 each other, not with figures of held-out data. What is in FOLDER already is not made again.
 

@@ -1,18 +1,15 @@
 """The report: well-formed, self-contained, safe against hostile text, and with the figures of metrics.json."""
 
-import base64
-import io
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from report_page import Page
 
 from mskray.evaluation.published import published_figures
-from mskray.evaluation.report import PICTURE_SIDE, Box, Picture, write_report
-from mskray.evaluation.result import evaluate, right_calls, worst_errors
+from mskray.evaluation.report import Box, Picture, write_report
+from mskray.evaluation.result import evaluate, worst_errors
 from mskray.evaluation.wording import NOT_A_DEVICE
 
 CLASSES = ["normal", "abnormal"]
@@ -21,43 +18,6 @@ HISTORY = [
     {"epoch": 1, "train_loss": 0.7, "val_loss": 0.72, "val_auroc": 0.6, "images_per_s": 99.0},
     {"epoch": 2, "train_loss": 0.5, "val_loss": float("nan"), "val_auroc": 0.8},
 ]
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Reads a page; its tags must nest. Collects texts, ids and attributes."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.texts: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.tags: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if "style" not in self.open:
-            self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.texts))
 
 
 def report(frame: pd.DataFrame, classes=CLASSES, *, context=None, history=(), boxes=(), **arguments) -> tuple:
@@ -228,41 +188,6 @@ def test_a_perfect_score_is_not_called_certain():
     assert "No error was seen among the 10 abnormal studies. From 10 patients alone, up to 26 errors in 100" in text
 
 
-def test_pictures_carry_truth_probability_and_boxes(predictions):
-    evaluation = evaluate(predictions(), CLASSES, resamples=100)
-    name = worst_errors(evaluation, 1)[0]
-    image = np.zeros((600, 900), np.uint8)
-    image[100:200, 300:400] = 255
-    boxes = [Box(300, 100, 100, 100, "fracture"), Box(1, 2, 3, 4, "flag")]
-    html = write_report(evaluation, {}, [Picture(name, image, boxes)])
-    page = Page(html)
-    samples = evaluation.image.samples
-    score = samples.prob[samples.ids == name][0, 1]
-    assert f"Probability of abnormal: {score:.3f}" in page.text
-    assert "Missed abnormal" in page.text
-    assert "Outlined: fracture, flag" in page.text
-    assert {("rect", "x", "300"), ("rect", "width", "100")} <= set(page.attributes)
-    source = next(value for tag, key, value in page.attributes if tag == "img" and key == "src")
-    shown = Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1])))
-    assert shown.size == (PICTURE_SIDE, PICTURE_SIDE * 600 // 900)
-    x, y = 350 * PICTURE_SIDE // 900, 150 * PICTURE_SIDE // 900
-    assert shown.getpixel((x, y)) == 255
-    assert all(value for tag, key, value in page.attributes if tag == "img" and key == "alt")
-
-
-@pytest.mark.parametrize(
-    ("picture", "message"),
-    [
-        (Picture("nobody", np.zeros((4, 4), np.uint8)), "nobody is not among the predictions"),
-        (Picture("i0000-0", np.zeros((4, 4), np.uint16)), "must be uint8, not uint16"),
-    ],
-)
-def test_a_wrong_picture_is_refused(predictions, picture, message):
-    evaluation = evaluate(predictions(), CLASSES, resamples=100)
-    with pytest.raises(ValueError, match=message):
-        write_report(evaluation, {}, [picture])
-
-
 @pytest.mark.parametrize(
     ("history", "titles"),
     [
@@ -293,52 +218,7 @@ def test_a_published_figure_is_comparable_only_on_the_same_studies(predictions):
     assert "not in this cohort" in whole  # the shoulder, say, when the cohort has none
 
 
-def test_what_the_model_looked_at_lies_over_errors_and_right_calls(predictions) -> None:
-    evaluation = evaluate(predictions(), CLASSES, resamples=100)
-    heats = dict.fromkeys(("grad_cam", "saliency"), np.zeros((8, 8, 4), np.uint8))
-    image = np.zeros((40, 30), np.uint8)
-    worst = [
-        Picture(name, image, [Box(1, 2, 3, 4, "fracture")], [Box(5, 6, 7, 8, "key_area")], heats)
-        for name in worst_errors(evaluation, 3)
-    ]
-    right = [Picture(name, image, heats=heats) for name in right_calls(evaluation, 2)]
-    page = Page(write_report(evaluation, {}, worst, right=right))
-    layers = [value for tag, name, value in page.attributes if tag == "img" and name == "class"]
-    assert layers == ["heat grad_cam", "heat saliency"] * 5
-    chosen = [value for tag, name, value in page.attributes if tag == "input" and name == "class"]
-    assert chosen == ["choose grad_cam", "choose saliency", "choose"] * 2
-    boxes = [
-        value
-        for tag, name, value in page.attributes
-        if tag == "rect" and name == "class" and value in ("truth", "looked")
-    ]
-    assert boxes == ["truth", "looked"] * 3
-    assert "Looked at: key_area" in page.text
-    assert page.text.count("Rightly called abnormal") == 2
-    assert page.text.count("what speaks for abnormal") == 2
-    assert len(write_report(evaluation, {}, worst)) - len(write_report(evaluation, {}, worst[:2])) < 10_000
-
-
 def test_without_maps_nothing_is_said_of_them(predictions) -> None:
     _, html = report(predictions())
     assert "Grad-CAM" not in Page(html).text
     assert "Rightly called" not in Page(html).text
-
-
-def test_right_calls_are_the_most_confident_of_the_finding(predictions) -> None:
-    evaluation = evaluate(predictions(), CLASSES, resamples=100)
-    samples = evaluation.image.samples
-    rows = [int(np.flatnonzero(samples.ids == name)[0]) for name in right_calls(evaluation, 5)]
-    right = np.flatnonzero((samples.label == 1) & (samples.prob[:, 1] >= 0.5))
-    assert len(rows) == 5
-    assert set(rows) == set(right[np.argsort(-samples.prob[right, 1])][:5])
-
-
-def test_right_calls_of_several_classes_take_turns(predictions) -> None:
-    classes = ("hand", "foot", "knee")
-    evaluation = evaluate(predictions(classes=classes), list(classes), resamples=100)
-    samples = evaluation.image.samples
-    rows = np.array([int(np.flatnonzero(samples.ids == name)[0]) for name in right_calls(evaluation, 6)])
-    called = samples.prob[rows].argmax(axis=1)
-    assert (called == samples.label[rows]).all()
-    assert sorted(called[:3]) == sorted(called[3:]) == [0, 1, 2]

@@ -17,6 +17,7 @@ from mskray.families.flag_detector import TASK, FlagDetectorConfig, FlagDetector
 from mskray.families.flag_removal import FAMILY, KINDS, FlagPredictor, Found, load_flag_detector
 from mskray.imaging.inputs import InputFormat
 from mskray.models.detector import Detector, load_detector
+from mskray.prediction.batch import Predicting
 from mskray.training.box_samples import BoxSamples
 from mskray.training.recipe import to_batch
 from mskray.verbs.detection import evaluate_detector, is_detector
@@ -272,5 +273,7 @@ def test_from_boxes_to_a_cohort_and_an_ensemble_without_flags(
     np.testing.assert_allclose(
         voter(Images(list(given["image"]))).probabilities, plain(Images(list(stored["image"]))).probabilities, atol=1e-6
     )
+    predicted = Predicting(str(tmp_path / "ensemble"), ensemble.describe(str(tmp_path / "ensemble")))
+    assert len(predicted.cohort(phantom_cohort, ["test"])) == phantom_cohort.count("test")
     with pytest.raises(UserError, match="flags are removed by a flag_detector"):
         make_ensemble([str(trained.folder)], str(tmp_path / "no"), remove_flags=str(trained.folder))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mskray.cohorts import Cohort, Task
 from mskray.cohorts.schema import SplitCount
+from mskray.config import GIVEN
 from mskray.ensemble import describe
 from mskray.errors import UserError
 from mskray.families import Images, family, load_predictor
@@ -57,7 +58,7 @@ def batch(side: int = 48) -> dict[str, torch.Tensor]:
 )
 def test_what_does_not_fit_is_refused(sections: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        RacnnConfig.model_validate(sections)
+        RacnnConfig.model_validate(sections, context=GIVEN)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ def test_stopping_before_an_epoch_at_the_lower_rate_is_refused(patience: int) ->
     with pytest.raises(UserError, match=r"lets the plateau schedule fire: loop\.patience must be 7 at least"):
         validate(TorchConfig, data, "job.yaml")
     validate(TorchConfig, {**data, "loop": {"patience": 7}}, "job.yaml")
+    assert TorchConfig.model_validate(data).loop.patience == patience, "a finished bundle is read all the same"
 
 
 def test_only_parameters_that_learn_are_optimised() -> None:

@@ -6,13 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_run import untrained_bundle
+from torch import nn
 
 from mskray.cohorts import Cohort
 from mskray.cohorts.schema import ABNORMALITY
 from mskray.ensemble import describe, join
+from mskray.errors import UserError
+from mskray.evaluation import wording
 from mskray.explain.methods import METHODS
 from mskray.families import Images, Prediction
+from mskray.families.classifier import ClassifierRecipe
 from mskray.families.torch_predictor import TorchPredictor
+from mskray.models.backbones import Backbone
+from mskray.training.recipe import Recipe
 from mskray.verbs.pictures import explained_pictures
 
 LABELS = [{"abnormality": number % 2} for number in range(10)]
@@ -46,11 +52,25 @@ def test_a_familys_box_is_in_pixels_of_the_cohort(
     assert [tuple(box) for box in picture.looked] == [(8, 16, 24, 4, "key_area")]
 
 
-def test_a_model_that_cannot_be_explained_leaves_plain_pictures(
-    tmp_path: Path, tiny_cohort: Callable[..., Cohort]
-) -> None:
+def test_a_method_that_the_model_does_not_allow_is_left_out(tmp_path: Path, tiny_cohort: Callable[..., Cohort]) -> None:
     cohort = tiny_cohort((ABNORMALITY,), LABELS)
     uri = untrained_bundle(tmp_path / "a", image_size=32)  # its last map is one cell
     pictures = explained_pictures(describe(uri), uri, cohort, "test", NAMES[:2])
-    assert [list(picture.looked) for picture in pictures] == [[], []]
-    assert all("grad_cam" not in picture.heats for picture in pictures)
+    assert [list(picture.heats) for picture in pictures] == [["guided_backprop", "saliency"]] * 2
+
+
+def test_a_model_that_cannot_be_explained_leaves_plain_pictures(
+    tmp_path: Path, tiny_cohort: Callable[..., Cohort], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(self: Recipe, network: nn.Module) -> Backbone:
+        raise UserError("no part of it takes one whole image")
+
+    monkeypatch.setattr(ClassifierRecipe, "explained", refuses)
+    cohort = tiny_cohort((ABNORMALITY,), LABELS)
+    uri = untrained_bundle(tmp_path / "a")
+    pictures = explained_pictures(describe(uri), uri, cohort, "test", NAMES[:2])
+    assert [(picture.looked, picture.heats) for picture in pictures] == [([], {})] * 2
+
+
+def test_every_method_is_worded() -> None:
+    assert set(wording.METHODS) == set(METHODS)
