@@ -147,7 +147,7 @@ def _problem(model: type[BaseModel], detail: Any) -> str:
     if detail["type"] == "extra_forbidden" and parent is not None:
         known = list(parent.model_fields)
         close = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = f"did you mean {'.'.join([*location[:-1], close[0]])}? " if close else ""
         return f"unknown key {key} ({hint}{'allowed: ' + ', '.join(known) if known else 'there are none'})"
     if detail["type"] == "missing":
         return f"{key} is required"

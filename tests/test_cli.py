@@ -25,7 +25,7 @@ def call(*words: str, capsys: pytest.CaptureFixture) -> tuple[int, str, str]:
         (["train", "nowhere.yaml"], "config nowhere.yaml does not exist"),
         (["train", "job.yaml", "loop.epochs"], "is not of the form section.key=value"),
         (["train", "job.yaml", "loop.epochs=many"], "loop.epochs = 'many' is not allowed (allowed: int, ≥ 1"),
-        (["train", "job.yaml", "loop.epoch=3"], "unknown key loop.epoch (did you mean epochs?"),
+        (["train", "job.yaml", "loop.epoch=3"], "unknown key loop.epoch (did you mean loop.epochs?"),
         (["train", "job.yaml", "network.backbone=resnet19"], "resnet18 | resnet34"),
         (["train", "job.yaml", "family=oracle"], "unknown family 'oracle': known are classifier"),
         (["train", "job.yaml"], "cohort.json"),

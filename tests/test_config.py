@@ -21,7 +21,7 @@ class Outer(Section):
     [
         ({}, ["name is required"]),
         ({"name": "a", "sise": 3}, ["unknown key sise", "did you mean size?", "allowed: name, size, inner"]),
-        ({"name": "a", "inner": {"rat": 3}}, ["unknown key inner.rat", "did you mean rate?"]),
+        ({"name": "a", "inner": {"rat": 3}}, ["unknown key inner.rat", "did you mean inner.rate?"]),
         ({"name": "a", "inner": {"rate": 2}}, ["inner.rate = 2", "float, > 0 and ≤ 1"]),
         ({"name": "a", "size": "big"}, ["size = 'big'", "int, ≥ 1"]),
         ({"name": "a", "size": 0, "inner": {"rate": 0}}, ["size = 0", "inner.rate = 0"]),

@@ -166,6 +166,10 @@ def meanings(evaluation: "Evaluation") -> list[str]:
                     f"{count(figure.patients, 'patient')} alone, up to {100 * most:.0f} errors in 100 remain possible."
                 )
                 continue
+            if figure.value == 0.0:
+                people = count(figure.patients, "patient")
+                lines.append(f"{count(figure.n, f'{kind} study')}, of {people}: every single one was called wrongly.")
+                continue
             lines.append(
                 f"Of 100 {kind} studies like these {what} about {100 * (1 - figure.value):.0f} "
                 f"({percent(CONFIDENCE)} interval {100 * (1 - figure.high):.0f} to {100 * (1 - figure.low):.0f})."
@@ -223,7 +227,9 @@ def _studies(group: "Group") -> str:
 
 
 def _landis_koch(kappa: float) -> str:
-    for bound, term in ((0.0, "poor"), (0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial")):
+    if kappa < 0:
+        return "poor"
+    for bound, term in ((0.2, "slight"), (0.4, "fair"), (0.6, "moderate"), (0.8, "substantial")):
         if kappa <= bound:
             return term
     return "almost perfect"

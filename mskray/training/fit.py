@@ -1,6 +1,7 @@
 """Fit a recipe on Ray Train: check what would fail or hang, start loading, train, collect the best epoch."""
 
 import json
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,7 +73,8 @@ def fit(
     steps, left = divmod(train.rows, step)
     rest = f", {left} others left out in each" if left else ""
     epoch = f"{steps:,} × {step} {samples.unit}{rest}"
-    run.report(Progress(f"starting {resources.workers} training worker(s), epochs of {epoch}"))
+    of = f" of {run.prefix.removesuffix('/')}" if run.prefix else ""
+    run.report(Progress(f"starting {resources.workers} training worker(s){of}, epochs of {epoch}"))
     held = _hold(recipe, cohort, train, validation)
     with _listener(run, samples.unit) as queue:
         work = Assignment(
@@ -135,12 +137,27 @@ def _train(work: Assignment, run: Run) -> Any:
         ),
     )
     try:
-        result: Any = trainer.fit()
+        with _own_ctrl_c():
+            result: Any = trainer.fit()
     except (RayError, ray.train.TrainingFailedError) as error:
         raise user_error_in(error) or _stopped(error) from error
     if result.return_value is not None:
         raise UserError(result.return_value)
     return result
+
+
+@contextmanager
+def _own_ctrl_c() -> Iterator[None]:
+    """Ray Train answers Ctrl-C itself: it stops the run in order, and then leaves the program without a word."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 def _worker(config: dict[Any, Any]) -> Any:
@@ -226,6 +243,8 @@ def _pass_on(event: dict[str, Any], run: Run, unit: str) -> None:
 
 def _progress(event: dict[str, Any], prefix: str, unit: str) -> Progress:
     stage = f"{prefix}epoch {event['epoch']}/{event['epochs']}"
+    if event["kind"] == "resumed":
+        return Progress(f"{prefix}goes on from the last checkpoint, in epoch {event['epoch']} of {event['epochs']}")
     if event["kind"] == "epoch":
         figures = f"loss {event['train_loss']:.3f}  validation: " + "  ".join(
             f"{name.removeprefix('val_')} {event[name]:.3f}" for name in ("val_loss", "val_auroc", "val_kappa")

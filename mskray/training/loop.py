@@ -101,6 +101,8 @@ class Trainer:
         batches = feed(self.train_shards, self._order(), ahead=self._ahead())
         started, seen, waited = time.monotonic(), 0, 0.0
         clock = time.monotonic()
+        if position.epoch or position.step:
+            self.session.say({"kind": "resumed", "epoch": position.epoch + 1, "epochs": loop.epochs})
         while position.epoch < loop.epochs and not self._should_stop():
             self.recipe.set_training(self.network, position.epoch)
             epoch_started = time.monotonic()

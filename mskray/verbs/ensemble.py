@@ -9,9 +9,9 @@ from mskray.bundles import DESCRIPTION
 from mskray.cohorts import Cohort, open_cohort
 from mskray.ensemble import Calibration, Ensemble
 from mskray.errors import UserError
-from mskray.evaluation.calibration import apply_temperature, fit_temperature, youden_threshold
+from mskray.evaluation.calibration import TEMPERATURES, apply_temperature, fit_temperature, youden_threshold
 from mskray.prediction.batch import Predicting
-from mskray.progress import Report, silent
+from mskray.progress import Progress, Report, silent
 from mskray.storage import check_access, locate
 
 _SPLIT = "validation"
@@ -62,6 +62,9 @@ def _calibrated(joined: Ensemble, cohort: Cohort, report: Report) -> Ensemble:
         raise UserError(f"cohort {cohort.location}, split {_SPLIT}: calibration needs labelled images of two classes")
     probabilities = np.stack([labelled[f"prob_{name}"].to_numpy() for name in joined.classes], axis=1)
     temperature = fit_temperature(probabilities, labels)
+    least, most = TEMPERATURES
+    if not 1.01 * least < temperature < most / 1.01:
+        report(Progress(f"temperature {temperature:.2f} is as far as is searched: do the members know these labels?"))
     threshold = joined.threshold
     if len(joined.classes) == 2:
         threshold = youden_threshold(labels, apply_temperature(probabilities, temperature)[:, 1])

@@ -94,9 +94,29 @@ def test_a_killed_driver_goes_on_where_it_was(
     seen: list[Progress] = []
     bundle = run(small_job(phantom_cohort, locate(tmp_path / "bundle")), seen.append)
     first = next(each for each in seen if each.stage.startswith("epoch"))
+    assert any(each.stage.startswith("goes on from the last checkpoint") for each in seen)
     # A run that began anew would first speak of its first step, 8 images into epoch 1.
     assert first.stage != "epoch 1/2" or first.done > 8, "the run began anew"
     same(bundle, trained.bundle)
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(phantom_cohort, tmp_path: Path, ray_cluster: str) -> None:
+    config = tmp_path / "job.yaml"
+    config.write_text(json.dumps(small_job(phantom_cohort, locate(tmp_path / "bundle"), loop={"epochs": 500})))
+    command = [sys.executable, "-m", "mskray.cli", "train", str(config)]
+    environment = {**os.environ, "RAY_ADDRESS": ray_cluster}
+    driver = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        _wait_until(lambda: list(tmp_path.glob("bundle/run/*/checkpoint_manager_snapshot.json")), driver)
+        driver.send_signal(signal.SIGINT)
+        _, said = driver.communicate(timeout=60)
+    finally:
+        driver.kill()
+        driver.wait(timeout=30)
+    assert driver.returncode == 130, said[-2000:]
+    assert "stopped; the same command goes on where this one was" in said
+    assert "Traceback" not in said
+    _wait_until(lambda: not _training_workers())
 
 
 def test_two_workers_share_each_epoch(phantom_cohort, tmp_path: Path, ray_cluster: str) -> None:
