@@ -23,7 +23,7 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)
 	@exec $(BIN)/python jobs/demo.py $(if $(DATA),--data "$(DATA)") $(if $(STORE),--store $(STORE))
 
-# Two processes: each begins with the tests that share its Ray cluster, and both take from what is left.
+# Two processes: all tests that share the Ray cluster in one, everything else in the other.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 

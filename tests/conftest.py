@@ -148,24 +148,21 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     return argname if isinstance(val, bytes) else None
 
 
-CLUSTERS = ("cluster", "cluster of the families")
-"""Groups of tests that share a Ray cluster; about as long as each other, so that two processes are busy with them."""
-
-
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep the tests of one file, and all tests of one cluster, in one of the processes of pytest-xdist."""
-    item.add_marker(pytest.mark.xdist_group(_group(item)))
+    """Keep the tests of one file, and all tests of the one cluster, in one of the processes of pytest-xdist.
+
+    Two clusters at once take longer: the threads of two trainings on two cores wait for each other without sleeping.
+    """
+    item.add_marker(pytest.mark.xdist_group("cluster" if _shares_cluster(item) else item.path.name))
 
 
-def _group(item: pytest.Item) -> str:
-    if "ray_cluster" not in getattr(item, "fixturenames", ()):
-        return item.path.name
-    return CLUSTERS[item.path.parent.name == "families"]
+def _shares_cluster(item: pytest.Item) -> bool:
+    return "ray_cluster" in getattr(item, "fixturenames", ())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest; skip tests whose system package is absent: the summary lists them by name."""
-    items.sort(key=lambda item: _group(item) not in CLUSTERS)
+    items.sort(key=lambda item: not _shares_cluster(item))
     for item in items:
         for mark in item.iter_markers("system"):
             if shutil.which(mark.args[0]) is None:
