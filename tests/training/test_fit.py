@@ -109,7 +109,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(phantom_cohort, tmp_path: Pat
     try:
         _wait_until(lambda: list(tmp_path.glob("bundle/run/*/checkpoint_manager_snapshot.json")), driver)
         driver.send_signal(signal.SIGINT)
-        _, said = driver.communicate(timeout=60)
+        _, said = driver.communicate(timeout=180)
     finally:
         driver.kill()
         driver.wait(timeout=30)
