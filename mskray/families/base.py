@@ -179,7 +179,7 @@ def families() -> dict[str, Family]:
 def family(name: str) -> Family:
     """Return a family by name, or raise UserError that lists the known ones."""
     if name not in _REGISTRY and name.isidentifier() and importlib.util.find_spec(f"mskray.families.{name}"):
-        # A file is named after its family: without the others a process starts in half the time.
+        # A file is named after its family: what the others need is not loaded.
         importlib.import_module(f"mskray.families.{name}")
     if name in _REGISTRY:
         return _REGISTRY[name]

@@ -147,6 +147,19 @@ def test_the_headline_says_what_was_found_and_missed(label, score, sentence):
     assert "knee-mobilenet was tested on 6 held-out studies (6 images) of 6 patients." in text
 
 
+def test_a_model_that_calls_everything_abnormal_is_not_called_certain():
+    """Specificity 0 and kappa 0, which Landis and Koch call slight: poor is below 0."""
+    label = [0, 1] * 10
+    ids = [f"i{index}" for index in range(len(label))]
+    frame = pd.DataFrame({"instance_id": ids, "study_id": ids, "patient_id": ids, "label": label})
+    _, html = report(frame.assign(prob_abnormal=0.9, prob_normal=0.1))
+    text = Page(html).text
+    assert "10 normal studies, of 10 patients: every single one was called wrongly." in text
+    assert "false alarm in about 100" not in text
+    assert "is slight" in text
+    assert "is poor" not in text
+
+
 def test_the_headline_of_grades_counts_near_misses(predictions):
     frame = predictions(patients=30, classes=tuple(GRADES))
     evaluation, html = report(frame, GRADES, ordinal=True)
