@@ -28,8 +28,11 @@ def call(*words: str, capsys: pytest.CaptureFixture) -> tuple[int, str, str]:
         (["train", "job.yaml", "loop.epoch=3"], "unknown key loop.epoch (did you mean loop.epochs?"),
         (["train", "job.yaml", "network.backbone=resnet19"], "resnet18 | resnet34"),
         (["train", "job.yaml", "family=oracle"], "unknown family 'oracle': known are classifier"),
+        (["train", "job.yaml", "family=clasifier"], "did you mean classifier?"),
+        (["train", "job.yaml", "loop.epoch=3"], "job.yaml and the command line: unknown key"),
         (["train", "job.yaml"], "cohort.json"),
         (["families", "oracle"], "unknown family 'oracle'"),
+        (["sources", "murra"], "unknown source 'murra'"),
         (["ingest", "mura", "--out", "out"], "needs the place of its files"),
         (["ingest", "mura", "empty", "--out", "out"], "empty"),
         (["ingest", "mura", "nowhere", "--out", "out"], "nowhere"),
@@ -70,6 +73,20 @@ def test_a_mistake_is_one_line(tmp_path: Path, monkeypatch, capsys, words: list[
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
 
 
+def test_sources_and_their_options(capsys) -> None:
+    code, out, _ = call("sources", capsys=capsys)
+    assert code == 0
+    assert all(name in out for name in ("mura", "manifest", "phantom"))
+    code, out, _ = call("sources", "phantom", "--json", capsys=capsys)
+    assert code == 0
+    patients = next(each for each in json.loads(out)["options"] if each["key"] == "patients")
+    assert patients["type"] == "int"
+    assert patients["default"] > 0
+    code, out, _ = call("sources", "manifest", capsys=capsys)
+    assert code == 0
+    assert "annotations" in out
+
+
 def test_families_as_json(capsys) -> None:
     code, out, _ = call("families", "--json", capsys=capsys)
     assert code == 0
@@ -105,17 +122,17 @@ def test_classes_of_a_task_are_given_as_words(tmp_path: Path, monkeypatch, capsy
 @pytest.mark.parametrize(
     ("words", "target", "goes_on"),
     [
-        (["ingest", "phantom", "--out", "out"], "mskray.cohorts.ingest", True),
-        (["train", "job.yaml"], "mskray.config.read_yaml", True),
-        (["cohort", "show", "out"], "mskray.verbs.cohort.show", False),
-        (["families"], "mskray.verbs.families.families_table", False),
+        (["ingest", "phantom", "--out", "out"], "mskray.cohorts.ingest", " where this one was"),
+        (["train", "job.yaml"], "mskray.config.read_yaml", " after its last stored epoch"),
+        (["cohort", "show", "out"], "mskray.verbs.cohort.show", ""),
+        (["families"], "mskray.verbs.families.families_table", ""),
     ],
 )
-def test_ctrl_c_promises_only_what_holds(words: list[str], target: str, goes_on: bool, monkeypatch, capsys) -> None:
+def test_ctrl_c_promises_only_what_holds(words: list[str], target: str, goes_on: str, monkeypatch, capsys) -> None:
     def interrupted(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(target, interrupted)
     code, _, err = call(*words, capsys=capsys)
     assert code == 130
-    assert err.strip() == ("stopped; the same command goes on where this one was" if goes_on else "stopped")
+    assert err.strip() == (f"stopped; the same command goes on{goes_on}" if goes_on else "stopped")

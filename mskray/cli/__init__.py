@@ -19,8 +19,13 @@ from mskray.cli.app import app
 from mskray.errors import UserError
 
 _INTERRUPTED = 130
-_GOES_ON = ("ingest", "train", "reproduce", "remove-flags")
-"""Commands that an interruption does not set back."""
+_GOES_ON = {
+    "ingest": "where this one was",
+    "remove-flags": "where this one was",
+    "train": "after its last stored epoch",
+    "reproduce": "after its last stored epoch",
+}
+"""Commands that go on after an interruption, and from where."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -32,13 +37,15 @@ def main(words: Sequence[str] | None = None) -> None:
         # Standalone, Typer would draw a box around each mistake; here a mistake is one line.
         code = app(args=given, standalone_mode=False) or 0
     except typer.TyperException as error:
-        print(f"error: {error.format_message() or 'a command is missing'} (see mskray --help)", file=sys.stderr)
+        context = getattr(error, "ctx", None)
+        place = context.command_path if context else "mskray"
+        print(f"error: {error.format_message() or 'a command is missing'} (see {place} --help)", file=sys.stderr)
         code = error.exit_code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     if code == _INTERRUPTED:
-        hint = "; the same command goes on where this one was" if given[0] in _GOES_ON else ""
+        hint = f"; the same command goes on {_GOES_ON[given[0]]}" if given[0] in _GOES_ON else ""
         print(f"\nstopped{hint}", file=sys.stderr)
     sys.exit(code)
 

@@ -13,12 +13,26 @@ from mskray.progress import Display
 _OPTION = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
 
 
+@app.command("sources")
+def list_sources(
+    name: Annotated[str | None, typer.Argument(help="Print this source's options.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List what can be ingested, or one source's options: type, bounds, default."""
+    from mskray.verbs.sources import source_table, sources_table
+
+    print(source_table(name, as_json) if name else sources_table(as_json))
+
+
 @app.command()
 def ingest(
-    source: Annotated[str, typer.Argument(help="mura, knee-oa, grazpedwri, manifest, dicom or phantom.")],
+    source: Annotated[str, typer.Argument(help="One of `mskray sources`, such as mura or manifest.")],
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[IN] [key=value]…", help="Folder, file or URI, none for phantom; a source's options."),
+        typer.Argument(
+            metavar="[IN] [key=value]…",
+            help="Folder, file or URI; options (`mskray sources SOURCE`).",
+        ),
     ] = None,
     out: Annotated[str, typer.Option(help="URI of the cohort to make.")] = ...,  # type: ignore[assignment]
     size: Annotated[int, typer.Option(help="Side of the stored square images, px.")] = 224,

@@ -32,7 +32,7 @@ def train(
     from mskray.verbs.train import train as run
 
     display = Display()
-    job, chosen, settings = parse_job(data, config)
+    job, chosen, settings = parse_job(data, f"{config} and the command line" if overrides else config)
     bundle = run(job, chosen, settings, report=display)
     display.end()
     best = "  ".join(

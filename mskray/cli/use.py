@@ -50,7 +50,8 @@ def explain(
         print(f"left out: {note}", file=sys.stderr)
     for path, reason in done.unreadable.items():
         print(f"not readable: {path}: {reason}", file=sys.stderr)
-    print(f"{done.images:,} images explained, {len(done.unreadable):,} not readable: {out}")
+    images = f"{done.images:,} image{'s' * (done.images != 1)}"
+    print(f"{images} explained, {len(done.unreadable):,} not readable: {out}")
 
 
 @app.command()

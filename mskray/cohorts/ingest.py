@@ -31,7 +31,7 @@ from mskray.cohorts import ledger
 from mskray.cohorts.build import Build, IngestSettings
 from mskray.cohorts.plan import ShardPlan
 from mskray.cohorts.read import read_manifest
-from mskray.cohorts.schema import MANIFEST, Counts, Manifest
+from mskray.cohorts.schema import MANIFEST, Counts, ImageFormat, Manifest
 from mskray.cohorts.shards import Entry
 from mskray.cohorts.sources import Source, get_source
 from mskray.cohorts.splits import check_fractions
@@ -184,7 +184,7 @@ def _check_same(run: Build, before: Manifest) -> None:
     now: dict[str, tuple[Any, Any]] = {
         "source": (before.source, run.source.name),
         "source options": (_completed(run, before), run.options.model_dump(mode="json")),
-        "image": (before.image.model_dump(), run.image.model_dump()),
+        "image": (_words(before.image), _words(run.image)),
         "hash key": (before.hash_key_fingerprint, run.keys.fingerprint),
         "split seed": (before.split.seed, run.settings.seed),
     }
@@ -199,6 +199,10 @@ def _check_same(run: Build, before: Manifest) -> None:
                 f"{run.out} already holds a cohort with another {what} ({old}, now {new}): "
                 f"{remedy}, give another --out, or delete that cohort first"
             )
+
+
+def _words(image: ImageFormat) -> str:
+    return f"{image.size} px, {image.dtype}, {image.fit}"
 
 
 def _completed(run: Build, before: Manifest) -> dict[str, Any]:

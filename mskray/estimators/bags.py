@@ -78,24 +78,26 @@ def models_for(
     Args:
         parts, labels: of the train and of the validation split.
     Returns:
-        Names of the models, ALL_PARTS first, and a line for each part that gets none.
+        Names of the models, ALL_PARTS first, and a line that names the parts that get none, where there are such.
     """
     names: list[str] = [ALL_PARTS]
-    lines: list[str] = []
+    scarce: list[str] = []
     known = sorted(set(parts[0]))
     if not section.per_part or len(known) < 2:  # the only part is all parts
-        return names, lines
+        return names, []
     for part in known:
         counts = [np.bincount(label[of == part], minlength=classes) for of, label in zip(parts, labels, strict=True)]
         least = min(int(count.min()) for count in counts)
         if part and least >= section.least_images:
             names.append(part)
         else:
-            lines.append(
-                f"{part or 'images without a body part'}: {least} images of the rarest class in train or validation, "
-                f"{section.least_images} needed (svm.least_images): the model over all parts answers"
-            )
-    return names, lines
+            scarce.append(f"{part or 'without a body part'} {least}")
+    if not scarce:
+        return names, []
+    return names, [
+        f"answered by the model over all parts, for fewer than {section.least_images} images of the rarest class in "
+        f"train or validation (svm.least_images): {', '.join(scarce)}"
+    ]
 
 
 def bag_bytes(rows: int, features: int, file_rows: int, cache_mb: int) -> int:

@@ -1,5 +1,6 @@
 """The family protocol and its registry."""
 
+import difflib
 import importlib.util
 import pkgutil
 from abc import ABC, abstractmethod
@@ -185,5 +186,7 @@ def family(name: str) -> Family:
         return _REGISTRY[name]
     known = families()
     if name not in known:
-        raise UserError(f"unknown family {name!r}: known are {', '.join(known)}")
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise UserError(f"unknown family {name!r}: {hint}known are {', '.join(known)}")
     return known[name]

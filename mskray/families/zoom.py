@@ -233,5 +233,5 @@ class Zoom(Family):
 def _classifier(bundle: Bundle, config: ZoomConfig) -> ClassifierConfig:
     """Return the config of the bundle's network. Raises UserError for a bundle of another family."""
     if bundle.family != "classifier":
-        raise UserError(f"zoom.bundle {config.zoom.bundle} is of family {bundle.family}: give one of classifier")
+        raise UserError(f"zoom.bundle {config.zoom.bundle} is of family {bundle.family}: give a classifier's")
     return validate(ClassifierConfig, bundle.config, f"bundle {config.zoom.bundle}")

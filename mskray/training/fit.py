@@ -1,7 +1,6 @@
 """Fit a recipe on Ray Train: check what would fail or hang, start loading, train, collect the best epoch."""
 
 import json
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from mskray.cohorts import Cohort, Task
 from mskray.errors import UserError, user_error_in
 from mskray.progress import Progress
 from mskray.training.feed import LOADER_CPUS, Split, choose_cache, describe_split, request
+from mskray.training.interrupt import own_ctrl_c
 from mskray.training.loop import POSITION, WEIGHTS, Assignment, Diverged, Trainer
 from mskray.training.recipe import Recipe, inverse_frequency
 from mskray.training.run import Run, Trained
@@ -71,12 +71,14 @@ def fit(
     weighted = recipe.config.loop.class_weights == "inverse_frequency"
     initial_weights = ray.put(initial())
     steps, left = divmod(train.rows, step)
-    rest = f", {left} others left out in each" if left else ""
+    rest = f", {left} left out in each" if left else ""
     epoch = f"{steps:,} × {step} {samples.unit}{rest}"
     of = f" of {run.prefix.removesuffix('/')}" if run.prefix else ""
-    run.report(Progress(f"starting {resources.workers} training worker(s){of}, epochs of {epoch}"))
+    workers = f"{resources.workers} training worker{'s' * (resources.workers > 1)}"
+    run.report(Progress(f"starting {workers}{of}, epochs of {epoch}"))
     held = _hold(recipe, cohort, train, validation)
-    with _listener(run, samples.unit) as queue:
+    stopping = threading.Event()
+    with _listener(run, samples.unit, stopping) as queue:
         work = Assignment(
             recipe=recipe,
             train=train,
@@ -87,7 +89,7 @@ def fit(
             initial_weights=initial_weights,
             say=_Say(queue),
         )
-        result = _train(work, run)
+        result = _train(work, run, stopping)
     counts = np.bincount(labels, minlength=len(classes)).tolist()
     return _collect(result, dict(zip(classes, counts, strict=True)))
 
@@ -114,7 +116,7 @@ def _hold(recipe: Recipe, cohort: Cohort, train: Split, validation: Split) -> tu
     return first, second
 
 
-def _train(work: Assignment, run: Run) -> Any:
+def _train(work: Assignment, run: Run, stopping: threading.Event) -> Any:
     resources = run.resources
     trainer = TorchTrainer(
         _worker,
@@ -137,27 +139,13 @@ def _train(work: Assignment, run: Run) -> Any:
         ),
     )
     try:
-        with _own_ctrl_c():
+        with own_ctrl_c(run.report, stopping):
             result: Any = trainer.fit()
     except (RayError, ray.train.TrainingFailedError) as error:
         raise user_error_in(error) or _stopped(error) from error
     if result.return_value is not None:
         raise UserError(result.return_value)
     return result
-
-
-@contextmanager
-def _own_ctrl_c() -> Iterator[None]:
-    """Ray Train answers Ctrl-C itself: it stops the run in order, and then leaves the program without a word."""
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        if main:
-            signal.signal(signal.SIGINT, before)
 
 
 def _worker(config: dict[Any, Any]) -> Any:
@@ -200,8 +188,11 @@ class _Say:
 
 
 @contextmanager
-def _listener(run: Run, unit: str) -> Iterator[Queue]:
-    """Pass events from the workers to `run.report` and the trackers, in a thread, until the block ends."""
+def _listener(run: Run, unit: str, stopping: threading.Event) -> Iterator[Queue]:
+    """Pass events from the workers to `run.report` and the trackers, in a thread, until the block ends.
+
+    An epoch that ends after `stopping` is set is not stored: nothing is said of it.
+    """
     queue = Queue(actor_options={"num_cpus": 0})
     done = threading.Event()
     failures: list[Exception] = []
@@ -217,6 +208,8 @@ def _listener(run: Run, unit: str) -> Iterator[Queue]:
                 continue
             except RayError:
                 return
+            if stopping.is_set():
+                continue
             try:
                 _pass_on(event, run, unit)
             except Exception as error:  # a tracker that fails must not stop the training

@@ -3,9 +3,9 @@
 import json
 from dataclasses import asdict
 
-from mskray.config import Setting, describe
+from mskray.config import describe
 from mskray.families import families, family
-from mskray.verbs.tables import table
+from mskray.verbs.tables import settings_table, table
 from mskray.verbs.train import job_model
 
 
@@ -33,11 +33,4 @@ def family_table(name: str, as_json: bool = False) -> str:
             },
             indent=2,
         )
-    return table(
-        ["key", "type", "bounds", "default", "unit", "source", "what it does"], [_row(each) for each in settings]
-    )
-
-
-def _row(setting: Setting) -> list[str]:
-    default = "required" if setting.required else json.dumps(setting.default)
-    return [setting.key, setting.type, setting.bounds, default, setting.unit, setting.source, setting.text]
+    return settings_table(settings)

@@ -48,10 +48,12 @@ class FlagRemoval:
         """Say it in words."""
         count, image = self.counts, self.cohort.image
         share = count["pixels"] / max(1, count["images"] * image.size**2)
+        done = f"{count['removed']:,} flags removed from {count['changed']:,} of {count['images']:,} images"
+        if count["left"] and not count["removed"]:
+            done = "warning: the detector found no flag at all"
         return "\n".join(
             [
-                f"{count['images']:,} images: {count['removed']:,} flags removed from {count['changed']:,}, "
-                f"{share:.2%} of all pixels filled; {count['left']:,} known flags left",
+                f"{done}, {share:.2%} of all pixels filled; {count['left']:,} known flags left",
                 f"{self.written:,} shards written, {self.kept:,} kept in {self.seconds:.0f} s",
                 f"cohort {self.cohort.location}  content {self.cohort.content_hash[:16]}",
             ]

@@ -151,21 +151,20 @@ def test_a_bag_has_every_class_in_proportion_and_no_more_rows_than_it_may() -> N
 
 
 @pytest.mark.parametrize(
-    ("changes", "names", "lines"),
+    ("changes", "names", "named"),
     [
-        ({}, [ALL_PARTS, "HAND"], ["images without a body part: 5 images", "KNEE: 1 images of the rarest class"]),
-        ({"least_images": 6}, [ALL_PARTS], ["images without", "HAND: 5", "KNEE: 1"]),
-        ({"per_part": False}, [ALL_PARTS], []),
+        ({}, [ALL_PARTS, "HAND"], "without a body part 5, KNEE 1"),
+        ({"least_images": 6}, [ALL_PARTS], "without a body part 5, HAND 5, KNEE 1"),
+        ({"per_part": False}, [ALL_PARTS], ""),
     ],
 )
-def test_a_body_part_with_too_few_images_is_named(changes: dict, names: list[str], lines: list[str]) -> None:
+def test_a_body_part_with_too_few_images_is_named(changes: dict, names: list[str], named: str) -> None:
     parts = np.array(["HAND"] * 10 + ["KNEE"] * 10 + [""] * 10, dtype=object)
     labels = np.array([0, 1] * 5 + [0] * 9 + [1] + [0, 1] * 5)
     section = SvmSection(**{"least_images": 5, **changes})
     found, said = models_for((parts, parts), (labels, labels), 2, section)
     assert found == names
-    assert len(said) == len(lines)
-    assert all(one.startswith(start) for one, start in zip(said, lines, strict=True))
+    assert [line.rpartition(": ")[2] for line in said] == ([named] if named else [])
 
 
 def test_one_body_part_is_all_of_them() -> None:

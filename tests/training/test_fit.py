@@ -114,7 +114,10 @@ def test_ctrl_c_says_that_the_same_command_goes_on(phantom_cohort, tmp_path: Pat
         driver.kill()
         driver.wait(timeout=30)
     assert driver.returncode == 130, said[-2000:]
-    assert "stopped; the same command goes on where this one was" in said
+    assert "stopped; the same command goes on after its last stored epoch" in said
+    after = said.partition("stopping, which takes some seconds")[2]
+    assert after
+    assert "epoch " not in after.replace("stored epoch", ""), "what is not stored is not announced"
     assert "Traceback" not in said
     _wait_until(lambda: not _training_workers())
 
