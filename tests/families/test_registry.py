@@ -38,7 +38,7 @@ def test_every_family_states_its_config_and_a_search_space_within_it() -> None:
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="unknown family 'clasifier': known are classifier"):
+    with pytest.raises(UserError, match=r"unknown family 'clasifier': did you mean classifier\? known are classifier"):
         family("clasifier")
 
 

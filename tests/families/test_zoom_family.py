@@ -226,7 +226,7 @@ def test_other_bundles_tasks_and_sizes_are_refused(cohort: Callable[..., Cohort]
         zoom.check(cohort(), config(bundle=str(tmp_path / "photos")), TASK)
     other = replace(load_bundle(bundle)[1], family="kalm")
     save_bundle(other, locate(tmp_path / "kalm"), "another")
-    with pytest.raises(UserError, match="is of family kalm: give one of classifier"):
+    with pytest.raises(UserError, match="is of family kalm: give a classifier's"):
         zoom.check(cohort(), config(bundle=str(tmp_path / "kalm")), TASK)
     with pytest.raises(UserError, match=r"bundle\.json does not exist"):
         zoom.depends_on(config(bundle=str(tmp_path / "none")))
