@@ -16,4 +16,5 @@ app.add_typer(cohort_app, name="cohort")
 
 
 Workers = Annotated[int, typer.Option(min=1, help="Actors that predict, each with one CPU.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Gpu = Annotated[bool, typer.Option("--gpu", help="Give each worker a GPU.")]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mskray.cli.app import Gpu, Workers, app, cohort_app
+from mskray.cli.app import AsJson, Gpu, Workers, app, cohort_app
 from mskray.errors import UserError
 from mskray.progress import Display
 
@@ -16,7 +16,7 @@ _OPTION = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
 @app.command("sources")
 def list_sources(
     name: Annotated[str | None, typer.Argument(help="Print this source's options.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List what can be ingested, or one source's options: type, bounds, default."""
     from mskray.verbs.sources import source_table, sources_table

@@ -4,14 +4,14 @@ from typing import Annotated, Any
 
 import typer
 
-from mskray.cli.app import Gpu, Workers, app
+from mskray.cli.app import AsJson, Gpu, Workers, app
 from mskray.progress import Display
 
 
 @app.command("families")
 def list_families(
     name: Annotated[str | None, typer.Argument(help="Print this family's config.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the model families, or one family's config: type, bounds, default, unit, source."""
     from mskray.verbs.families import families_table, family_table

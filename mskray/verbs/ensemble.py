@@ -64,12 +64,9 @@ def _calibrated(joined: Ensemble, cohort: Cohort, report: Report) -> Ensemble:
     temperature = fit_temperature(probabilities, labels)
     least, most = TEMPERATURES
     if not 1.01 * least < temperature < most / 1.01:
-        report(
-            Progress(
-                f"temperature {temperature:.2f} is as far as is searched: on split {_SPLIT} the members hardly tell "
-                f"{' from '.join(joined.classes)}"
-            )
-        )
+        reason = "are far less sure than right" if temperature < 1 else f"hardly tell {' from '.join(joined.classes)}"
+        where = f"temperature {temperature:.2f} is as far as is searched"
+        report(Progress(f"{where}: on split {_SPLIT} the members {reason}"))
     threshold = joined.threshold
     if len(joined.classes) == 2:
         threshold = youden_threshold(labels, apply_temperature(probabilities, temperature)[:, 1])
