@@ -22,8 +22,8 @@ _INTERRUPTED = 130
 _GOES_ON = {
     "ingest": "where this one was",
     "remove-flags": "where this one was",
-    "train": "after its last stored epoch",
-    "reproduce": "after its last stored epoch",
+    "train": "after its last stored epoch, or begins anew if none was stored",
+    "reproduce": "after its last stored epoch, or begins anew if none was stored",
 }
 """Commands that go on after an interruption, and from where."""
 

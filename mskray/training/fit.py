@@ -1,6 +1,7 @@
 """Fit a recipe on Ray Train: check what would fail or hang, start loading, train, collect the best epoch."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,12 +24,12 @@ from mskray.cohorts import Cohort, Task
 from mskray.errors import UserError, user_error_in
 from mskray.progress import Progress
 from mskray.training.feed import LOADER_CPUS, Split, choose_cache, describe_split, request
-from mskray.training.interrupt import own_ctrl_c
 from mskray.training.loop import POSITION, WEIGHTS, Assignment, Diverged, Trainer
 from mskray.training.recipe import Recipe, inverse_frequency
 from mskray.training.run import Run, Trained
 from mskray.training.samples import Samples
 from mskray.training.session import SCORE, Session
+from mskray.training.stored import TellsWhatIsStored
 
 _WORK = "work"
 # Left to itself, glibc gives the memory of every large tensor back to the kernel and faults it in again: on the CPU
@@ -40,6 +41,8 @@ _WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "OMP_WAIT_POLICY": "ACTIVE",
 }
+# Each poll takes one report of a worker; at Ray's 2 s short epochs queue up, and a stop loses what is queued.
+_POLLING = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
 
 
 def fit(
@@ -77,8 +80,7 @@ def fit(
     workers = f"{resources.workers} training worker{'s' * (resources.workers > 1)}"
     run.report(Progress(f"starting {workers}{of}, epochs of {epoch}"))
     held = _hold(recipe, cohort, train, validation)
-    stopping = threading.Event()
-    with _listener(run, samples.unit, stopping) as queue:
+    with _listener(run, samples.unit) as queue:
         work = Assignment(
             recipe=recipe,
             train=train,
@@ -89,7 +91,7 @@ def fit(
             initial_weights=initial_weights,
             say=_Say(queue),
         )
-        result = _train(work, run, stopping)
+        result = _train(work, run)
     counts = np.bincount(labels, minlength=len(classes)).tolist()
     return _collect(result, dict(zip(classes, counts, strict=True)))
 
@@ -116,9 +118,24 @@ def _hold(recipe: Recipe, cohort: Cohort, train: Split, validation: Split) -> tu
     return first, second
 
 
-def _train(work: Assignment, run: Run, stopping: threading.Event) -> Any:
+class _Trainer(TorchTrainer):
+    """Stops at once at Ctrl-C; Ray's own handler stops in order, which takes some 15 s, and leaves the program."""
+
+    _controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self._controller = controller
+
+    def stop(self) -> None:
+        """End the controller, and with it the workers."""
+        if self._controller is not None:
+            ray.kill(self._controller)
+
+
+def _train(work: Assignment, run: Run) -> Any:
     resources = run.resources
-    trainer = TorchTrainer(
+    os.environ.setdefault(*_POLLING)
+    trainer = _Trainer(
         _worker,
         train_loop_config={_WORK: ray.put(work)},  # a reference: the controller would load torch for the value
         torch_config=TorchBackend(backend="nccl" if resources.gpu else "gloo", timeout_s=600),
@@ -132,6 +149,7 @@ def _train(work: Assignment, run: Run, stopping: threading.Event) -> Any:
             worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},  # type: ignore[call-arg]  # typed as its first version
             storage_path=run.location.path,
             storage_filesystem=run.location.filesystem,
+            callbacks=[TellsWhatIsStored(work.say)],
             failure_config=FailureConfig(max_failures=resources.max_failures),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
@@ -139,8 +157,10 @@ def _train(work: Assignment, run: Run, stopping: threading.Event) -> Any:
         ),
     )
     try:
-        with own_ctrl_c(run.report, stopping):
-            result: Any = trainer.fit()
+        result: Any = trainer.fit()
+    except KeyboardInterrupt:
+        trainer.stop()
+        raise
     except (RayError, ray.train.TrainingFailedError) as error:
         raise user_error_in(error) or _stopped(error) from error
     if result.return_value is not None:
@@ -178,7 +198,7 @@ def _stopped(error: Exception) -> UserError:
 
 
 class _Say:
-    """Puts a worker's events on the queue without waiting for the answer."""
+    """Puts events on the queue without waiting for the answer."""
 
     def __init__(self, queue: Queue) -> None:
         self._actor: Any = queue.actor
@@ -188,11 +208,8 @@ class _Say:
 
 
 @contextmanager
-def _listener(run: Run, unit: str, stopping: threading.Event) -> Iterator[Queue]:
-    """Pass events from the workers to `run.report` and the trackers, in a thread, until the block ends.
-
-    An epoch that ends after `stopping` is set is not stored: nothing is said of it.
-    """
+def _listener(run: Run, unit: str) -> Iterator[Queue]:
+    """Pass events from workers and controller to `run.report` and the trackers, in a thread, until the block ends."""
     queue = Queue(actor_options={"num_cpus": 0})
     done = threading.Event()
     failures: list[Exception] = []
@@ -208,8 +225,6 @@ def _listener(run: Run, unit: str, stopping: threading.Event) -> Iterator[Queue]
                 continue
             except RayError:
                 return
-            if stopping.is_set():
-                continue
             try:
                 _pass_on(event, run, unit)
             except Exception as error:  # a tracker that fails must not stop the training
@@ -242,6 +257,6 @@ def _progress(event: dict[str, Any], prefix: str, unit: str) -> Progress:
         figures = f"loss {event['train_loss']:.3f}  validation: " + "  ".join(
             f"{name.removeprefix('val_')} {event[name]:.3f}" for name in ("val_loss", "val_auroc", "val_kappa")
         )
-        return Progress(stage + " validated", 1, 1, "epoch", note=figures)
+        return Progress(stage + " stored", 1, 1, "epoch", note=figures)
     note = f"loss {event['loss']:.3f}  waiting for data {event['wait_share']:.0%}"
     return Progress(stage, event["done"], event["total"], unit, event["rate"], event["left_s"], note)

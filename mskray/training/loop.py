@@ -123,8 +123,7 @@ class Trainer:
             seconds = time.monotonic() - epoch_started
             rows = (self.plan.steps - epoch_first) * self.plan.batch * self.session.world
             entry = self._finish_epoch(rows / seconds if seconds else 0.0, epoch_wait / seconds if seconds else 0.0)
-            self.session.report(entry, self._save, entry["score"])
-            self.session.say({"kind": "epoch", "epochs": loop.epochs, **entry})
+            self.session.report({"epochs": loop.epochs, **entry}, self._save, entry["score"])
             clock = time.monotonic()
 
     def _order(self) -> Iterator[tuple[tuple[int, int], Rows]]:

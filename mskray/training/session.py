@@ -5,6 +5,7 @@ Everything that the loop knows of Ray Train is here.
 
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,8 @@ from torch import Tensor
 
 # A checkpoint taken inside an epoch has no validation figure: it is kept as the latest, never as the best.
 UNSCORED = -1e30
-SCORE = "selection"
+SCORE = "score"
+_UNSENT = "mskray-checkpoint-"
 
 
 class Session:
@@ -38,6 +40,7 @@ class Session:
         self._said = float("-inf")
         # Ray gives a worker one thread a CPU it reserved; the loader's CPU is idle most of the time.
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+        _tidy()
 
     @contextmanager
     def restored(self) -> Iterator[Path | None]:
@@ -58,7 +61,7 @@ class Session:
         if self.rank != 0:
             ray.train.report(payload, checkpoint=None)
             return
-        folder = Path(tempfile.mkdtemp(prefix="mskray-checkpoint-"))
+        folder = Path(tempfile.mkdtemp(prefix=f"{_UNSENT}{os.getpid()}-"))
         write(folder)
         ray.train.report(
             payload,
@@ -90,6 +93,18 @@ class Session:
         if self.world > 1:
             for tensor in tensors:
                 torch.distributed.broadcast(tensor, src=0)
+
+
+def _tidy() -> None:
+    """Remove checkpoints that workers killed before this one left on this machine, on their way to the storage."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_UNSENT}*"):
+        pid = folder.name.removeprefix(_UNSENT).partition("-")[0]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (ValueError, PermissionError):  # not of this program, or of another user's
+            pass
 
 
 def write_json(path: Path, value: Any) -> None:
