@@ -8,7 +8,6 @@ A config class stands beside the code that it configures (`class Config(Section)
 What does not fit is named with what is allowed, before any work starts.
 """
 
-import difflib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 from pydantic.fields import FieldInfo
 
-from mskray.errors import UserError
+from mskray.errors import UserError, did_you_mean
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -146,8 +145,7 @@ def _problem(model: type[BaseModel], detail: Any) -> str:
     parent, field = _resolve(model, location)
     if detail["type"] == "extra_forbidden" and parent is not None:
         known = list(parent.model_fields)
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean {'.'.join([*location[:-1], close[0]])}? " if close else ""
+        hint = did_you_mean(location[-1], known, "".join(f"{part}." for part in location[:-1]))
         return f"unknown key {key} ({hint}{'allowed: ' + ', '.join(known) if known else 'there are none'})"
     if detail["type"] == "missing":
         return f"{key} is required"

@@ -4,7 +4,9 @@ The command line prints it without a stack trace and exits with code 2 (`mskray.
 escapes is a defect of ours and keeps its trace.
 """
 
+import difflib
 import re
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -16,6 +18,12 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+def did_you_mean(given: str, known: Iterable[str], before: str = "") -> str:
+    """Return "did you mean …? " with the closest of `known`, `before` in front of it; empty where none is."""
+    close = difflib.get_close_matches(given, list(known), n=1)
+    return f"did you mean {before}{close[0]}? " if close else ""
 
 
 def user_error_in(error: BaseException) -> UserError | None:

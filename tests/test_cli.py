@@ -123,7 +123,11 @@ def test_classes_of_a_task_are_given_as_words(tmp_path: Path, monkeypatch, capsy
     ("words", "target", "goes_on"),
     [
         (["ingest", "phantom", "--out", "out"], "mskray.cohorts.ingest", " where this one was"),
-        (["train", "job.yaml"], "mskray.config.read_yaml", " after its last stored epoch"),
+        (
+            ["train", "job.yaml"],
+            "mskray.config.read_yaml",
+            " after its last stored epoch, or begins anew if none was stored",
+        ),
         (["cohort", "show", "out"], "mskray.verbs.cohort.show", ""),
         (["families"], "mskray.verbs.families.families_table", ""),
     ],

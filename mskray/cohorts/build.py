@@ -144,7 +144,7 @@ class Build:
             return {"place": row["place"], "entry": json.dumps(entry.to_json()), "error": ""}
 
         images = sum(shard.rows for shard in todo)
-        done, started = 0, time.monotonic()
+        done, first, started = 0, 0, 0.0
         entries: dict[ShardPlan, Entry] = {}
         self.report(Progress("ingest", 0, images))
         dataset = ray.data.from_items(rows, override_num_blocks=_tasks(len(rows))).map(write_one)
@@ -154,7 +154,11 @@ class Build:
             shard = todo[int(row["place"])]
             entries[shard] = Entry.from_json(json.loads(row["entry"]))
             done += shard.rows
-            rate = done / max(1e-6, time.monotonic() - started)
+            if not first:  # what comes before it is the start of Ray's workers, and says nothing of their rate
+                first, started = done, time.monotonic()
+                self.report(Progress("ingest", done, images))
+                continue
+            rate = (done - first) / max(1e-6, time.monotonic() - started)
             self.report(Progress("ingest", done, images, rate=rate, left_s=(images - done) / rate))
         return entries
 

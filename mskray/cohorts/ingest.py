@@ -184,7 +184,7 @@ def _check_same(run: Build, before: Manifest) -> None:
     now: dict[str, tuple[Any, Any]] = {
         "source": (before.source, run.source.name),
         "source options": (_completed(run, before), run.options.model_dump(mode="json")),
-        "image": (before.image, run.image),
+        "image settings": (before.image, run.image),
         "hash key": (before.hash_key_fingerprint, run.keys.fingerprint),
         "split seed": (before.split.seed, run.settings.seed),
     }
@@ -196,7 +196,7 @@ def _check_same(run: Build, before: Manifest) -> None:
         if old != new:
             remedy = "use the key that made it (MSKRAY_HASH_KEY)" if what == "hash key" else "keep to that"
             raise UserError(
-                f"{run.out} already holds a cohort with another {what} ({_words(old)}, now {_words(new)}): "
+                f"{run.out} already holds a cohort made with {what} {_words(old)} (now {_words(new)}): "
                 f"{remedy}, give another --out, or delete that cohort first"
             )
 

@@ -1,6 +1,5 @@
 """The family protocol and its registry."""
 
-import difflib
 import importlib.util
 import pkgutil
 from abc import ABC, abstractmethod
@@ -13,7 +12,7 @@ import numpy as np
 from mskray.bundles import Fitted
 from mskray.cohorts import Cohort, Task
 from mskray.config import Section
-from mskray.errors import UserError
+from mskray.errors import UserError, did_you_mean
 from mskray.training.run import Run, Trained
 
 
@@ -186,7 +185,5 @@ def family(name: str) -> Family:
         return _REGISTRY[name]
     known = families()
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise UserError(f"unknown family {name!r}: {hint}known are {', '.join(known)}")
+        raise UserError(f"unknown family {name!r}: {did_you_mean(name, known)}known are {', '.join(known)}")
     return known[name]

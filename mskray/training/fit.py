@@ -149,7 +149,7 @@ def _train(work: Assignment, run: Run) -> Any:
             worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},  # type: ignore[call-arg]  # typed as its first version
             storage_path=run.location.path,
             storage_filesystem=run.location.filesystem,
-            callbacks=[TellsWhatIsStored(work.say)],
+            callbacks=[TellsWhatIsStored(work.say)],  # type: ignore[list-item]  # typed as its first version
             failure_config=FailureConfig(max_failures=resources.max_failures),
             checkpoint_config=CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"

@@ -4,9 +4,8 @@
     .venv/bin/python tests/benchmarks/small_lesions.py --weights MOBILENET_V2.safetensors --seeds 0   # one seed
 
 A seed makes a cohort of its own (other patients, other bones) and trains with that seed; held-out patients are judged
-image by image at 0.5. Bone lesions there have a median side of some 4 % of the image's, of which the global network sees 5 px at its 128; at --size 224, that of the paper, KALM's map
-has 7 × 7 cells instead of 4 × 4.
-`jobs` lists what is compared.
+image by image at 0.5. Bone lesions there have a median side of some 4 % of the image's: 5 px of the 128 that a network
+sees. At --size 224, that of the paper, KALM's map has 7 × 7 cells instead of 4 × 4. `jobs` lists what is compared.
 
 Two networks are better than one even if both see the same. So a control, a classifier of the same backbone, trains on
 whole images for as many epochs as both of KALM's trainings, alone and averaged with KALM's global network: what KALM

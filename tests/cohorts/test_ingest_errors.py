@@ -17,7 +17,14 @@ KEY = b"a key for these tests only"
 @pytest.mark.parametrize(
     ("source", "given", "out", "options", "settings", "message"),
     [
-        ("mira", "in", "out", {}, {}, "unknown source 'mira': use one of dicom, grazpedwri, knee-oa"),
+        (
+            "mira",
+            "in",
+            "out",
+            {},
+            {},
+            r"unknown source 'mira': did you mean mura\? use one of dicom, grazpedwri, knee-oa",
+        ),
         ("knee-oa", "nowhere", "out", {}, {}, "nothing at"),
         ("knee-oa", "empty", "out", {}, {}, "not laid out like knee-oa"),
         ("mura", "in", "out", {}, {}, "not laid out like MURA"),
@@ -96,5 +103,5 @@ def test_a_cohort_older_than_an_option_had_its_default(tmp_path):
         return _prepare("manifest", place, tmp_path / "out", options, {"size": 32}, lambda _: None, KEY)
 
     assert prepare().before.source_options == older
-    with pytest.raises(UserError, match="already holds a cohort with another source options"):
+    with pytest.raises(UserError, match="already holds a cohort made with source options"):
         prepare(kinds={"marker": "flag"})

@@ -16,7 +16,7 @@ import numpy as np
 
 from mskray.cohorts.schema import Fractions, Task
 from mskray.config import Section
-from mskray.errors import UserError
+from mskray.errors import UserError, did_you_mean
 from mskray.imaging.decode import DecodedImage, DecodeLimits, decode
 from mskray.imaging.regions import Box
 from mskray.storage import FileEntry, Location
@@ -167,7 +167,7 @@ def get_source(name: str) -> "Source[Any]":
     """Find a source by name, or raise UserError that names those there are."""
     names = source_names()
     if name not in names:
-        raise UserError(f"unknown source {name!r}: use one of {', '.join(names)}")
+        raise UserError(f"unknown source {name!r}: {did_you_mean(name, names)}use one of {', '.join(names)}")
     return _SOURCES[name]
 
 
