@@ -191,7 +191,9 @@ def _collect(result: Any, labels: dict[str, int]) -> Trained:
 def _stopped(error: Exception) -> UserError:
     first = next(iter(getattr(error, "worker_failures", {}).values()), error)
     first = getattr(first, "cause", first)
-    reason = (str(first).strip().splitlines() or ["no reason given"])[0][:300]
+    lines = str(first).strip().splitlines() or ["no reason given"]
+    # Where Ray's own controller failed, the first line ends with a colon and the reason is the second.
+    reason = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])[:300]
     return UserError(
         f"training stopped ({type(first).__name__}: {reason}): the same command goes on from the last checkpoint"
     )
