@@ -42,7 +42,7 @@ _WORKER_ENVIRONMENT = {
     "OMP_WAIT_POLICY": "ACTIVE",
 }
 # Each poll takes one report of a worker; at Ray's 2 s short epochs queue up, and a stop loses what is queued.
-_POLLING = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+_POLLING = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
 
 def fit(
