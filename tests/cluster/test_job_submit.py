@@ -19,7 +19,7 @@ from infra.seaweedfs import ObjectStore
 from mskray.bundles import read_description
 from mskray.storage import Location
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -85,7 +85,7 @@ def submit(head: Head, words: list[str], environment: dict[str, str]) -> subproc
     command = [str(BIN / "ray"), "job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", *words]
     deadline = time.monotonic() + 120
     while True:
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=800)
         # The head answers some seconds before its job agent does.
         if "No available agent" not in done.stderr + done.stdout or time.monotonic() > deadline:
             return done
