@@ -117,8 +117,8 @@ def test_after_ctrl_c_the_same_command_goes_on_where_it_said(phantom_cohort, tmp
     of_ended.mkdir()
     second = _interrupted_at("goes on from the last checkpoint", config, ray_cluster)
     (goes_on,) = re.findall(r"goes on from the last checkpoint, in epoch (\d+) of 500", second)
-    # An epoch may have been stored just before the stop and not told any more.
-    assert told[-1] + 1 <= int(goes_on) <= told[-1] + 2
+    # What was stored just before the stop may not have been told any more.
+    assert int(goes_on) > told[-1]
     _wait_until(lambda: not _training_workers())
     assert not of_ended.exists(), "what a killed worker left is cleared away"
 
