@@ -200,9 +200,8 @@ def measured(predictor: Predictor, shown: Phantoms) -> Iterator[Row]:
         [each.to_canvas((0, 0, *pixels.shape[::-1])) for each, pixels in zip(placed, shown.pixels, strict=True)]
     )
     points, boxes = explained(predictor, shown)
-    for name, whole in boxes.items():
-        hits = pointing_hits(points.get(name, centres(whole)), truth)
-        box = _within(whole, content)
+    for name, box in boxes.items():
+        hits = pointing_hits(points.get(name, centres(box)), truth)
         yield Row(name, _mean(hits), _mean(box_iou(box, truth)), *_by_size_alone(box, content, truth))
     yield Row("centre of the image", _mean(pointing_hits(centres(content), truth)))
     rng = np.random.default_rng(0)
@@ -242,13 +241,6 @@ def _by_size_alone(boxes: np.ndarray, content: np.ndarray, truth: np.ndarray) ->
         return float(box_iou(np.concatenate([content[:, :2] + room * place, size], axis=1), truth).mean())
 
     return overlap(0.5), float(np.mean([overlap(rng.random(size.shape)) for _ in range(_DRAWS)]))
-
-
-def _within(boxes: np.ndarray, content: np.ndarray) -> np.ndarray:
-    """The part of each box (n, 4) that lies on its picture: what hangs over the edge shows nothing."""
-    first = np.maximum(boxes[:, :2], content[:, :2])
-    last = np.minimum(boxes[:, :2] + boxes[:, 2:], content[:, :2] + content[:, 2:])
-    return np.concatenate([first, np.maximum(last - first, 0)], axis=1)
 
 
 def _mean(values: np.ndarray) -> tuple[float, float]:
