@@ -151,7 +151,7 @@ def draw_body(
 
     soft = np.float32(max(grid.pixel, 0.5))
     marrow = np.float32(body.marrow) * (1 + np.float32(0.09) * grain[:, window[0], window[1]])
-    vein = np.exp(-((down / 0.16) ** 2)) * _ramp(along - 0.25, 0.7) * np.exp(-(((x - np.float32(body.lateral)) / 6) ** 2))
+    vein = np.exp(-((down / 0.16) ** 2)) * ramp(along - 0.25, 0.7) * np.exp(-(((x - np.float32(body.lateral)) / 6) ** 2))
     marrow += np.float32(_BASIVERTEBRAL - body.marrow) * vein * np.float32(0.75)
     if body.island:
         at, deep, across, radius = body.island
@@ -167,8 +167,8 @@ def draw_body(
         truth[name] = whole
     # Compact bone: thin at the walls, thicker at the endplates.
     rim = np.where(np.minimum(depth_up, depth_down) < np.minimum(front, back), np.float32(1.3), np.float32(0.8))
-    marrow = np.float32(_CORTEX) + (marrow - np.float32(_CORTEX)) * _ramp(inside - rim, soft)
-    cover = _ramp(inside + np.float32(0.4), soft)
+    marrow = np.float32(_CORTEX) + (marrow - np.float32(_CORTEX)) * ramp(inside - rim, soft)
+    cover = ramp(inside + np.float32(0.4), soft)
     part = signal[:, window[0], window[1]]
     part += (marrow - part) * cover
     masks[:, window[0], window[1]][inside > 0] = number
@@ -205,11 +205,11 @@ def draw_disc(
 
     # The nucleus: a flat superellipse, nearer to the back, that ends before the sides do.
     far = np.abs((along - np.float32(look.shift)) / np.float32(0.64)) ** 2.5 + np.abs(level / np.float32(0.92)) ** 3
-    core = _ramp(1 - far - (side / np.float32(0.85)) ** 4, look.border)
+    core = ramp(1 - far - (side / np.float32(0.85)) ** 4, look.border)
     nucleus = look.nucleus * (1 + np.float32(look.uneven) * grain[:, window[0], window[1]])
     nucleus *= 1 - np.float32(look.cleft) * np.exp(-(((level - np.float32(look.cleft_at)) / np.float32(0.22)) ** 2))
     value = look.annulus + (nucleus - look.annulus) * core
-    cover = _ramp(inside, np.float32(max(grid.pixel, 0.5)))
+    cover = ramp(inside, np.float32(max(grid.pixel, 0.5)))
     part = signal[:, window[0], window[1]]
     part += (value - part) * cover
     masks[:, window[0], window[1]][(inside > 0) & (np.minimum(from_up, from_down) > 0)] = number
@@ -261,7 +261,7 @@ def _patch(plate: Endplate, change: Change, along: Array, depth: Array, x: Array
     """Weight 0 … 1 of a marrow change: half an ellipsoid on the endplate's surface."""
     width = np.float32(2 * change.half / plate.length)
     far = ((along - np.float32(change.along)) / width) ** 2 + (depth / np.float32(change.depth)) ** 2
-    return _ramp(1 - far - plate.sideways(change, x) ** 2, 0.5)
+    return ramp(1 - far - plate.sideways(change, x) ** 2, 0.5)
 
 
 def _patch_signal(marrow: float, bright: bool) -> float:
@@ -280,6 +280,6 @@ def _rounded(across: Array, along: Array, radius: float) -> Array:
     )
 
 
-def _ramp(value: Any, width: Any) -> Array:
+def ramp(value: Any, width: Any) -> Array:
     """0 below −width/2, 1 above width/2, linear between."""
     return np.asarray(np.clip(value / np.float32(width) + np.float32(0.5), 0, 1))
