@@ -134,8 +134,8 @@ def draw_body(
     )
     marrow += np.float32(_BASIVERTEBRAL - body.marrow) * vein * np.float32(0.75)
     if body.island:
-        at, deep, across, radius = body.island
-        far = ((along - at) * half) ** 2 + ((down - deep) * 12) ** 2 + (x - np.float32(body.lateral + across)) ** 2
+        at, sunk, across, radius = body.island
+        far = ((along - at) * half) ** 2 + ((down - sunk) * 12) ** 2 + (x - np.float32(body.lateral + across)) ** 2
         marrow += np.float32(0.4) * np.exp(-far / np.float32(radius**2))
     truth = {}
     for name, change in patches.items():
