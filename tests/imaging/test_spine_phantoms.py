@@ -243,7 +243,7 @@ def test_changes_are_seen_against_the_healthy_twin_where_the_masks_say_and_nowhe
                 near |= mask
         reach = np.ones((2 * round(16 / phantom.volume.spacing_mm[1]) + 1,) * 2, np.uint8)
         close = np.stack([cv2.dilate(each.astype(np.uint8), reach) for each in near]) > 0
-        # A notch also moves the disc under it. The rim of a change fades into the next slice, where it is below one half.
+        # A notch also moves the disc under it; the rim of a change fades into the next slice.
         close |= np.roll(close, 1, axis=0) | np.roll(close, -1, axis=0)
         assert difference[~close].max() < 0.02 * fluid
     assert min(changed[task] for task in CHANGES) >= 1
