@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mskray.imaging.decode import DecodeError
 from mskray.imaging.spine import Vertebra
-from mskray.imaging.volumes.volume import Volume
+from mskray.imaging.volumes import Volume, check_volume
 
 #: Rows of the whole volume and of the network's input, and columns of that input, as shares of `size`.
 ROWS, INPUT_ROWS, INPUT_COLUMNS = 0.6, 0.35, 0.7
@@ -63,8 +63,7 @@ def disc_volume(volume: Volume, upper: Vertebra, lower: Vertebra, size: int = 32
         DecodeError: the disc lies outside the field of view, the volume has one slice, the bodies are black, or the
             corners are none of two bodies one above the other.
     """
-    if volume.pixels.shape[0] < 2:
-        raise DecodeError("a volume of one slice")
+    check_volume(volume)
     plane = _Plane.of(volume, upper, lower, size)
     step = max(1, int(_SLICE_MM / volume.spacing_mm[0] + 1e-6))
     middle = int(np.floor((upper.slice + lower.slice) / 2 + 0.5))
@@ -100,7 +99,9 @@ class _Plane:
     def of(cls, volume: Volume, upper: Vertebra, lower: Vertebra, size: int) -> "_Plane":
         spacing = np.array([volume.spacing_mm[2], volume.spacing_mm[1]])
         above, below = upper.corners * spacing, lower.corners * spacing  # mm: pixels need not be square
-        if not (np.isfinite(above).all() and np.isfinite(below).all() and np.isfinite([upper.slice, lower.slice]).all()):
+        if not (
+            np.isfinite(above).all() and np.isfinite(below).all() and np.isfinite([upper.slice, lower.slice]).all()
+        ):
             raise DecodeError(f"the corners of {upper.level} or {lower.level} are not finite")
         # From anterior to posterior: the lower endplate of the upper body, the upper endplate of the lower one.
         plates = np.stack([above[[3, 2]], below[[0, 1]]])
