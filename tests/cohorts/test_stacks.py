@@ -44,7 +44,7 @@ class Stacks(Source[Section]):
 
     def load(self, path: str, data: bytes, options: Section) -> Loaded:
         made = np.stack([np.full((20, 40), 50 * (number + 1), np.uint8) for number in range(int(path))])
-        return Loaded(DecodedImage(made, 8, None, {}), vertebrae=(BODY,))
+        return Loaded(DecodedImage(made, "made", 8, None, {}), vertebrae=(BODY,))
 
 
 class Cells(Stacks):
