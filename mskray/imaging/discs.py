@@ -90,7 +90,7 @@ def disc_volume(volume: Volume, upper: Vertebra, lower: Vertebra, size: int = 32
 
 @dataclass(frozen=True, eq=False)
 class _Plane:
-    """The similarity within a slice: `matrix` (2, 3) maps (column, row, 1) indices of the disc to those of the slice."""
+    """The similarity within a slice: `matrix` (2, 3) maps (column, row, 1) of the disc volume to the slice's indices."""
 
     matrix: NDArray[np.float64]
     spacing_mm: float

@@ -1,4 +1,4 @@
-"""A spine of blocks with exact edges, tilted and sampled at any spacing, for the tests of discs and of their sources."""
+"""A spine of blocks with exact edges, tilted and sampled at any spacing, for tests of discs and of their sources."""
 
 from dataclasses import dataclass, field
 

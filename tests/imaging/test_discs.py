@@ -20,7 +20,7 @@ def cut(spine, **settings):
 
 def endplates(picture, spacing_mm):
     """Measured angle (degrees) and middle row (edge of pixel 0 = 0) of the two edges of the bright disc."""
-    rows, columns = picture.shape
+    columns = picture.shape[1]
     half = int(8 / spacing_mm)
     across = np.arange(columns // 2 - half, columns // 2 + half)
     level = (BODY + DISC) / 2 / BODY / 2
