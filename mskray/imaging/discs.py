@@ -27,6 +27,8 @@ ROWS, INPUT_ROWS, INPUT_COLUMNS = 0.6, 0.35, 0.7
 _SHARE_OF_BODY = 0.4
 # SpineNet's slices are 2.6 to 6 mm apart, 4 in the median. Of a volume of thinner ones every n-th slice is taken.
 _SLICE_MM = 4.0
+# Coarser pixels are those of an axial or coronal stack, seen from the side.
+_MOST_PIXEL_MM = 2.0
 # A body is some 45 mm wide: as far from its middle, a slice still shows bone within the corners.
 _HALF_BODY_MM = 15.0
 
@@ -60,10 +62,13 @@ def disc_volume(volume: Volume, upper: Vertebra, lower: Vertebra, size: int = 32
         size: columns of the result; its rows are 0.6 of them.
         slices: of the result, odd.
     Raises:
-        DecodeError: the disc lies outside the field of view, the volume has one slice, the bodies are black, or the
-            corners are none of two bodies one above the other.
+        DecodeError: the disc lies outside the field of view, the volume has one slice or coarse pixels, the bodies are
+            black, or the corners are none of two bodies one above the other.
     """
     check_volume(volume)
+    if max(volume.spacing_mm[1:]) > _MOST_PIXEL_MM:
+        across, along = volume.spacing_mm[1:]
+        raise DecodeError(f"pixels of {across:.1f} × {along:.1f} mm in the sagittal plane: too coarse for discs")
     plane = _Plane.of(volume, upper, lower, size)
     step = max(1, int(_SLICE_MM / volume.spacing_mm[0] + 1e-6))
     middle = int(np.floor((upper.slice + lower.slice) / 2 + 0.5))
@@ -90,7 +95,7 @@ def disc_volume(volume: Volume, upper: Vertebra, lower: Vertebra, size: int = 32
 
 @dataclass(frozen=True, eq=False)
 class _Plane:
-    """The similarity within a slice: `matrix` (2, 3) maps (column, row, 1) of the disc volume to the slice's indices."""
+    """The similarity within a slice: `matrix` (2, 3) maps (column, row, 1) of the disc volume to those of the slice."""
 
     matrix: NDArray[np.float64]
     spacing_mm: float

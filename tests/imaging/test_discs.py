@@ -146,11 +146,11 @@ def test_shrinking_averages_instead_of_skipping():
     ("change", "reason"),
     [
         (
-            lambda upper, lower: (replace(upper, corners=upper.corners - [0, 150]), lower),
+            lambda upper, lower: (replace(upper, corners=upper.corners - np.array([0, 150])), lower),
             "L4/L5 lies outside the field",
         ),
         (
-            lambda upper, lower: (replace(upper, corners=upper.corners + [120, 0]), lower),
+            lambda upper, lower: (replace(upper, corners=upper.corners + np.array([120, 0])), lower),
             "L4/L5 lies outside the field",
         ),
         (lambda upper, lower: (replace(upper, slice=40.0), lower), "L4/L5 lies outside the field"),
@@ -173,6 +173,9 @@ def test_volumes_that_hold_no_disc_are_refused():
     flat = replace(spine.volume, pixels=spine.volume.pixels[5:6])
     with pytest.raises(DecodeError, match="a volume of one slice"):
         disc_volume(flat, spine.vertebrae["L4"], spine.vertebrae["L5"])
+    axial = replace(spine.volume, spacing_mm=(0.5, 4.0, 0.5))
+    with pytest.raises(DecodeError, match=r"pixels of 4\.0 × 0\.5 mm .* too coarse"):
+        disc_volume(axial, *spine.vertebrae.values())
     with pytest.raises(DecodeError, match="L4 and L5 are black"):
         disc_volume(replace(spine.volume, pixels=spine.volume.pixels * 0), *spine.vertebrae.values())
 
