@@ -40,14 +40,14 @@ def spider_pair(root: Path, name: str, spine: BlockSpine, plane: str = "sagittal
     metaimage(root / "masks" / f"{name}.mha", to_plane(mask, plane))
 
 
-def series(folder: Path, volume: Volume) -> Path:
+def series(folder: Path, volume: Volume, prefix: str = "") -> Path:
     """A DICOM series of the volume's slices, file names in no order."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, plane in enumerate(volume.pixels):
         meta = FileMetaDataset()
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         meta.MediaStorageSOPClassUID = MR_IMAGE
-        meta.MediaStorageSOPInstanceUID = f"1.2.3.{index + 1}"
+        meta.MediaStorageSOPInstanceUID = f"1.2.3{len(prefix)}.{index + 1}"
         data = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
         data.SOPClassUID, data.SOPInstanceUID = MR_IMAGE, meta.MediaStorageSOPInstanceUID
         data.Modality, data.SeriesInstanceUID, data.StudyInstanceUID = "MR", "1.2.4", "1.2.5"
@@ -62,7 +62,7 @@ def series(folder: Path, volume: Volume) -> Path:
         data.ImageOrientationPatient = [*axes[2].tolist(), *axes[1].tolist()]
         data.ImagePositionPatient = (volume.affine @ [0, 0, index, 1])[:3].tolist()
         data.PixelData = np.rint(plane).astype(np.uint16).tobytes()
-        data.save_as(folder / f"{(index * 7) % len(volume.pixels) + 1}.dcm", enforce_file_format=True)
+        data.save_as(folder / f"{prefix}{(index * 7) % len(volume.pixels) + 1}.dcm", enforce_file_format=True)
     return folder
 
 

@@ -132,7 +132,7 @@ def test_what_fails_in_a_volume_is_said_by_disc(tmp_path):
     assert [row["view"] for row in found.rows] == ["L4/L5"]
     assert is_level_disc(found.image[0])
     assert found.reasons.pop("images/1_t2.mha#L1-L2") == "L1 is not in the mask"
-    assert {reason for path, reason in found.reasons.items() if "/2_t2" in path}.isdisjoint({""})
+    assert found.reasons["images/2_t2.mha#L4-L5"].startswith("truncated MetaImage")
     assert found.reasons["images/3_t2.mha#L4-L5"] == "image and mask differ: 11 × 420 × 260 and 10 × 420 × 260 voxels"
     assert found.reasons["images/4_t2.mha#L4-L5"] == "a volume of one slice: at least 2 are needed"
     assert len(found.reasons) == 6

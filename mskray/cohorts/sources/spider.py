@@ -6,8 +6,8 @@ Read are `radiological_gradings.csv` (a row a disc), `overview.csv`, and `images
 `<patient>_{t1,t2,t2_SPACE}.mha`; `sequence` says which of them. Corners of the bodies come from the masks.
 
 Discs are counted from below: 1 is L5/S1, 6 is T12/L1. Gradings of other discs go to quarantine, as do those of a
-patient without an image or mask of this sequence, values that are no grades, and images without gradings. Tasks: pfirrmann,
-modic, narrowing (two classes here), upper_endplate, lower_endplate, spondylolisthesis, herniation, bulging.
+patient without an image or mask of this sequence, values that are no grades, and images without gradings. Tasks:
+pfirrmann, modic, narrowing (two classes here), upper_endplate, lower_endplate, spondylolisthesis, herniation, bulging.
 
 Splits: SPIDER's `validation` is its public held-out set and is kept as `test`; `validation` is cut from its `training`
 by patient. `--split-fractions` cuts everything anew.
