@@ -133,11 +133,12 @@ def read_level(text: str) -> str:
     return level
 
 
-def loaded(disc: DiscVolume) -> Loaded:
-    """A disc volume as it is stored."""
+def loaded(disc: DiscVolume, mask: np.ndarray | None = None) -> Loaded:
+    """A disc volume as it is stored, and what is changed in it as a mask of its size."""
     pixels = full_range(disc.pixels, np.uint16)
     spacing = (disc.spacing_mm, disc.spacing_mm)
-    return Loaded(DecodedImage(pixels=pixels, format="disc", bits=16, pixel_spacing_mm=spacing, metadata={}))
+    image = DecodedImage(pixels=pixels, format="disc", bits=16, pixel_spacing_mm=spacing, metadata={})
+    return Loaded(image, mask=mask)
 
 
 def _body(bodies: Bodies, level: str) -> Vertebra:
