@@ -173,7 +173,7 @@ class SpineNetFamily(Family):
         given = self._given(cohort, config)
         if min(given.rows, given.columns) < SMALLEST_SIDE:
             raise UserError(
-                f"data.image_size = {config.data.image_size} makes inputs of {given.rows} × {given.columns} px, and the "
+                f"data.image_size = {config.data.image_size} makes inputs of {given.rows} × {given.columns} px, the "
                 f"network needs {SMALLEST_SIDE} a side: for discs set image_size to {2 * SMALLEST_SIDE} or more"
             )
 
