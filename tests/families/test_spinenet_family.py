@@ -31,7 +31,7 @@ def config(**sections: dict) -> SpineNetConfig:
 
 def recipe(tasks=(SIDE, TILT), **sections: dict) -> SpineNetRecipe:
     made = config(**{"tasks": {"names": [task.name for task in tasks]}, **sections})
-    return SpineNetRecipe(made, tasks, stack_input(STACKS, made.data.image_size, made.data.slices))
+    return SpineNetRecipe(made, stack_input(STACKS, made.data.image_size, made.data.slices), tasks)
 
 
 def fitted(made: SpineNetRecipe) -> Fitted:
@@ -88,7 +88,7 @@ def test_a_task_of_weight_nothing_is_not_taught() -> None:
     found = gradients(recipe(), [[0, 1], [1, 0]], None)
     assert any(each.any() for name, each in found.items() if name.startswith("branches.task_type."))
     weights = {"names": ["side", "type"], "weights": {"type": 0}}
-    made = SpineNetRecipe(config(tasks=weights), (SIDE, TILT), recipe().given)
+    made = SpineNetRecipe(config(tasks=weights), recipe().given, (SIDE, TILT))
     found = gradients(made, [[0, 1], [1, 0]], None)
     assert not any(each.any() for name, each in found.items() if name.startswith("branches.task_type."))
 
