@@ -1,0 +1,220 @@
+"""Evidence hotspots: where in each slice of a volume a network sees reasons for a grade (SpineNet, section 3).
+
+    maps = hotspots(network, volumes, "upper_marrow", shape=(9, 112, 224))           # (n, 9, 112, 224)
+    peer = hotspots(network, volumes, "upper_marrow", shape=(9, 112, 224), copies=ONE)
+    with guided_gates(network):                                                      # an option, not the paper's
+        maps = hotspots(network, volumes, "upper_marrow", shape=(9, 112, 224))
+
+Of each slice z the map is M_z = |∂y/∂x_z|, y the class's score before softmax, averaged over randomly augmented copies
+that are mapped back by the inverse transform. A voxel's mean is over the copies that show it: the sum is divided by a
+coverage mask. One copy, the volume as it is, is the saliency of Simonyan et al. 2013, kept apart by slice.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mskray.errors import UserError, did_you_mean
+from mskray.explain.scores import score_of
+from mskray.models.sampling import warp
+
+Network = Callable[[Tensor], Mapping[str, Tensor]]
+"""Volumes (n, slices, rows, columns) → logits (n, classes) of each task; in evaluation mode."""
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Which copies a map is averaged over: the volume as it is, and random ones around it.
+
+    The defaults are SpineNet's training augmentation (section 4), of which its hotspots' copies are: "aggressive
+    augmentations is key to producing better localized hotspots".
+
+    Args:
+        number: copies in all, 1 or more.
+        rotation: largest angle, degrees.
+        shift: largest shift in rows and in columns, shares of the input's.
+        slices: largest shift of the slice window; no more than the canvas has slices beside it.
+        scale: smallest and largest magnification.
+        intensity: largest change of all intensities.
+        flip: reverse the slices of half the copies.
+        seed: of the random draws, the same for every volume.
+    """
+
+    number: int = 64
+    rotation: float = 15.0
+    shift: tuple[float, float] = (24 / 112, 32 / 224)
+    slices: int = 2
+    scale: tuple[float, float] = (0.9, 1.1)
+    intensity: float = 0.1
+    flip: bool = True
+    seed: int = 0
+
+
+PAPER = Copies()
+ONE = Copies(number=1)
+"""No copies but the volume itself: Simonyan's saliency."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """k copies: their matrices (k, 2, 3) to the canvas and back, in `warp`'s coordinates, and what else is changed.
+
+    slices: (k, slices of the input) indices of the canvas's. intensity: (k,) added to all voxels.
+    """
+
+    there: Tensor
+    back: Tensor
+    slices: Tensor
+    intensity: Tensor
+
+    def part(self, start: int, end: int) -> "_Plan":
+        return _Plan(self.there[start:end], self.back[start:end], self.slices[start:end], self.intensity[start:end])
+
+
+def hotspots(
+    network: Network,
+    images: Tensor,
+    task: str,
+    target: Tensor | None = None,
+    *,
+    shape: tuple[int, int, int] | None = None,
+    copies: Copies = PAPER,
+    batch: int = 64,
+) -> Tensor:
+    """Return the evidence for a class of a task, (n, slices, rows, columns) float32, 0 or more.
+
+    Args:
+        network: any callable on volumes of `shape` that gives each task's logits.
+        images: (n, slices, rows, columns) in [0, 1] of the canvas, whose middle is the input; what a copy shows beside
+            the middle comes from the canvas, zeros beyond it.
+        target: (n,) class indices, or None for the class that the network gives each volume as it is.
+        shape: slices, rows and columns of the network's input and of the maps; those of `images` when None.
+        batch: copies that go through the network at once.
+    Raises:
+        UserError: the network has no such task, or the canvas is smaller than the input.
+    """
+    shape = tuple(images.shape[1:]) if shape is None else shape
+    _check(images, shape, copies)
+    # What comes from inference mode cannot have a gradient, and in fp16 a voxel's gradient would be zero.
+    exact = torch.autocast(images.device.type, enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), exact:
+        canvas = images.detach().float().clone()
+        plan = _drawn(copies, tuple(canvas.shape[1:]), shape, canvas.device)
+        chosen = _called(network, canvas, plan, shape, task, batch) if target is None else target.clone()
+        chosen = chosen.to(canvas.device)
+        total = canvas.new_zeros((len(canvas), canvas.shape[1], *shape[1:]))
+        coverage = canvas.new_zeros((1, *total.shape[1:]))
+        at_once = max(1, batch // max(1, len(canvas)))
+        for start in range(0, copies.number, at_once):
+            some = plan.part(start, start + at_once)
+            seen = some.slices.flatten()
+            shown = warp(
+                torch.ones_like(total[:1, :1]).expand(len(some.back), 1, -1, -1), some.back, *shape[1:], "zeros"
+            )
+            coverage.index_add_(1, seen, shown.repeat_interleave(shape[0], dim=0).transpose(0, 1))
+            for first in range(0, len(canvas), batch):
+                rows = slice(first, first + batch)
+                total[rows].index_add_(1, seen, _mapped_back(network, canvas[rows], some, shape, task, chosen[rows]))
+    first = (canvas.shape[1] - shape[0]) // 2
+    return (total / coverage.clamp(min=1e-6))[:, first : first + shape[0]]
+
+
+def blurred(maps: Tensor, sigma: float) -> Tensor:
+    """Smooth each slice of maps (n, slices, rows, columns) by a Gaussian of `sigma` px: an option, not the paper's."""
+    if sigma <= 0:
+        return maps
+    reach = math.ceil(3 * sigma)
+    steps = torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype)
+    weights = torch.exp(-(steps**2) / (2 * sigma**2))
+    weights = weights / weights.sum()
+    flat = maps.flatten(0, 1).unsqueeze(1)
+    for kernel in (weights.view(1, 1, -1, 1), weights.view(1, 1, 1, -1)):
+        flat = F.conv2d(flat, kernel, padding=(kernel.shape[2] // 2, kernel.shape[3] // 2))
+    return flat.view_as(maps)
+
+
+def _check(images: Tensor, shape: tuple[int, ...], copies: Copies) -> None:
+    if images.ndim != 4 or any(have < want for have, want in zip(images.shape[1:], shape, strict=True)):
+        raise UserError(
+            f"hotspots need volumes (n, slices, rows, columns) of at least {shape}, got {tuple(images.shape)}: "
+            "ingest with a larger --size"
+        )
+    if copies.number < 1:
+        raise UserError(f"{copies.number} copies for hotspots: give at least 1, the volume itself")
+
+
+def _drawn(copies: Copies, canvas: tuple[int, ...], shape: tuple[int, int, int], device: torch.device) -> _Plan:
+    """Draw the copies; the first is the volume as it is, so that every voxel is covered."""
+    generator = torch.Generator().manual_seed(copies.seed)
+    change = torch.rand(7, copies.number, generator=generator, dtype=torch.float64) * 2 - 1
+    change[:, 0] = 0  # -1 to 1 in all others; 0 is no change, but for the scale's middle and the flip, set below
+    angle = torch.deg2rad(change[0] * copies.rotation)
+    shift = torch.stack([change[1] * copies.shift[1] * shape[2], change[2] * copies.shift[0] * shape[1]], dim=1)
+    low, high = copies.scale
+    scale = (low + high) / 2 + change[3] * (high - low) / 2
+    scale[0] = 1.0
+    # An output pixel p (x, y from the middle) shows the canvas at q = turn · p / scale + shift.
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).view(-1, 2, 2)
+    linear = turn / scale[:, None, None]
+    inverse = turn.transpose(1, 2) * scale[:, None, None]
+    there = torch.cat([linear, shift.unsqueeze(2)], dim=2)
+    back = torch.cat([inverse, -inverse @ shift.unsqueeze(2)], dim=2)
+    half, half_canvas = (torch.tensor([each[2], each[1]], dtype=torch.float64) / 2 for each in (shape, canvas))
+    room = (canvas[0] - shape[0]) // 2
+    reach = min(copies.slices, room, canvas[0] - shape[0] - room)
+    moved = (change[4] * (reach + 0.5)).round().clamp(-reach, reach).long()
+    window = torch.arange(shape[0]).expand(copies.number, -1)
+    flipped = (change[5] > 0) & copies.flip
+    window = torch.where(flipped[:, None], window.flip(1), window) + (room + moved)[:, None]
+    return _Plan(
+        _normalised(there, half, half_canvas).float().to(device),
+        _normalised(back, half, half).float().to(device),
+        window.to(device),
+        (change[6] * copies.intensity).float().to(device),
+    )
+
+
+def _normalised(matrix: Tensor, half_from: Tensor, half_to: Tensor) -> Tensor:
+    """Turn matrices (k, 2, 3) in pixels from the middle into ones between pictures that reach from -1 to 1."""
+    return matrix * torch.cat([half_from, half_from.new_ones(1)]) / half_to[:, None]
+
+
+def _copied(canvas: Tensor, plan: _Plan, shape: tuple[int, int, int]) -> Tensor:
+    """The copies (n · k, slices, rows, columns) of n volumes, a volume's side by side."""
+    taken = canvas[:, plan.slices].flatten(0, 1)
+    found = warp(taken, plan.there.repeat(len(canvas), 1, 1), shape[1], shape[2], "zeros")
+    return (found + plan.intensity.repeat(len(canvas))[:, None, None, None]).clamp(0, 1)
+
+
+def _called(
+    network: Network, canvas: Tensor, plan: _Plan, shape: tuple[int, int, int], task: str, batch: int
+) -> Tensor:
+    """The class (n,) that the network gives each volume as it is."""
+    with torch.no_grad():
+        parts = [_logits(network, _copied(part, plan.part(0, 1), shape), task) for part in canvas.split(batch)]
+    return torch.cat(parts).argmax(dim=1)
+
+
+def _mapped_back(
+    network: Network, canvas: Tensor, plan: _Plan, shape: tuple[int, int, int], task: str, target: Tensor
+) -> Tensor:
+    """|∂y/∂x| of every copy where the volume as it is has it: (n, k · slices, rows, columns)."""
+    voxels = _copied(canvas, plan, shape).requires_grad_()
+    score = score_of(_logits(network, voxels, task), target.repeat_interleave(len(plan.back)))
+    # A copy's score depends on its own voxels alone, so one backward pass serves the batch.
+    (slope,) = torch.autograd.grad(score.sum(), voxels)
+    placed = warp(slope.abs(), plan.back.repeat(len(canvas), 1, 1), shape[1], shape[2], "zeros")
+    return placed.view(len(canvas), -1, *shape[1:])
+
+
+def _logits(network: Network, volumes: Tensor, task: str) -> Tensor:
+    answers = network(volumes)
+    if task not in answers:
+        raise UserError(
+            f"no hotspots of task {task!r}: {did_you_mean(task, list(answers))}the model knows {', '.join(answers)}"
+        )
+    return answers[task]
