@@ -97,30 +97,28 @@ def hotspots(
     Raises:
         UserError: the network has no such task, or the canvas is smaller than the input.
     """
-    shape = tuple(images.shape[1:]) if shape is None else shape
-    _check(images, shape, copies)
+    slices, rows, columns = size = _size(images, shape, copies)
     # What comes from inference mode cannot have a gradient, and in fp16 a voxel's gradient would be zero.
     exact = torch.autocast(images.device.type, enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), exact:
         canvas = images.detach().float().clone()
-        plan = _drawn(copies, tuple(canvas.shape[1:]), shape, canvas.device)
-        chosen = _called(network, canvas, plan, shape, task, batch) if target is None else target.clone()
+        plan = _drawn(copies, (canvas.shape[1], canvas.shape[2], canvas.shape[3]), size, canvas.device)
+        chosen = _called(network, canvas, plan, size, task, batch) if target is None else target.clone()
         chosen = chosen.to(canvas.device)
-        total = canvas.new_zeros((len(canvas), canvas.shape[1], *shape[1:]))
+        total = canvas.new_zeros((len(canvas), canvas.shape[1], rows, columns))
         coverage = canvas.new_zeros((1, *total.shape[1:]))
         at_once = max(1, batch // max(1, len(canvas)))
         for start in range(0, copies.number, at_once):
             some = plan.part(start, start + at_once)
             seen = some.slices.flatten()
-            shown = warp(
-                torch.ones_like(total[:1, :1]).expand(len(some.back), 1, -1, -1), some.back, *shape[1:], "zeros"
-            )
-            coverage.index_add_(1, seen, shown.repeat_interleave(shape[0], dim=0).transpose(0, 1))
+            ones = canvas.new_ones((len(some.back), 1, rows, columns))
+            shown = warp(ones, some.back, rows, columns, "zeros").repeat_interleave(slices, dim=0)
+            coverage.index_add_(1, seen, shown.transpose(0, 1))
             for first in range(0, len(canvas), batch):
-                rows = slice(first, first + batch)
-                total[rows].index_add_(1, seen, _mapped_back(network, canvas[rows], some, shape, task, chosen[rows]))
-    first = (canvas.shape[1] - shape[0]) // 2
-    return (total / coverage.clamp(min=1e-6))[:, first : first + shape[0]]
+                part = slice(first, first + batch)
+                total[part].index_add_(1, seen, _mapped_back(network, canvas[part], some, size, task, chosen[part]))
+    first = (canvas.shape[1] - slices) // 2
+    return (total / coverage.clamp(min=1e-6))[:, first : first + slices]
 
 
 def blurred(maps: Tensor, sigma: float) -> Tensor:
@@ -137,17 +135,18 @@ def blurred(maps: Tensor, sigma: float) -> Tensor:
     return flat.view_as(maps)
 
 
-def _check(images: Tensor, shape: tuple[int, ...], copies: Copies) -> None:
-    if images.ndim != 4 or any(have < want for have, want in zip(images.shape[1:], shape, strict=True)):
-        raise UserError(
-            f"hotspots need volumes (n, slices, rows, columns) of at least {shape}, got {tuple(images.shape)}: "
-            "ingest with a larger --size"
-        )
+def _size(images: Tensor, shape: tuple[int, int, int] | None, copies: Copies) -> tuple[int, int, int]:
+    """Slices, rows and columns of the input. Raises UserError."""
     if copies.number < 1:
         raise UserError(f"{copies.number} copies for hotspots: give at least 1, the volume itself")
+    canvas = tuple(images.shape[1:])
+    size = canvas if shape is None else shape
+    if len(canvas) != 3 or any(have < want for have, want in zip(canvas, size, strict=True)):
+        raise UserError(f"hotspots of a network for volumes of {shape} need a canvas of at least that, got {canvas}")
+    return size[0], size[1], size[2]
 
 
-def _drawn(copies: Copies, canvas: tuple[int, ...], shape: tuple[int, int, int], device: torch.device) -> _Plan:
+def _drawn(copies: Copies, canvas: tuple[int, int, int], shape: tuple[int, int, int], device: torch.device) -> _Plan:
     """Draw the copies; the first is the volume as it is, so that every voxel is covered."""
     generator = torch.Generator().manual_seed(copies.seed)
     change = torch.rand(7, copies.number, generator=generator, dtype=torch.float64) * 2 - 1
