@@ -56,6 +56,7 @@ def evaluate(
     """Evaluate on held-out studies: figures with intervals, curves, the worst errors, as report.html."""
     from mskray.verbs.detection import detection_lines, evaluate_detector, is_detector
     from mskray.verbs.evaluate import REPORT, evaluate_model, figure_lines
+    from mskray.verbs.grading import answers_several, evaluate_tasks, grading_lines
 
     display = Display()
     more: Any = {"workers": workers, "gpu": gpu, "resamples": resamples, "report": display}
@@ -63,6 +64,11 @@ def evaluate(
         figures, folder = evaluate_detector(model, cohort, split, out, **more)
         display.end()
         print(f"{detection_lines(figures)}\n{folder}")
+        return
+    if answers_several(model):
+        gradings, folder = evaluate_tasks(model, cohort, split, out, **more)
+        display.end()
+        print(f"{grading_lines(gradings)}\n{folder}")
         return
     result, folder = evaluate_model(model, cohort, split, out, **more)
     display.end()

@@ -23,12 +23,15 @@ MAIN = "average_per_class_accuracy"
 SECOND = "_second"
 """Ending of the task that holds the second reading of the task before it: `pfirrmann`, `pfirrmann_second`."""
 
+_CLASS = "class:"
+
 
 @dataclass(frozen=True)
 class Grading:
     """The figures of one task.
 
     Args:
+        ordinal: the classes are grades, of which the first is normal.
         n: samples with a label, of so many patients; unlabelled: those without.
         confusion: (C, C) counts, row = truth, column = called.
         figures: see `weighted_grading`.
@@ -37,6 +40,7 @@ class Grading:
 
     task: str
     classes: tuple[str, ...]
+    ordinal: bool
     n: int
     patients: int
     unlabelled: int
@@ -46,11 +50,9 @@ class Grading:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in `grading.json`."""
-        plain = {name: {key: each.to_dict() for key, each in getattr(self, name).items()} for name in _FIGURES}
-        return {**asdict(self), "classes": list(self.classes), **plain}
-
-
-_FIGURES = ("figures", "per_class")
+        figures = {name: figure.to_dict() for name, figure in self.figures.items()}
+        per_class = {name: figure.to_dict() for name, figure in self.per_class.items()}
+        return {**asdict(self), "classes": list(self.classes), "figures": figures, "per_class": per_class}
 
 
 def weighted_grading(
@@ -68,18 +70,29 @@ def weighted_grading(
     Returns:
         `average_per_class_accuracy` over the classes that occur, `accuracy`, `kappa`, …
     """
-    confusion = weighted_confusion(truth, called, weights, classes)
     occurring = np.flatnonzero(np.bincount(truth, minlength=classes))
+    return _figures(weighted_confusion(truth, called, weights, classes), occurring, ordinal)
+
+
+def figures_of(confusion: Sequence[Sequence[int]], *, ordinal: bool = True) -> dict[str, float]:
+    """The figures of `weighted_grading` of one confusion matrix, row = truth; NaN where one is undefined."""
+    counts = np.asarray(confusion, np.float64)[None]
+    occurring = np.flatnonzero(counts[0].sum(axis=1))
+    return {name: float(values[0]) for name, values in _figures(counts, occurring, ordinal).items()}
+
+
+def _figures(confusion: Floats, occurring: NDArray[np.intp], ordinal: bool) -> dict[str, Floats]:
+    classes = confusion.shape[1]
     figures = {
         MAIN: per_class(confusion)[0][:, occurring].mean(axis=1),
         "accuracy": _share(confusion, np.eye(classes)),
         "kappa": weighted_kappa(confusion, quadratic=False),
     }
     if ordinal and classes > 2:
-        grade = np.arange(classes)
+        grades = np.arange(classes)
         figures["quadratic_kappa"] = weighted_kappa(confusion, quadratic=True)
-        figures["within_one"] = _share(confusion, np.abs(grade[:, None] - grade) <= 1)
-        figures["normal_abnormal"] = _share(confusion, (grade[:, None] > 0) == (grade > 0))
+        figures["within_one"] = _share(confusion, np.abs(grades[:, None] - grades) <= 1)
+        figures["normal_abnormal"] = _share(confusion, (grades[:, None] > 0) == (grades > 0))
     return figures
 
 
@@ -130,6 +143,7 @@ def grade(
     return Grading(
         task=task,
         classes=tuple(classes),
+        ordinal=ordinal,
         n=int(labels.size),
         patients=int(patient.max()) + 1,
         unlabelled=int((~known).sum()),
@@ -137,9 +151,6 @@ def grade(
         figures={name: figure for name, figure in found.items() if not name.startswith(_CLASS)},
         per_class={name.removeprefix(_CLASS): each for name, each in found.items() if name.startswith(_CLASS)},
     )
-
-
-_CLASS = "class:"
 
 
 def average_per_class_accuracy(truth: Ints, called: Ints, classes: int) -> float | None:
