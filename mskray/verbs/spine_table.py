@@ -13,7 +13,6 @@ import numpy as np
 
 from mskray.bundles import Bundle
 from mskray.cohorts import Cohort, Task, open_cohort
-from mskray.cohorts.schema import MISSING
 from mskray.config import apply_overrides
 from mskray.errors import UserError, did_you_mean
 from mskray.evaluation.grading import SECOND, intra_rater
