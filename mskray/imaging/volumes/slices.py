@@ -102,7 +102,9 @@ def _slice(name: str, picture: Picture, frame: int) -> Slice:
     def group(sequence: str) -> Dataset:
         return functional_group(header, frame, sequence)
 
-    kind = tuple(str(word).upper() for word in group("MRImageFrameTypeSequence").get("FrameType") or _image_type(header))
+    kind = tuple(
+        str(word).upper() for word in group("MRImageFrameTypeSequence").get("FrameType") or _image_type(header)
+    )
     if "LOCALIZER" in kind:
         raise DecodeError("a localiser")
     if "MOSAIC" in kind:
