@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from mskray.errors import UserError, did_you_mean
 from mskray.explain.scores import score_of
 from mskray.models.sampling import warp
+from mskray.training.disc_views import DiscAugment, Shape, Views, look, matrices, random_views, windows
 
 Network = Callable[[Tensor], Mapping[str, Tensor]]
 """Volumes (n, slices, rows, columns) → logits (n, classes) of each task; in evaluation mode."""
@@ -30,27 +31,16 @@ Network = Callable[[Tensor], Mapping[str, Tensor]]
 class Copies:
     """Which copies a map is averaged over: the volume as it is, and random ones around it.
 
-    The defaults are SpineNet's training augmentation (section 4), of which its hotspots' copies are: "aggressive
-    augmentations is key to producing better localized hotspots".
-
     Args:
         number: copies in all, 1 or more.
-        rotation: largest angle, degrees.
-        shift: largest shift in rows and in columns, shares of the input's.
-        slices: largest shift of the slice window; no more than the canvas has slices beside it.
-        scale: smallest and largest magnification.
-        intensity: largest change of all intensities.
-        flip: reverse the slices of half the copies.
-        seed: of the random draws, the same for every volume.
+        augment: how the others differ in place, size, slices and brightness; by default as SpineNet's training
+            augmentation, which its section 3 takes ("aggressive augmentations is key to producing better localized
+            hotspots").
+        seed: of the random draws, which are the same for every volume.
     """
 
     number: int = 64
-    rotation: float = 15.0
-    shift: tuple[float, float] = (24 / 112, 32 / 224)
-    slices: int = 2
-    scale: tuple[float, float] = (0.9, 1.1)
-    intensity: float = 0.1
-    flip: bool = True
+    augment: DiscAugment = DiscAugment()
     seed: int = 0
 
 
@@ -61,18 +51,18 @@ ONE = Copies(number=1)
 
 @dataclass(frozen=True)
 class _Plan:
-    """k copies: their matrices (k, 2, 3) to the canvas and back, in `warp`'s coordinates, and what else is changed.
+    """k copies: how each is cut out of the canvas, how much brighter it is, and where it shows the input.
 
-    slices: (k, slices of the input) indices of the canvas's. intensity: (k,) added to all voxels.
+    brightness: (k,). back: (k, 2, 3) matrices from the input's coordinates to the copy's.
     """
 
-    there: Tensor
+    views: Views
+    brightness: Tensor
     back: Tensor
-    slices: Tensor
-    intensity: Tensor
 
     def part(self, start: int, end: int) -> "_Plan":
-        return _Plan(self.there[start:end], self.back[start:end], self.slices[start:end], self.intensity[start:end])
+        views = Views(self.views.matrix[start:end], self.views.slices[start:end])
+        return _Plan(views, self.brightness[start:end], self.back[start:end])
 
 
 def hotspots(
@@ -81,7 +71,7 @@ def hotspots(
     task: str,
     target: Tensor | None = None,
     *,
-    shape: tuple[int, int, int] | None = None,
+    shape: Shape | None = None,
     copies: Copies = PAPER,
     batch: int = 64,
 ) -> Tensor:
@@ -102,7 +92,7 @@ def hotspots(
     exact = torch.autocast(images.device.type, enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), exact:
         canvas = images.detach().float().clone()
-        plan = _drawn(copies, (canvas.shape[1], canvas.shape[2], canvas.shape[3]), size, canvas.device)
+        plan = _drawn(copies, canvas, size)
         chosen = _called(network, canvas, plan, size, task, batch) if target is None else target.clone()
         chosen = chosen.to(canvas.device)
         total = canvas.new_zeros((len(canvas), canvas.shape[1], rows, columns))
@@ -110,7 +100,7 @@ def hotspots(
         at_once = max(1, batch // max(1, len(canvas)))
         for start in range(0, copies.number, at_once):
             some = plan.part(start, start + at_once)
-            seen = some.slices.flatten()
+            seen = some.views.slices.flatten()
             ones = canvas.new_ones((len(some.back), 1, rows, columns))
             shown = warp(ones, some.back, rows, columns, "zeros").repeat_interleave(slices, dim=0)
             coverage.index_add_(1, seen, shown.transpose(0, 1))
@@ -135,7 +125,7 @@ def blurred(maps: Tensor, sigma: float) -> Tensor:
     return flat.view_as(maps)
 
 
-def _size(images: Tensor, shape: tuple[int, int, int] | None, copies: Copies) -> tuple[int, int, int]:
+def _size(images: Tensor, shape: Shape | None, copies: Copies) -> Shape:
     """Slices, rows and columns of the input. Raises UserError."""
     if copies.number < 1:
         raise UserError(f"{copies.number} copies for hotspots: give at least 1, the volume itself")
@@ -146,61 +136,43 @@ def _size(images: Tensor, shape: tuple[int, int, int] | None, copies: Copies) ->
     return size[0], size[1], size[2]
 
 
-def _drawn(copies: Copies, canvas: tuple[int, int, int], shape: tuple[int, int, int], device: torch.device) -> _Plan:
+def _drawn(copies: Copies, canvas: Tensor, shape: Shape) -> _Plan:
     """Draw the copies; the first is the volume as it is, so that every voxel is covered."""
-    generator = torch.Generator().manual_seed(copies.seed)
-    change = torch.rand(7, copies.number, generator=generator, dtype=torch.float64) * 2 - 1
-    change[:, 0] = 0  # -1 to 1 in all others; 0 is no change, but for the scale's middle and the flip, set below
-    angle = torch.deg2rad(change[0] * copies.rotation)
-    shift = torch.stack([change[1] * copies.shift[1] * shape[2], change[2] * copies.shift[0] * shape[1]], dim=1)
-    low, high = copies.scale
-    scale = (low + high) / 2 + change[3] * (high - low) / 2
-    scale[0] = 1.0
-    # An output pixel p (x, y from the middle) shows the canvas at q = turn · p / scale + shift.
-    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).view(-1, 2, 2)
-    linear = turn / scale[:, None, None]
-    inverse = turn.transpose(1, 2) * scale[:, None, None]
-    there = torch.cat([linear, shift.unsqueeze(2)], dim=2)
-    back = torch.cat([inverse, -inverse @ shift.unsqueeze(2)], dim=2)
-    half, half_canvas = (torch.tensor([each[2], each[1]], dtype=torch.float64) / 2 for each in (shape, canvas))
-    room = (canvas[0] - shape[0]) // 2
-    reach = min(copies.slices, room, canvas[0] - shape[0] - room)
-    moved = (change[4] * (reach + 0.5)).round().clamp(-reach, reach).long()
-    window = torch.arange(shape[0]).expand(copies.number, -1)
-    flipped = (change[5] > 0) & copies.flip
-    window = torch.where(flipped[:, None], window.flip(1), window) + (room + moved)[:, None]
-    return _Plan(
-        _normalised(there, half, half_canvas).float().to(device),
-        _normalised(back, half, half).float().to(device),
-        window.to(device),
-        (change[6] * copies.intensity).float().to(device),
-    )
+    device = canvas.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(copies.seed)
+        views = random_views(canvas[:1].expand(copies.number, -1, -1, -1), shape, copies.augment)
+        brightness = (torch.rand(copies.number, device=device) * 2 - 1) * copies.augment.brightness
+    brightness[0] = 0
+    straight = matrices(torch.eye(2, device=device)[None], torch.zeros(1, 2, device=device), canvas.shape, shape)
+    still = torch.zeros(1, dtype=torch.long, device=device)
+    middle = windows(still, still.bool(), canvas.shape[1], shape[0])
+    there, slices = torch.cat([straight, views.matrix[1:]]), torch.cat([middle, views.slices[1:]])
+    # From the input to the canvas, and from there to the copy.
+    back = torch.linalg.inv(_square(there)) @ _square(straight)
+    return _Plan(Views(there, slices), brightness, back[:, :2])
 
 
-def _normalised(matrix: Tensor, half_from: Tensor, half_to: Tensor) -> Tensor:
-    """Turn matrices (k, 2, 3) in pixels from the middle into ones between pictures that reach from -1 to 1."""
-    return matrix * torch.cat([half_from, half_from.new_ones(1)]) / half_to[:, None]
+def _square(matrix: Tensor) -> Tensor:
+    return torch.cat([matrix, matrix.new_tensor([[[0.0, 0.0, 1.0]]]).expand(len(matrix), 1, 3)], dim=1)
 
 
-def _copied(canvas: Tensor, plan: _Plan, shape: tuple[int, int, int]) -> Tensor:
+def _copied(canvas: Tensor, plan: _Plan, shape: Shape) -> Tensor:
     """The copies (n · k, slices, rows, columns) of n volumes, a volume's side by side."""
-    taken = canvas[:, plan.slices].flatten(0, 1)
-    found = warp(taken, plan.there.repeat(len(canvas), 1, 1), shape[1], shape[2], "zeros")
-    return (found + plan.intensity.repeat(len(canvas))[:, None, None, None]).clamp(0, 1)
+    count, number = len(canvas), len(plan.back)
+    views = Views(plan.views.matrix.repeat(count, 1, 1), plan.views.slices.repeat(count, 1))
+    found = look(canvas.repeat_interleave(number, dim=0), views, shape)
+    return (found + plan.brightness.repeat(count)[:, None, None, None]).clamp(0, 1)
 
 
-def _called(
-    network: Network, canvas: Tensor, plan: _Plan, shape: tuple[int, int, int], task: str, batch: int
-) -> Tensor:
+def _called(network: Network, canvas: Tensor, plan: _Plan, shape: Shape, task: str, batch: int) -> Tensor:
     """The class (n,) that the network gives each volume as it is."""
     with torch.no_grad():
         parts = [_logits(network, _copied(part, plan.part(0, 1), shape), task) for part in canvas.split(batch)]
     return torch.cat(parts).argmax(dim=1)
 
 
-def _mapped_back(
-    network: Network, canvas: Tensor, plan: _Plan, shape: tuple[int, int, int], task: str, target: Tensor
-) -> Tensor:
+def _mapped_back(network: Network, canvas: Tensor, plan: _Plan, shape: Shape, task: str, target: Tensor) -> Tensor:
     """|∂y/∂x| of every copy where the volume as it is has it: (n, k · slices, rows, columns)."""
     voxels = _copied(canvas, plan, shape).requires_grad_()
     score = score_of(_logits(network, voxels, task), target.repeat_interleave(len(plan.back)))

@@ -1,25 +1,22 @@
 """`mskray evaluate BUNDLE --cohort URI --split NAME` of a bundle that answers several tasks: every task's grading."""
 
-import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 import mskray
 from mskray import cluster
-from mskray.bundles import DESCRIPTION, Bundle, read_description
+from mskray.bundles import Bundle, read_description
 from mskray.cohorts import Cohort, Task, open_cohort
-from mskray.cohorts.schema import MISSING, Shard
+from mskray.cohorts.schema import MISSING
 from mskray.errors import UserError
 from mskray.evaluation.grading import MAIN, Grading, figures_of, grade
 from mskray.evaluation.report import Context, write_report
 from mskray.evaluation.result import check_resamples, evaluate
-from mskray.families import Images, load_predictor
-from mskray.prediction.shards import over_shards, use_threads
+from mskray.prediction.tasks import predict_tasks, shared_tasks
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
 from mskray.verbs.evaluate import EVALUATION, PREDICTIONS, parquet_bytes
@@ -35,13 +32,6 @@ NAMES = {
     "within_one": "within one grade",
     "normal_abnormal": "normal or not",
 }
-_BATCH = 32
-
-
-def answers_several(model: str) -> bool:
-    """Whether a URI is that of a bundle which answers several tasks at once."""
-    location = locate(model)
-    return location.join(DESCRIPTION).is_file() and bool(read_description(location).tasks)
 
 
 def evaluate_tasks(
@@ -73,11 +63,11 @@ def evaluate_tasks(
         check_access(locate(cohort))
         cohort = open_cohort(cohort)
     bundle = read_description(location)
-    tasks = _shared(bundle, cohort, split)
+    tasks = _labelled(bundle, cohort, split, str(location))
     target = evaluation_folder(location, cohort, split) if out is None else locate(out)
     check_access(target, write=True)
     with cluster.session():
-        table = _predicted(bundle, location, cohort, split, tasks, workers, gpu, report)
+        table = _predicted(str(location), cohort, split, workers, gpu, report)
     report(Progress("computing figures and intervals"))
     gradings = [_graded(table, task, resamples) for task in tasks]
     context: Context = {
@@ -146,75 +136,28 @@ def _words(grading: Grading, name: str) -> str:
     return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
 
 
-def _shared(bundle: Bundle, cohort: Cohort, split: str) -> list[Task]:
+def _labelled(bundle: Bundle, cohort: Cohort, split: str, model: str) -> list[Task]:
     """The bundle's tasks of which the split has labels. Raises UserError where the classes differ or none has."""
     cohort.shards(split)  # an unknown split is refused here
-    known = {task.name: task for task in cohort.tasks}
     labels = cohort.manifest.counts.splits[split].labels
-    found = []
-    for name, classes in bundle.tasks.items():
-        if name not in known:
-            continue
-        if known[name].classes != tuple(classes):
-            raise UserError(
-                f"task {name}: {bundle.name} tells {', '.join(classes)}, cohort {cohort.location} has "
-                f"{', '.join(known[name].classes)}: evaluate it on a cohort with the same classes"
-            )
-        if any(labels.get(name, {}).get(each) for each in classes):
-            found.append(known[name])
+    shared = shared_tasks(bundle.tasks, cohort, model)
+    found = [task for task in shared if any(labels.get(task.name, {}).get(each) for each in task.classes)]
     if not found:
         raise UserError(
-            f"cohort {cohort.location}, split {split}, has no label of {', '.join(bundle.tasks)}, which "
-            f"{bundle.name} answers: evaluate it on a cohort that has"
+            f"cohort {cohort.location}, split {split}, has no label of {', '.join(task.name for task in shared)}: "
+            "evaluate another split"
         )
     return found
 
 
-def _predicted(
-    bundle: Bundle,
-    location: Location,
-    cohort: Cohort,
-    split: str,
-    tasks: Sequence[Task],
-    workers: int,
-    gpu: bool,
-    report: Report,
-) -> pa.Table:
-    """One row an image, by instance: identity, `label_<task>` (null where missing) and `<task>:prob_<class>`."""
-    report(Progress("loading the model"))
-    arguments, count = (str(location), cohort, split, workers, gpu), len(cohort.shards(split))
-    said: dict[str, list[Any]] = {"instance_id": []}
-    for row in over_shards("grading", _Grader, arguments, count, workers, gpu):
-        for name, values in json.loads(row["columns"]).items():
-            said.setdefault(name, []).extend(values)
-        report(Progress("grade", len(said["instance_id"]), cohort.count(split)))
-    names = ["instance_id", "study_id", "patient_id", "body_part", "view", *(task.column for task in tasks)]
-    return cohort.metadata(split, names).join(pa.table(said), "instance_id").sort_by("instance_id")
-
-
-class _Grader:
-    """One loaded model in a Ray Data actor."""
-
-    def __init__(self, model: str, cohort: Cohort, split: str, workers: int, gpu: bool) -> None:
-        use_threads(workers)
-        self._cohort, self._split = cohort, split
-        self._bundle, self._predictor = load_predictor(model, "cuda" if gpu else "cpu")
-
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
-        shards = self._cohort.shards(self._split)
-        return {"columns": [json.dumps(self._columns(shards[int(place)])) for place in batch["place"]]}
-
-    def _columns(self, shard: Shard) -> dict[str, list[Any]]:
-        data = self._cohort.read_shard(shard, ["image", "instance_id", "body_part"])
-        parts = []
-        for start in range(0, shard.rows, _BATCH):
-            some = slice(start, start + _BATCH)
-            parts.append(self._predictor(Images(list(data["image"][some]), data["body_part"][some].tolist())).parts)
-        columns: dict[str, list[Any]] = {"instance_id": data["instance_id"].tolist()}
-        for task, classes in self._bundle.tasks.items():
-            whole = np.concatenate([part[task] for part in parts])
-            columns |= {f"{task}:prob_{name}": whole[:, index].tolist() for index, name in enumerate(classes)}
-        return columns
+def _predicted(model: str, cohort: Cohort, split: str, workers: int, gpu: bool, report: Report) -> pa.Table:
+    """One row an image, ordered by instance: identity and place, `label_<task>`, `<task>:prob_<class>`."""
+    table = predict_tasks(model, cohort, [split], workers=workers, gpu=gpu, report=report).sort_by("instance_id")
+    names = ["instance_id", "body_part", "view"]
+    places = cohort.metadata(split, names).sort_by("instance_id")
+    for name in names[1:]:
+        table = table.append_column(name, places[name])
+    return table
 
 
 def _graded(table: pa.Table, task: Task, resamples: int) -> Grading:

@@ -1,5 +1,7 @@
 """Hotspots of networks whose gradient is known, and the pointing game on small volumes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,15 @@ from mskray.errors import UserError
 from mskray.explain.gates import guided_gates
 from mskray.explain.hotspots import ONE, Copies, blurred, hotspots
 from mskray.explain.localisation import mask_hits, volume_peaks, zhang_margin
+from mskray.training.disc_views import DiscAugment
 
 SHAPE = (3, 8, 12)
-STILL = {"rotation": 0.0, "shift": (0.0, 0.0), "slices": 0, "scale": (1.0, 1.0), "intensity": 0.0, "flip": False}
+STILL = DiscAugment(rotation=0, shift_x=0, shift_y=0, shift_slices=0, slice_flip=0, scale=0, brightness=0)
+
+
+def copies(number: int, **change: float) -> Copies:
+    """Copies that differ by nothing but this; a shift is in px of 224 columns."""
+    return Copies(number, STILL.model_copy(update=change), seed=1)
 
 
 class Weighted:
@@ -51,20 +59,24 @@ def test_the_predicted_class_of_each_volume_is_explained_by_default() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param({"shift": (2 / 8, 3 / 12)}, id="shifted"),
-        pytest.param({"slices": 1}, id="other slices"),
-        pytest.param({"flip": True}, id="slices reversed"),
+        pytest.param({"shift_x": 32.0, "shift_y": 20.0}, id="shifted"),
+        pytest.param({"shift_slices": 1}, id="other slices"),
+        pytest.param({"slice_flip": 0.5}, id="slices reversed"),
         pytest.param({"rotation": 15.0}, id="turned"),
-        pytest.param({"scale": (0.8, 1.25)}, id="scaled"),
-        pytest.param({"rotation": 15.0, "shift": (0.1, 0.1), "slices": 1, "scale": (0.9, 1.1), "flip": True}, id="all"),
+        pytest.param({"scale": 0.2}, id="scaled"),
+        pytest.param({"flip": 0.5}, id="mirrored"),
+        pytest.param(
+            {"rotation": 15.0, "shift_x": 20.0, "shift_slices": 1, "scale": 0.1, "slice_flip": 0.5, "flip": 0.5},
+            id="all",
+        ),
     ],
 )
-def test_copies_are_mapped_back_to_where_they_come_from(change: dict[str, object]) -> None:
+def test_copies_are_mapped_back_to_where_they_come_from(change: dict[str, float]) -> None:
     # A bright block off the centre in slice 1 of 3: what a copy sees elsewhere must come back to it.
     canvas = torch.zeros(1, 5, 24, 32)
     canvas[0, 2, 13:15, 19:21] = 1.0  # in the middle 3 × 16 × 24: slice 1, rows 9 and 10, columns 15 and 16
     shape = (3, 16, 24)
-    maps = hotspots(Anchored(), canvas, "grade", torch.tensor([0]), shape=shape, copies=Copies(12, **STILL | change))
+    maps = hotspots(Anchored(), canvas, "grade", torch.tensor([0]), shape=shape, copies=copies(12, **change))
     mass = maps[0] / maps[0].sum()
     slices, rows, columns = (torch.arange(side) + 0.5 for side in shape)
     centre = [(mass.sum((1, 2)) * slices).sum(), (mass.sum((0, 2)) * rows).sum(), (mass.sum((0, 1)) * columns).sum()]
@@ -74,21 +86,23 @@ def test_copies_are_mapped_back_to_where_they_come_from(change: dict[str, object
 def test_a_mean_is_over_the_copies_that_show_a_voxel() -> None:
     # The slope is 1 at every voxel of every copy, so the mean is 1 wherever a copy looked, and not less at the edge
     # which shifted copies do not show.
-    copies = Copies(20, **STILL | {"shift": (0.5, 0.5), "rotation": 10.0, "slices": 1})
-    maps = hotspots(Weighted(torch.ones(SHAPE)), torch.rand(1, 5, 16, 24), "grade", shape=SHAPE, copies=copies)
+    moved = copies(20, shift_x=112.0, shift_y=75.0, rotation=10.0, shift_slices=1)
+    maps = hotspots(Weighted(torch.ones(SHAPE)), torch.rand(1, 5, 16, 24), "grade", shape=SHAPE, copies=moved)
     torch.testing.assert_close(maps, torch.ones(1, *SHAPE), atol=1e-4, rtol=0)
 
 
-def test_a_copy_shows_the_canvas_beside_the_input_and_no_padding() -> None:
+def test_the_middle_of_the_canvas_is_the_input_as_it_is() -> None:
+    # Where canvas and input differ by an odd number, as `StackInput.middle` has it: 1 of 5 and 6, before the middle.
+    canvas = torch.rand(2, 5, 13, 18)
     seen = []
 
     def network(volumes: Tensor) -> dict[str, Tensor]:
         seen.append(volumes.detach())
-        return {"grade": volumes.sum((1, 2, 3))[:, None]}
+        return Anchored()(volumes)
 
-    copies = Copies(16, **STILL | {"shift": (0.25, 0.25), "slices": 1})
-    hotspots(network, torch.full((1, 5, 12, 18), 0.5), "grade", torch.tensor([0]), shape=SHAPE, copies=copies)
-    torch.testing.assert_close(torch.cat(seen), torch.full((16, *SHAPE), 0.5))
+    maps = hotspots(network, canvas, "grade", torch.tensor([0, 0]), shape=SHAPE, copies=ONE)
+    torch.testing.assert_close(seen[0], canvas[:, 1:4, 2:10, 3:15])
+    torch.testing.assert_close(maps, canvas[:, 1:4, 2:10, 3:15] ** 2)
 
 
 @pytest.mark.parametrize("batch", [1, 5, 64])
@@ -122,10 +136,10 @@ def test_works_in_inference_mode_and_leaves_the_volumes_alone() -> None:
         ({"copies": Copies(0)}, "at least 1"),
     ],
 )
-def test_what_cannot_be_explained_is_refused(arguments: dict[str, object], message: str) -> None:
-    given = {"task": "grade", "target": torch.tensor([0]), **arguments}
+def test_what_cannot_be_explained_is_refused(arguments: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"task": "grade", "target": torch.tensor([0]), **arguments}
     with pytest.raises(UserError, match=message):
-        hotspots(Weighted(weights()), torch.rand(1, *SHAPE), **given)  # type: ignore[arg-type]
+        hotspots(Weighted(weights()), torch.rand(1, *SHAPE), **given)
 
 
 class Gated(nn.Module):
