@@ -88,7 +88,11 @@ class Vote:
 
 
 class Voter:
-    """A loaded ensemble, ready to predict in this process: `names`, `bundles` and `predictors`, an entry a member."""
+    """A loaded ensemble, ready to predict in this process.
+
+    `names`, `bundles` and `predictors` have an entry a member; `tasks` the classes of each of a vote's `parts`, where
+    these answer tasks of their own.
+    """
 
     def __init__(
         self,
@@ -101,6 +105,8 @@ class Voter:
         self.bundles = tuple(bundle for bundle, _ in members)
         self.names = tuple(_distinct([bundle.name for bundle in self.bundles]))
         self.predictors = tuple(predictor for _, predictor in members)
+        # Several vote on one question, the first of each; a single one answers all that it knows.
+        self.tasks = self.bundles[0].tasks if len(self.bundles) == 1 else {}
         weights = np.array([member.weight for member in ensemble.members], dtype=np.float64)
         self._weights = weights / weights.sum()
 

@@ -62,7 +62,7 @@ class Split:
 
 
 def describe_split(cohort: Cohort, name: str, samples: Samples, form: InputFormat) -> tuple[Split, np.ndarray]:
-    """Return a split and the labels (n,) int64 of its samples."""
+    """Return a split and the labels (n,) or (n, tasks) int64 of its samples."""
     pictures = {field.name for field in cohort.schema if is_pixels(field)}
     rows = cohort.columns(name, [column for column in samples.columns if column not in pictures])
     ends = np.cumsum([shard.rows for shard in cohort.shards(name)])[:-1]
