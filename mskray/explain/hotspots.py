@@ -12,7 +12,7 @@ coverage mask. One copy, the volume as it is, is the saliency of Simonyan et al.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ class Copies:
     """
 
     number: int = 64
-    augment: DiscAugment = DiscAugment()
+    augment: DiscAugment = field(default_factory=DiscAugment)
     seed: int = 0
 
 

@@ -38,7 +38,10 @@ def trained(
     assert given.shape == input_shape(columns), "the truth lies elsewhere"
     recipe = SpineNetRecipe(config, tuple(TASKS[place] for place in chosen), given)
     labels = discs.labels[:, chosen]
-    weights = [inverse_frequency(each[each >= 0], len(TASKS[place].classes)) for place, each in zip(chosen, labels.T)]
+    weights = [
+        inverse_frequency(each[each >= 0], len(TASKS[place].classes))
+        for place, each in zip(chosen, labels.T, strict=True)
+    ]
     balance = torch.tensor(np.concatenate(weights), dtype=torch.float32, device=options.device)
     network = recipe.build().to(options.device).train()
     network.mean.fill_(float(discs.images[:: max(1, len(labels) // 200)].mean() / 255))
@@ -65,7 +68,9 @@ def trained(
 
 
 @torch.inference_mode()
-def accuracies(discs: Discs, recipe: SpineNetRecipe, network: nn.Module, options: argparse.Namespace) -> dict[str, float]:
+def accuracies(
+    discs: Discs, recipe: SpineNetRecipe, network: nn.Module, options: argparse.Namespace
+) -> dict[str, float]:
     """Average per-class accuracy of each task, from the middle of each disc's context alone."""
     said: dict[str, list[np.ndarray]] = {task.name: [] for task in recipe.tasks}
     for start in range(0, len(discs.labels), options.batch):
