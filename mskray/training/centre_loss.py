@@ -1,7 +1,7 @@
 """The loss of a network that finds bodies as centres with corners: "Objects as Points" (arXiv:1904.07850).
 
-Where a body's centre is known, maps are wanted that have a peak there, and around it arrows to its corners. Nothing is
-learned from places near a body that is in view in part: to find it is as right as not to.
+Where a body's centre is known, maps are wanted that have a peak there, and around it arrows to its corners. Of what is
+not known nothing is learned: near a body that is in view in part, and above T12, finding one is as right as not.
 """
 
 from typing import NamedTuple
@@ -17,6 +17,7 @@ _ALPHA, _BETA = 2, 4  # equation 1
 _PEAK = 1 / 6  # standard deviation of a peak, as a share of the body's height
 _VOTERS = 1 / 4  # and of the weights of places whose arrows count
 _LEAST_WEIGHT = 0.2
+_CLEAR = 0.05  # least height of a bump that is near its body
 _CORNERS, _SLICES = 1.0, 0.1  # weights of the parts of the loss; the paper's for sizes is 0.1 a pixel
 _UNIT = 8.0  # px
 
@@ -26,7 +27,7 @@ class Targets(NamedTuple):
 
     Args:
         centres: (n, kinds, h, w) 1 at a centre and falling around it.
-        counted: (n, 1, h, w) 0 around bodies that are in view in part.
+        counted: (n, 1, h, w) 0 around bodies that are in view in part, and above the highest body.
         owner: (n, h, w) number of the nearest body.
         votes: (n, h, w) weight of the place's arrows, 0 away from bodies.
     """
@@ -54,8 +55,9 @@ def centre_targets(corners: Tensor, kinds: Tensor, rows: int, columns: int) -> T
     weight = _bumps(middle, height * _VOTERS, at) * ((kinds != NONE) & (kinds != PART))[..., None, None]
     votes, owner = weight.max(dim=1)
     centres = torch.stack([each.amax(dim=1) for each in wanted], dim=1)
-    counted = (part.amax(dim=1, keepdim=True) < 0.05) | (centres.amax(dim=1, keepdim=True) > 0.5)
-    return Targets(centres, counted.float(), owner, votes * (votes > _LEAST_WEIGHT))
+    known = (part.amax(dim=1) < _CLEAR) & ~_above_all(corners, kinds, at)
+    counted = (known | (centres.amax(dim=1) > 0.5))[:, None].float()
+    return Targets(centres, counted, owner, votes * (votes > _LEAST_WEIGHT))
 
 
 def centre_loss(maps: Maps, corners: Tensor, kinds: Tensor, slices: Tensor, sliced: Tensor) -> Tensor:
@@ -90,6 +92,16 @@ def heights(corners: Tensor) -> Tensor:
     """Return the heights of bodies (…, 4, 2): the mean of their anterior and posterior edges."""
     upper, lower = corners[..., :2, :], corners[..., [3, 2], :]
     return (lower - upper).norm(dim=-1).mean(dim=-1)
+
+
+def _above_all(corners: Tensor, kinds: Tensor, at: Tensor) -> Tensor:
+    """Tell which places (n, h, w) lie above the upper edge of the highest body, where no body is named."""
+    middle = corners.mean(dim=2)
+    highest = middle[..., 1].masked_fill(kinds == NONE, torch.inf).argmin(dim=1)
+    body = corners[torch.arange(len(corners), device=corners.device), highest]
+    edge, up = body[:, :2].mean(dim=1), body[:, :2].mean(dim=1) - body[:, 2:].mean(dim=1)
+    above = ((at - edge[:, None, None]) * up[:, None, None]).sum(dim=-1) > 0
+    return above & (kinds != NONE).any(dim=1)[:, None, None]
 
 
 def _bumps(middle: Tensor, deviation: Tensor, at: Tensor) -> Tensor:

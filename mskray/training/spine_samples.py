@@ -16,7 +16,7 @@ MOST = len(LEVELS)
 SLICES = 5
 """Middle slices of a volume that a sample holds, so that training can look beside the middle one."""
 NONE, BODY, SACRUM, PART = range(4)
-_SHORTENED = 4
+_SHORTENED, _HIGHEST, _LOWEST = 4, "L1", "L5"
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class SpineSamples:
     """Every spine is a sample: `image`, `label`, `corners`, `kinds`, `slices`.
 
     - `image` (n, SLICES, size, size): the middle slices.
-    - `label` (n,): number of bodies in view.
+    - `label` (n,): number of bodies in view that are named.
     - `corners` (n, MOST, 4, 2) float32: x, y in pixels of the network's input.
     - `kinds` (n, MOST) int64: BODY, SACRUM for S1, PART for what is in view in part, NONE for what is not.
     - `slices` (n, MOST) float32: from the middle slice of `image` to the body's own.
 
-    Every fourth spine of a shard is shown down to L5 alone: a field of view often ends there, and the validation must
+    Every fourth spine of a shard is shown from L1 to L5 alone: a field of view may end there, and the validation must
     know spines of more than one length.
     """
 
@@ -42,8 +42,8 @@ class SpineSamples:
     def labels(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:
         counts = []
         for place, bodies in enumerate(rows["vertebrae"]):
-            end = _end(place, bodies, self.size)
-            counts.append(sum(_shown(corners_of(body), self.size, end).all() for body in bodies[:MOST]))
+            view = _view(place, bodies, self.size)
+            counts.append(sum(_shown(corners_of(body), self.size, view).all() for body in bodies[:MOST]))
         return np.array(counts, np.int64)
 
     def load(self, rows: Mapping[str, np.ndarray], form: InputFormat) -> Arrays:
@@ -56,10 +56,11 @@ class SpineSamples:
         scale = form.size / self.size
         for place, (stack, bodies) in enumerate(zip(stacks, rows["vertebrae"], strict=True)):
             images[place] = [form(each) for each in stack[first : first + SLICES]]
-            end = _end(place, bodies, self.size)
-            images[place, :, round(end * scale) :] = 0
+            view = _view(place, bodies, self.size)
+            images[place, :, : round(view[0] * scale)] = 0
+            images[place, :, round(view[1] * scale) :] = 0
             for number, body in enumerate(bodies[:MOST]):
-                shown = _shown(corners_of(body), self.size, end)
+                shown = _shown(corners_of(body), self.size, view)
                 own = SACRUM if body["level"] == LEVELS[-1] else BODY
                 kinds[place, number] = own if shown.all() else PART if shown.any() else NONE
                 corners[place, number] = corners_of(body) * scale
@@ -72,12 +73,14 @@ def corners_of(body: Mapping[str, Any]) -> np.ndarray:
     return np.array([body[name] for name in CORNERS], np.float32).reshape(4, 2)
 
 
-def _shown(corners: np.ndarray, size: int, end: float) -> np.ndarray:
-    """Tell which corners (…, 2) lie inside a square of side `size` that is seen down to the row `end`."""
-    return ((corners >= 0) & (corners <= np.array([size, end]))).all(axis=-1)
+def _shown(corners: np.ndarray, size: int, view: tuple[float, float]) -> np.ndarray:
+    """Tell which corners (…, 2) lie inside a square of side `size` that is seen between two rows."""
+    return ((corners >= np.array([0, view[0]])) & (corners <= np.array([size, view[1]]))).all(axis=-1)
 
 
-def _end(place: int, bodies: Sequence[Mapping[str, Any]], size: int) -> float:
-    """Row down to which the spine at a place of a shard is shown."""
-    lowest = [corners_of(body)[:, 1].max() for body in bodies if body["level"] == LEVELS[-2]]
-    return min(float(np.ceil(lowest[0])) + 1, size) if lowest and place % _SHORTENED == 1 else float(size)
+def _view(place: int, bodies: Sequence[Mapping[str, Any]], size: int) -> tuple[float, float]:
+    """First row and end of what is shown of the spine at a place of a shard."""
+    ends = {body["level"]: corners_of(body)[:, 1] for body in bodies}
+    if place % _SHORTENED != 1 or not {_HIGHEST, _LOWEST} <= ends.keys():
+        return 0.0, float(size)
+    return max(np.floor(ends[_HIGHEST].min()) - 1, 0.0), min(np.ceil(ends[_LOWEST].max()) + 1, float(size))
