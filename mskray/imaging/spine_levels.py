@@ -11,7 +11,7 @@ SACRAL = 0.5
 """Least share of sacral evidence of a body that is taken for S1."""
 # Distances between the centres of neighbours, as shares of their mean height: with discs of any height, and with a
 # body between them that was not found.
-_NEXT, _SKIPPED = (0.7, 2.0), (2.0, 3.4)
+_NEXT, _SKIPPED = (0.85, 2.0), (2.0, 3.4)
 _SIDEWAYS = 0.6  # a neighbour lies above, not beside: sideways at most this share of the way up
 _ALIKE = 2.5  # neighbours differ in area at most by this factor
 _GAP = 0.5  # what a missing body costs, in scores: a chain through a doubtful body is better than one around it
