@@ -9,6 +9,24 @@
 The command that shows what they find is `mskray montage`.
 """
 
+from mskray.imaging.volumes.found import Found, read_volumes
+from mskray.imaging.volumes.metaimage import read_metaimage
+from mskray.imaging.volumes.nifti import read_nifti
+from mskray.imaging.volumes.series import Series, read_series
 from mskray.imaging.volumes.volume import Plane, Volume, check_volume, orientation, spacing_of, to_plane, to_sagittal
 
-__all__ = ["Plane", "Volume", "check_volume", "orientation", "spacing_of", "to_plane", "to_sagittal"]
+__all__ = [
+    "Found",
+    "Plane",
+    "Series",
+    "Volume",
+    "check_volume",
+    "orientation",
+    "read_metaimage",
+    "read_nifti",
+    "read_series",
+    "read_volumes",
+    "spacing_of",
+    "to_plane",
+    "to_sagittal",
+]
