@@ -204,7 +204,7 @@ def draw_disc(
     inside = np.minimum(inside, (1 - side) * np.float32(body.half_lateral))
 
     # The nucleus: a flat superellipse, nearer to the back, that ends before the sides do.
-    far = np.abs((along - np.float32(look.shift)) / np.float32(0.66)) ** 2 + np.abs(level / np.float32(0.94)) ** 2
+    far = np.abs((along - np.float32(look.shift)) / np.float32(0.74)) ** 2 + np.abs(level / np.float32(0.98)) ** 2
     core = ramp(1 - far - (side / np.float32(0.85)) ** 4, look.border)
     nucleus = look.nucleus * (1 + np.float32(look.uneven) * grain[:, window[0], window[1]])
     nucleus *= 1 - np.float32(look.cleft) * np.exp(-(((level - np.float32(look.cleft_at)) / np.float32(0.22)) ** 2))

@@ -163,20 +163,20 @@ class Flesh:
         """The dural sac with fluid, cord and roots, fat around it, ligaments before and behind."""
         given, rows = self._given, self._grid.rows[:, None]
         round_ = np.sqrt(np.clip(1 - (off / np.float32(11.5)) ** 2, 0, 1))
-        taper = np.clip((self._sac_end - rows) / 70, 0, 1) ** 0.6
+        taper = np.clip((self._sac_end - rows) / 75, 0, 1) ** 0.5
         wide = np.float32(given.canal) * round_
-        sac = wide * (0.35 + 0.65 * taper) * (taper > 0)
-        middle = np.float32(1.3 + given.canal * 0.47) + np.float32(given.canal * 0.1) * (1 - taper)
+        sac = wide * taper
+        middle = np.float32(1.3 + given.canal * 0.47) + np.float32(given.canal * 0.12) * (1 - taper)
         fat = ramp(wide / 2 + 0.8 - np.abs(behind - np.float32(1 + given.canal / 2)), 1.5 * soft)
         _over(signal, _FAT * 0.9, fat)
         inside = sac / 2 - np.abs(behind - middle)
-        _over(signal, _LIGAMENT * 1.5, ramp(inside + 0.9, soft))
+        _over(signal, _LIGAMENT * 1.5, ramp(inside + 0.9, soft) * (taper > 0))
         fluid = given.fluid * (1 - 0.05 * np.abs(roots))
         # Below the conus the roots lie at the back of the sac, spread less and less.
         share = np.clip((rows - self._conus + 8) / 16, 0, 1)
         tail = share * ramp(behind - middle - 0.12 * sac + 2.5 * (rows - self._conus) / 100, 3)
         fluid -= np.float32(0.42) * tail * ramp(roots + 0.1, 1.4)
-        _over(signal, fluid, ramp(inside, 1.2 * soft))
+        _over(signal, fluid, ramp(inside, 1.2 * soft) * (taper > 0))
         cord = np.float32(3.7) * np.sqrt(np.clip((self._conus - rows) / 28, 0, 1)) * np.clip(1 - (off / 6) ** 2, 0, 1)
         _over(signal, _CORD, ramp(cord - np.abs(behind - middle), 1.5 * soft) * (cord > 0))
         mask[inside > 0] = CANAL
@@ -253,8 +253,8 @@ class _Arch:
         long = (28 if lumbar else 24) + 2.5 * vary[4]
         droop = (0.28 if lumbar else 0.6) + 0.1 * vary[5]
         out = q - (self.back + 5 + long / 2)
-        spike = _blunt(out, rows - (self.low + 1.5 * vary[2] + droop * (out + long / 2)), long / 2, (0.33 + 0.03 * vary[0]) * height)
-        self._bone(part, marrow, spike, ramp(5 - self.away, 4))
+        spike = _blunt(out, rows - (self.low + 1.5 * vary[2] + droop * (out + long / 2)), long / 2, (0.27 + 0.04 * vary[0]) * height)
+        self._bone(part, marrow, spike, ramp(4 - self.away, 4))
 
     def _bone(self, part: Array, marrow: Array, depth: Array, presence: Array) -> None:
         """Marrow inside, dark compact bone of about 1 mm around it."""
