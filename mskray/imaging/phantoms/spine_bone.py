@@ -204,7 +204,7 @@ def draw_disc(
     inside = np.minimum(inside, (1 - side) * np.float32(body.half_lateral))
 
     # The nucleus: a flat superellipse, nearer to the back, that ends before the sides do.
-    far = np.abs((along - np.float32(look.shift)) / np.float32(0.64)) ** 2.5 + np.abs(level / np.float32(0.92)) ** 3
+    far = np.abs((along - np.float32(look.shift)) / np.float32(0.74)) ** 2 + np.abs(level / np.float32(0.98)) ** 2
     core = ramp(1 - far - (side / np.float32(0.85)) ** 4, look.border)
     nucleus = look.nucleus * (1 + np.float32(look.uneven) * grain[:, window[0], window[1]])
     nucleus *= 1 - np.float32(look.cleft) * np.exp(-(((level - np.float32(look.cleft_at)) / np.float32(0.22)) ** 2))
@@ -282,4 +282,6 @@ def _rounded(across: Array, along: Array, radius: float) -> Array:
 
 def ramp(value: Any, width: Any) -> Array:
     """0 below −width/2, 1 above width/2, linear between."""
-    return np.asarray(np.clip(value / np.float32(width) + np.float32(0.5), 0, 1))
+    height = np.asarray(value * np.float32(1 / width))
+    height += np.float32(0.5)
+    return np.asarray(np.clip(height, 0, 1, out=height))

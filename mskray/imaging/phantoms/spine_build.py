@@ -64,29 +64,27 @@ def build(rng: np.random.Generator, narrowing: tuple[int, ...]) -> tuple[Body, .
     frame = float(rng.uniform(0.9, 1.1))
     tall = frame * float(rng.uniform(0.95, 1.06))
     discs = frame * float(rng.uniform(0.88, 1.15))
-    curve = float(rng.uniform(0.55, 1.25))
-    slope = np.deg2rad(40 * (0.3 + 0.7 * curve) + float(rng.normal(0, 4)))
-    top = np.zeros(2)
-    sacrum = _sacrum(rng, top, slope, frame)
-
-    bodies: list[Body] = []
-    centre, angle = top, slope
+    curve = float(rng.uniform(0.7, 1.4))
     grades = (*reversed(narrowing), 0, 0)
+    kept = np.array([HEIGHTS[grade] for grade in grades]) * rng.normal(1, 0.03, len(grades))
+    heights = np.maximum(np.array(_DISC_HEIGHT) * discs * kept, 2.2)
+    opens = np.deg2rad(np.array(_DISC_WEDGE) * curve * kept + rng.normal(0, 0.8, len(grades)))
+    wedges = np.deg2rad(np.array(_BODY_WEDGE) * (0.4 + 0.6 * curve) + rng.normal(0, 1.2, len(grades)))
+    # The patient lies so that L3 is about level; the slope of the sacrum follows from the lordosis below it.
+    angle = float(opens[:3].sum() + wedges[:2].sum() + np.deg2rad(rng.normal(-2, 4.5)))
+    centre = np.zeros(2)
+    bodies = list(_sacrum(rng, centre, angle, frame))
     for place, name in enumerate(CHAIN[len(BELOW) + 1 :]):
-        kept = HEIGHTS[grades[place]] * float(rng.normal(1, 0.03))
-        height = max(_DISC_HEIGHT[place] * discs * kept, 2.2)
-        wedge = np.deg2rad(_DISC_WEDGE[place] * curve * kept + rng.normal(0, 0.8))
         slip = float(rng.normal(0, 0.5) + (rng.random() < 0.04) * rng.uniform(2.5, 5))
-        centre = _shift(centre, angle - wedge / 2, height) - slip * _along(angle)
-        angle -= wedge
+        centre = _shift(centre, angle - opens[place] / 2, heights[place]) - slip * _along(angle)
+        angle -= opens[place]
         width = _BODY_WIDTH[place] * frame * rng.normal(1, 0.02)
         lower = _ends(centre, angle, width)
-        wedge = np.deg2rad(_BODY_WEDGE[place] * (0.5 + 0.5 * curve) + rng.normal(0, 1.2))
-        centre = _shift(centre, angle - wedge / 2, _BODY_HEIGHT[place] * tall * rng.normal(1, 0.025))
-        angle -= wedge
+        centre = _shift(centre, angle - wedges[place] / 2, _BODY_HEIGHT[place] * tall * rng.normal(1, 0.025))
+        angle -= wedges[place]
         upper = _ends(centre, angle, width * rng.normal(0.96, 0.015))
         bodies.append(Body(name, np.stack((upper[0], upper[1], lower[1], lower[0]))))
-    return _drifted(rng, tuple(_looks(rng, body, frame) for body in (*sacrum, *bodies)))
+    return _drifted(rng, tuple(_looks(rng, body, frame) for body in bodies))
 
 
 def _sacrum(rng: np.random.Generator, centre: Array, angle: float, frame: float) -> tuple[Body, ...]:
@@ -115,7 +113,7 @@ def _looks(rng: np.random.Generator, body: Body, frame: float) -> Body:
         body,
         half_lateral=float(rng.uniform(21, 25) * frame * (0.8 if fused else 1)),
         concave=(float(hollow * rng.uniform(0.5, 2.3)), float(lower_hollow * rng.uniform(0.7, 2.6))),
-        waist=(float(rng.uniform(0.8, 2.8)), float(rng.uniform(0.2, 1.4))),
+        waist=(float(rng.uniform(1.2, 3.6)), float(rng.uniform(0.3, 1.6))),
         rounding=float(rng.uniform(1.5, 2.8)),
         # A haemangioma or an island of fat: bright, and no change of the marrow beside an endplate.
         island=(*island, float(rng.uniform(2.5, 5.5))) if rng.random() < 0.08 and not fused else None,

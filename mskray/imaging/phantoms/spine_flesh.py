@@ -97,14 +97,16 @@ class Flesh:
         self._fork = float(named["L4"].middle[1])
         # The skin of the back hangs between the chest and the sacrum and follows the column loosely.
         behind = _smooth(back, rows, 45) + given.canal + given.muscle
-        self._skin = (behind + given.back_fat * (1 + 0.25 * _wave(rng, rows)))[:, None].astype(np.float32)
+        self._skin = (behind + given.back_fat * (1 + 0.2 * _wave(rng, rows)))[:, None].astype(np.float32)
         self._fascia = behind[:, None].astype(np.float32)
         self._belly = (_smooth(front, rows, 90) - given.belly * (1 + 0.12 * _wave(rng, rows)))[:, None].astype(np.float32)
         self._stripe = (given.stripe * (1 + 0.6 * _wave(rng, rows, 40)))[:, None].clip(0.8).astype(np.float32)
-        self._coarse = Noise(rng, grid, 13, 10, 8)
+        self._coarse = Noise(rng, grid, 17, 13, 9)
         self._fine = Noise(rng, grid, 3.5, 3, 5)
         self._strands = Noise(rng, grid, 16, 2.4, 5)
         self._roots = Noise(rng, grid, 60, 1.3, 4)
+        arches = len(bodies)
+        self._vary = rng.normal(0, 1, (arches, 6)).astype(np.float32)
 
     def draw(self, index: int, mask: Array) -> Array:
         """Slice `index` (rows, columns) float32; marks the canal in its mask (rows, columns) uint8."""
@@ -121,10 +123,10 @@ class Flesh:
         wasted = np.float32(0.55 * given.streaks)
         lean = _MUSCLE * (1 + 0.12 * fine) + wasted * ramp(strands - (2.1 - given.streaks), 1.2)
         _over(signal, lean, ramp(behind + 4, 6))
-        psoas = ramp(np.abs(off) - 19, 6) * ramp(before - 2, 8)[:, :] * 0 + ramp(np.abs(off) - 21, 6)
+        psoas = ramp(np.abs(off) - 21, 6)
         _over(signal, _MUSCLE * (1.1 + 0.12 * fine), psoas * ramp(12 - before, 6) * ramp(6 - behind, 6))
         self._arches(signal, behind, off, fine, soft)
-        self._canal(signal, mask, behind, off, self._roots.slice(index), soft)
+        self._canal(signal, mask, behind, off, self._along_canal(behind, self._roots.slice(index)), soft)
         # Under the skin, and outside it.
         _over(signal, _FAT * (1 + 0.05 * fine), ramp(columns - self._fascia, 2 * soft + 1))
         septum = np.exp(-(((columns - (self._fascia + 0.45 * (self._skin - self._fascia))) / 0.7) ** 2))
@@ -138,9 +140,10 @@ class Flesh:
         """Bowel, its fat and gas, the muscle of the wall, vessels and the fat before the column."""
         given, soft = self._given, np.float32(self._grid.pixel)
         rows, columns = self._grid.rows[:, None], self._grid.columns[None]
-        signal = 0.28 + 0.13 * coarse + 0.07 * fine
-        _over(signal, 0.75 + 0.08 * fine, ramp(coarse - 1.15, 0.25))
-        _over(signal, 0.03, ramp(-1.25 - coarse, 0.25))
+        mixed = 0.75 * coarse + 0.5 * fine
+        signal = 0.26 + 0.12 * mixed
+        _over(signal, 0.6 + 0.1 * fine, ramp(mixed - 1.3, 0.5))
+        _over(signal, 0.04, ramp(-1.2 - mixed, 0.5))
         np.maximum(signal, 0.02, out=signal)
         signal *= given.before
         wall = self._belly + given.front_fat
@@ -160,76 +163,103 @@ class Flesh:
         """The dural sac with fluid, cord and roots, fat around it, ligaments before and behind."""
         given, rows = self._given, self._grid.rows[:, None]
         round_ = np.sqrt(np.clip(1 - (off / np.float32(11.5)) ** 2, 0, 1))
-        taper = np.clip((self._sac_end - rows) / 70, 0, 1) ** 0.6
+        taper = np.clip((self._sac_end - rows) / 75, 0, 1) ** 0.5
         wide = np.float32(given.canal) * round_
-        sac = wide * (0.35 + 0.65 * taper) * (taper > 0)
-        middle = np.float32(1.3 + given.canal * 0.47) + np.float32(given.canal * 0.1) * (1 - taper)
+        sac = wide * taper
+        middle = np.float32(1.3 + given.canal * 0.47) + np.float32(given.canal * 0.12) * (1 - taper)
         fat = ramp(wide / 2 + 0.8 - np.abs(behind - np.float32(1 + given.canal / 2)), 1.5 * soft)
         _over(signal, _FAT * 0.9, fat)
         inside = sac / 2 - np.abs(behind - middle)
-        _over(signal, _LIGAMENT * 1.5, ramp(inside + 0.9, soft))
+        _over(signal, _LIGAMENT * 1.5, ramp(inside + 0.9, soft) * (taper > 0))
         fluid = given.fluid * (1 - 0.05 * np.abs(roots))
         # Below the conus the roots lie at the back of the sac, spread less and less.
         share = np.clip((rows - self._conus + 8) / 16, 0, 1)
         tail = share * ramp(behind - middle - 0.12 * sac + 2.5 * (rows - self._conus) / 100, 3)
         fluid -= np.float32(0.42) * tail * ramp(roots + 0.1, 1.4)
-        _over(signal, fluid, ramp(inside, 1.2 * soft))
+        _over(signal, fluid, ramp(inside, 1.2 * soft) * (taper > 0))
         cord = np.float32(3.7) * np.sqrt(np.clip((self._conus - rows) / 28, 0, 1)) * np.clip(1 - (off / 6) ** 2, 0, 1)
         _over(signal, _CORD, ramp(cord - np.abs(behind - middle), 1.5 * soft) * (cord > 0))
         mask[inside > 0] = CANAL
 
+    def _along_canal(self, behind: Array, texture: Array) -> Array:
+        """A texture (rows, columns) bent so that its columns follow the canal."""
+        place = (behind + 20) * np.float32(1 / self._grid.pixel)
+        rows = np.repeat(np.arange(len(place), dtype=np.float32)[:, None], place.shape[1], axis=1)
+        return np.asarray(cv2.remap(texture, place, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT))
+
     def _arches(self, signal: Array, behind: Array, off: Array, fine: Array, soft: np.float32) -> None:
         """Spinous processes in the middle, laminae beside them, then pedicles, facets and foramina."""
-        given, grid = self._given, self._grid
-        bone = np.float32(given.marrow) * (1 + 0.1 * fine)
-        back = np.float32(given.canal + 1)
-        away = np.abs(off)
-        for above, body in zip((*self._bodies[1:], None), self._bodies, strict=True):
+        back = np.float32(self._given.canal + 1)
+        for body, vary in zip(self._bodies, self._vary, strict=True):
             if body.name in ("S3", "S4"):
                 continue
-            low, high = float(body.corners[2, 1]), float(body.corners[1, 1])
-            window = grid.window(np.array(((-500.0, high - 25), (500.0, low + 35))), 0.0)
+            high, low = float(body.corners[1, 1]), float(body.corners[2, 1])
+            left, right = float(body.corners[1:3, 0].min()), float(body.corners[1:3, 0].max())
+            window = self._grid.window(np.array(((left - 14, high - 6), (right + 58, low + 32))), 0.0)
             if window is None:
                 continue
-            here = window[0]
-            rows, q, side = grid.rows[here, None], behind[here], away[here]
-            sacral = body.name.startswith("S")
-            height = low - high
-            part = signal[here]
-            # Fat in the foramen below the pedicle, with the root in its upper half.
-            hole_row = low + 1.5
-            lateral = ramp(side - 10.5, 4) * ramp(21 - side, 5)
-            hole = 1 - np.hypot((q - 5.5) / 6.5, (rows - hole_row) / np.float32(0.36 * height))
-            _over(part, _FAT * 0.85, ramp(hole, 0.25) * lateral)
-            root = 1 - np.hypot(q - 5.5, rows - (hole_row - 3)) / 2.8
-            _over(part, 0.3, ramp(root, 0.3) * lateral)
-            self._bone(part, bone[here], _box(q - 5, rows - (high + 0.34 * height), 9.5, 6.3), lateral, soft)
-            # Articular processes: bony columns behind the foramina, parted by dark joints.
-            facet = _oval(q - (back + 3.5), rows - (low + 0.5), 6.5, 0.5 * height)
-            self._bone(part, bone[here], facet, ramp(side - 9, 4) * ramp(23 - side, 5), soft)
-            joint = np.exp(-(((q - (back + 3.5) - 0.25 * (rows - low)) / 0.9) ** 2)) * (np.abs(rows - low) < 8)
-            part *= 1 - np.float32(0.85) * joint * ramp(side - 9, 4) * ramp(23 - side, 5)
-            lamina = _oval(q - (back + 2.5 + 0.12 * (rows - low)), rows - (low - 0.05 * height), 3.2, 0.42 * height)
-            self._bone(part, bone[here], lamina, ramp(side - 2, 3) * ramp(13 - side, 4), soft)
-            if not sacral and above is not None:
-                length = 28 if body.name in LONG else 24
-                droop = 0.28 if body.name in LONG else 0.6
-                spike = _box(
-                    q - (back + 5 + length / 2), rows - (low - 0.02 * height + droop * (q - back - 5)), length / 2, 0.32 * height
-                )
-                middle = ramp(5 - side, 4)
-                # Fat behind the sac, between the arches: a triangle on the midline.
-                gap = _oval(q - (back + 2), rows - (low + 0.5 * height), 4.2, 0.42 * height)
-                _over(part, _FAT * 0.95, ramp(gap, 1.5) * ramp(8 - side, 5))
-                self._bone(part, bone[here], spike, middle, soft)
-
-    def _bone(self, part: Array, marrow: Array, depth: Array, presence: Array, soft: np.float32) -> None:
-        """Marrow inside a depth of 1 mm, dark compact bone around it."""
-        value = _LIGAMENT + (marrow - _LIGAMENT) * ramp(depth - 1.2, 1.2 * soft)
-        _over(part, value, ramp(depth, 1.2 * soft) * presence)
+            arch = _Arch(self._grid.rows[window[0], None], behind[window], np.abs(off[window[0]]), high, low, back, soft)
+            marrow = np.float32(self._given.marrow) * (1 + 0.1 * fine[window])
+            aside = float(arch.away.min())
+            if aside < 23 and float(arch.away.max()) > 8:
+                arch.sides(signal[window], marrow, vary)
+            if aside < 10:
+                arch.middle(signal[window], marrow, vary, body.name)
 
 
-LONG = ("L1", "L2", "L3", "L4", "L5")
+@dataclass(frozen=True)
+class _Arch:
+    """The arch of one vertebra on a window: rows (n, 1), distance behind the wall (n, m), `away` from the middle (n, 1).
+
+    high, low: rows of the back corners of its body; back: depth of the canal.
+    """
+
+    rows: Array
+    q: Array
+    away: Array
+    high: float
+    low: float
+    back: np.float32
+    soft: np.float32
+
+    def sides(self, part: Array, marrow: Array, vary: Array) -> None:
+        """Foramen with its root, pedicle, articular processes with their joint."""
+        rows, q, height = self.rows, self.q, self.low - self.high
+        lateral = ramp(self.away - 10.5, 4) * ramp(21 - self.away, 5)
+        hole_row = self.low + 1.5
+        hole = 1 - np.hypot((q - 5.5) * np.float32(1 / 6.5), (rows - hole_row) * np.float32(1 / (0.36 * height)))
+        _over(part, _FAT * 0.85, ramp(hole, 0.25) * lateral)
+        root = 1 - np.hypot(q - 5.5, rows - (hole_row - 3)) * np.float32(1 / 2.8)
+        _over(part, 0.3, ramp(root, 0.3) * lateral)
+        self._bone(part, marrow, _box(q - 5, rows - (self.high + 0.34 * height), 9.5, 6.3 + 0.5 * vary[0]), lateral)
+        facets = ramp(self.away - 10, 4) * ramp(23 - self.away, 5)
+        across, along = q - (self.back + 4 + vary[1]), rows - (self.low + 0.5 + vary[2])
+        self._bone(part, marrow, _oval(across + 0.2 * along, along, 7.0, 0.55 * height), facets)
+        joint = np.exp(-(((across - 0.35 * along) * np.float32(1 / 0.9)) ** 2)) * (np.abs(along) < 8)
+        part *= 1 - np.float32(0.85) * joint * facets
+
+    def middle(self, part: Array, marrow: Array, vary: Array, name: str) -> None:
+        """Lamina, the fat between arches, the spinous process."""
+        rows, q, height = self.rows, self.q, self.low - self.high
+        across, along = q - (self.back + 2.5), rows - (self.low - 0.05 * height)
+        lamina = _oval(across - 0.12 * along, along, 3.2 + 0.3 * vary[3], 0.42 * height)
+        self._bone(part, marrow, lamina, ramp(self.away - 3, 3) * ramp(11 - self.away, 4))
+        if name.startswith("S"):
+            return
+        lumbar = name.startswith("L")
+        # Fat behind the sac, between the arches.
+        gap = _oval(q - (self.back + 2), rows - (self.low + 0.5 * height), 3.5 + vary[3], 0.4 * height)
+        _over(part, _FAT * 0.95, ramp(gap, 1.5) * ramp(8 - self.away, 5))
+        long = (28 if lumbar else 24) + 2.5 * vary[4]
+        droop = (0.28 if lumbar else 0.6) + 0.1 * vary[5]
+        out = q - (self.back + 5 + long / 2)
+        spike = _blunt(out, rows - (self.low + 1.5 * vary[2] + droop * (out + long / 2)), long / 2, (0.27 + 0.04 * vary[0]) * height)
+        self._bone(part, marrow, spike, ramp(4 - self.away, 4))
+
+    def _bone(self, part: Array, marrow: Array, depth: Array, presence: Array) -> None:
+        """Marrow inside, dark compact bone of about 1 mm around it."""
+        value = _LIGAMENT + (marrow - _LIGAMENT) * ramp(depth - 1.2, 1.2 * self.soft)
+        _over(part, value, ramp(depth, 1.2 * self.soft) * presence)
 
 
 def _over(signal: Array, value: "Array | float", cover: Array) -> None:
@@ -244,8 +274,14 @@ def _box(across: Array, along: Array, half_across: float, half_along: float) -> 
 
 def _oval(across: Array, along: Array, half_across: float, half_along: float) -> Array:
     """Depth (mm, roughly) inside an ellipse."""
-    far = np.hypot(across / np.float32(half_across), along / np.float32(half_along))
+    far = np.hypot(across * np.float32(1 / half_across), along * np.float32(1 / half_along))
     return np.asarray((1 - far) * np.float32(min(half_across, half_along)))
+
+
+def _blunt(across: Array, along: Array, half_across: float, half_along: float) -> Array:
+    """Depth (mm, roughly) inside a rectangle with blunt ends."""
+    far = (across * np.float32(1 / half_across)) ** 4 + (along * np.float32(1 / half_along)) ** 4
+    return np.asarray((1 - np.sqrt(np.sqrt(far))) * np.float32(min(half_across, half_along)))
 
 
 def _curve(rows: Array, wall: Array) -> Array:
@@ -261,7 +297,7 @@ def _smooth(values: Array, rows: Array, sigma: float) -> Array:
     return np.convolve(np.pad(values, len(kernel) // 2, mode="edge"), kernel, mode="valid")
 
 
-def _wave(rng: np.random.Generator, rows: Array, period: float = 110) -> Array:
+def _wave(rng: np.random.Generator, rows: Array, period: float = 300) -> Array:
     """A slow undulation of amplitude about 1."""
     phase = rng.uniform(0, 2 * np.pi, 2)
     return 0.6 * np.sin(2 * np.pi * rows / period + phase[0]) + 0.4 * np.sin(2 * np.pi * rows / (0.47 * period) + phase[1])

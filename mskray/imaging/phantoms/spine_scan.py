@@ -42,7 +42,7 @@ def protocol(rng: np.random.Generator, bodies: tuple[Body, ...]) -> Protocol:
     pixel = float(rng.triangular(0.5, 0.8, 1.2))
     top, bottom = rng.uniform(8, 40), rng.uniform(10, 55)
     height = high[1] - low[1] + top + bottom
-    room = max(height * rng.uniform(0.72, 1.05) - (high[0] - low[0]), 50.0)
+    room = max(height * rng.uniform(0.75, 1.25) - (high[0] - low[0]), 50.0)
     left = low[0] - 12 - (room - 24) * rng.beta(4, 3)
     rows, columns = round(height / pixel), round((high[0] - low[0] + room) / pixel)
     slices = int(rng.integers(9, 16))
@@ -74,7 +74,7 @@ def scan(rng: np.random.Generator, taken: Protocol, signal: Array, bodies: tuple
     grid = taken.grid
     middle = np.mean([body.middle for body in bodies if body.name in LEVELS], axis=0)
     # Normalised at the column of bodies: brighter towards the coil behind, darker towards the belly.
-    depth = np.exp(np.clip((grid.columns - np.float32(middle[0])) / np.float32(taken.coil), -3, 0.6))[None]
+    depth = np.exp(np.clip((grid.columns - np.float32(middle[0])) / np.float32(taken.coil), -3, 0.4))[None]
     along = np.exp(-(((grid.rows - np.float32(middle[1])) / np.float32(taken.reach)) ** 2))[:, None]
     gain = (depth * along).astype(np.float32)
     bias = Noise(rng, grid, 110, 90, 60)
