@@ -56,6 +56,7 @@ def evaluate(
     """Evaluate on held-out studies: figures with intervals, curves, the worst errors, as report.html."""
     from mskray.verbs.detection import detection_lines, evaluate_detector, is_detector
     from mskray.verbs.evaluate import REPORT, evaluate_model, figure_lines
+    from mskray.verbs.vertebra_evaluation import evaluate_vertebrae, is_vertebra_detector, vertebra_lines
 
     display = Display()
     more: Any = {"workers": workers, "gpu": gpu, "resamples": resamples, "report": display}
@@ -63,6 +64,11 @@ def evaluate(
         figures, folder = evaluate_detector(model, cohort, split, out, **more)
         display.end()
         print(f"{detection_lines(figures)}\n{folder}")
+        return
+    if is_vertebra_detector(model):
+        spines, folder = evaluate_vertebrae(model, cohort, split, out, **more)
+        display.end()
+        print(f"{vertebra_lines(spines)}\n{folder}")
         return
     result, folder = evaluate_model(model, cohort, split, out, **more)
     display.end()

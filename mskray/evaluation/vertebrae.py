@@ -70,7 +70,9 @@ def vertebra_figures(spines: Sequence[SpineResult], resamples: int = 1000, seed:
     drawn = [compute(weight) for block in resampled_weights(patient, resamples, seed) for weight in block]
     counts = {"found": int(bodies.sum()), "levels": len(spines), "corner_mm": len(error), "stray": len(spines)}
     people = int(patient.max()) + 1
-    figures = {name: _figure(value, [each[name] for each in drawn], counts[name], people) for name, value in values.items()}
+    figures = {
+        name: _figure(value, [each[name] for each in drawn], counts[name], people) for name, value in values.items()
+    }
     return VertebraFigures(len(spines), figures)
 
 

@@ -174,7 +174,9 @@ class VertebraDetector(Family):
     def task(self, cohort: Cohort, name: str) -> Task:
         """Return the task `bodies`, whatever tasks the cohort has: corners are what is learned from."""
         if name not in ("", TASK.name):
-            raise UserError(f"family {self.name} learns from corners, not from the task {name!r}: leave the key task out")
+            raise UserError(
+                f"family {self.name} learns from corners, not from the task {name!r}: leave the key task out"
+            )
         return TASK
 
     def sees_whole_images(self, config: Mapping[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """Vertebral bodies found with a trained `vertebra_detector`: maps of several slices become one spine with names."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,10 @@ from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.families.loading import load_predictor
 from mskray.families.torch_predictor import TorchPredictor
+from mskray.imaging.spine import Vertebra
+from mskray.imaging.spine_cell import spine_cell
 from mskray.imaging.spine_levels import body_heights, name_levels
+from mskray.imaging.volumes.volume import Volume
 from mskray.models.vertebrae import SACRUM, STRIDE, Maps
 from mskray.storage import Location
 from mskray.training.recipe import Recipe, to_batch
@@ -163,6 +166,17 @@ class VertebraPredictor(TorchPredictor):
     def find(self, stacks: Sequence[NDArray[np.uint8]]) -> list[Spine]:
         """Find the bodies of stacks (slices, size, size) as a cohort of spines holds them; in their pixels."""
         return [self._find(stack) for stack in stacks]
+
+    def find_in(self, volume: Volume) -> Spine:
+        """Find the bodies of a volume in the order of `to_sagittal`; in pixels and slices of the volume."""
+        cell = spine_cell(volume, self.image["size"], self.image["slices"])
+        found = self.find([cell.pixels])[0]
+        own = [cell.to_volume(Vertebra(body.level, body.slice, body.corners)) for body in found.bodies]
+        bodies = [
+            replace(body, slice=float(np.clip(there.slice, 0, len(volume.pixels) - 1)), corners=there.corners)
+            for body, there in zip(found.bodies, own, strict=True)
+        ]
+        return Spine(tuple(bodies), found.notes)
 
     def _find(self, stack: NDArray[np.uint8]) -> Spine:
         form = self.recipe.config.data.input_format

@@ -1,6 +1,7 @@
 """Bodies that a detector found, in any order and with strays among them, become a spine: a chain named from below."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +44,7 @@ def body_areas(corners: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.abs((x * np.roll(y, -1, axis=-1) - y * np.roll(x, -1, axis=-1)).sum(axis=-1)) / 2
 
 
-def name_levels(
-    corners: NDArray[np.float64], scores: NDArray[np.float64], sacral: NDArray[np.float64]
-) -> Chain:
+def name_levels(corners: NDArray[np.float64], scores: NDArray[np.float64], sacral: NDArray[np.float64]) -> Chain:
     """Find the chain of bodies with the highest sum of scores and name its members from S1 upwards.
 
     Args:
@@ -69,7 +68,7 @@ def name_levels(
         notes.append(f"no sacrum in view: the lowest body is taken for {LEVELS[lowest]}")
     numbers = lowest - np.arange(len(chain) - start) - np.cumsum([0, *missing[start:]])
     named = [(member, int(number)) for member, number in zip(chain[start:], numbers, strict=True) if number >= 0]
-    for (_, below), (_, above) in zip(named, named[1:], strict=False):
+    for (_, below), (_, above) in pairwise(named):
         if below - above > 1:
             notes.append(f"no body was found between {LEVELS[below]} and {LEVELS[above]}")
     for count, where in (
@@ -96,7 +95,7 @@ def _best_chain(corners: NDArray[np.float64], scores: NDArray[np.float64]) -> tu
     while before[chain[-1]] >= 0:
         chain.append(int(before[chain[-1]]))
     chain.reverse()
-    return chain, [int(gaps[lower, upper]) for lower, upper in zip(chain, chain[1:], strict=False)]
+    return chain, [int(gaps[lower, upper]) for lower, upper in pairwise(chain)]
 
 
 def _gaps(corners: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -8,8 +8,8 @@ import torch
 from mskray.errors import UserError
 from mskray.models.vertebrae import BODY, STRIDE, Maps, VertebraNetwork, load_encoder, places
 from mskray.training.centre_loss import centre_loss, centre_targets, focal_loss
-from mskray.training.spine_samples import NONE, PART
 from mskray.training.spine_samples import BODY as IS_BODY
+from mskray.training.spine_samples import NONE, PART
 from mskray.training.spine_samples import SACRUM as IS_SACRUM
 
 
@@ -90,9 +90,7 @@ def test_right_maps_cost_little_and_each_error_costs_more() -> None:
     target = centre_targets(corners, kinds, 32, 32)
     at = places(32, 32, torch.device("cpu"))
     arrows = corners[0][target.owner] - at[None, :, :, None]
-    right = Maps(
-        torch.where(target.centres == 1, 9.0, -9.0), arrows.permute(0, 3, 4, 1, 2), slices[0][target.owner]
-    )
+    right = Maps(torch.where(target.centres == 1, 9.0, -9.0), arrows.permute(0, 3, 4, 1, 2), slices[0][target.owner])
     sure = torch.ones(1)
     least = centre_loss(right, corners, kinds, slices, sure)
     assert least < 0.01
