@@ -93,9 +93,8 @@ def match_bodies(true: NDArray[np.float64], found: NDArray[np.float64]) -> NDArr
 
 def _overlaps(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
     """(m, k) intersections over unions of convex bodies."""
-    shared = np.array(
-        [[cv2.intersectConvexConvex(np.float32(one), np.float32(other))[0] for other in second] for one in first]
-    )
+    small, other = first.astype(np.float32), second.astype(np.float32)
+    shared = np.array([[cv2.intersectConvexConvex(one, two)[0] for two in list(other)] for one in list(small)])
     return shared / np.maximum(body_areas(first)[:, None] + body_areas(second)[None] - shared, 1e-12)
 
 

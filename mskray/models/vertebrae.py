@@ -4,6 +4,7 @@ X. Zhou, D. Wang, P. Krähenbühl, 2019, arXiv:1904.07850: an object is a peak i
 it is read off at the peak. Here that is where its corners are and how far its own middle slice is away.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -51,11 +52,11 @@ class VertebraNetwork(nn.Module):
         self.body = IntermediateLayerGetter(body, {module: str(level) for level, (module, _) in enumerate(taken)})
         self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for _, width in taken)
         self.merge = nn.ModuleList(_convolution(channels) for _ in taken)
-        self.head = nn.Sequential(_convolution(channels), nn.Conv2d(channels, len(KINDS) + 8 + 1, 1))
-        with torch.no_grad():
-            last = self.head[1]
-            last.bias.zero_()
-            last.bias[: len(KINDS)] = torch.logit(torch.tensor(_RARE))
+        last = nn.Conv2d(channels, len(KINDS) + 8 + 1, 1)
+        self.head = nn.Sequential(_convolution(channels), last)
+        assert last.bias is not None
+        nn.init.zeros_(last.bias)
+        nn.init.constant_(last.bias[: len(KINDS)], math.log(_RARE / (1 - _RARE)))
 
     def forward(self, images: Tensor) -> Maps:
         """Take images (n, 3, rows, columns) in [0, 1]: a slice between its neighbours; sides are multiples of 32 px."""

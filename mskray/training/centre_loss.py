@@ -67,12 +67,13 @@ def centre_loss(maps: Maps, corners: Tensor, kinds: Tensor, slices: Tensor, slic
         corners: (n, k, 4, 2) px of the input; kinds, slices: (n, k), slices from the input's middle one.
         sliced: (n,) whether the input's slices differ, so that one may know where the body's own is.
     """
-    target = centre_targets(corners, kinds, *maps.slices.shape[-2:])
+    rows, columns = maps.slices.shape[-2:]
+    target = centre_targets(corners, kinds, rows, columns)
     bodies = (target.centres == 1).sum().clamp(min=1)
     focal = focal_loss(maps.centres, target.centres, target.counted) / bodies
     total = target.votes.sum().clamp(min=1)
     row = torch.arange(len(corners), device=corners.device)[:, None, None]
-    at = places(*maps.slices.shape[-2:], corners.device)
+    at = places(rows, columns, corners.device)
     arrows = corners[row, target.owner] - at[None, :, :, None]  # (n, h, w, 4, 2)
     missed = (maps.corners.permute(0, 3, 4, 1, 2) - arrows).abs().mean(dim=(3, 4))
     away = (maps.slices - slices[row, target.owner]).abs() * sliced[:, None, None]

@@ -75,7 +75,8 @@ def corners_of(body: Mapping[str, Any]) -> np.ndarray:
 
 def _shown(corners: np.ndarray, size: int, view: tuple[float, float]) -> np.ndarray:
     """Tell which corners (…, 2) lie inside a square of side `size` that is seen between two rows."""
-    return ((corners >= np.array([0, view[0]])) & (corners <= np.array([size, view[1]]))).all(axis=-1)
+    inside = (corners >= np.array([0, view[0]])) & (corners <= np.array([size, view[1]]))
+    return np.asarray(inside.all(axis=-1))
 
 
 def _view(place: int, bodies: Sequence[Mapping[str, Any]], size: int) -> tuple[float, float]:

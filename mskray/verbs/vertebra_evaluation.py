@@ -134,7 +134,7 @@ class _Finder:
     def _rows(self, shard: Any) -> list[dict[str, Any]]:
         data = self._cohort.read_shard(shard, _COLUMNS)
         rows = []
-        for place, spine in enumerate(self._detector.find(data["image"])):
+        for place, spine in enumerate(self._detector.find(list(data["image"]))):
             unit = millimetres({name: data[name][place] for name in _COLUMNS[4:]})
             found = [
                 {"level": each.level, "corners": (each.corners * unit).tolist(), "score": each.score}
