@@ -83,7 +83,7 @@ def contact_sheet(cohort: Cohort, split: str, rows: int = 4, columns: int = 6, s
 
 
 def _tile(image: np.ndarray, record: dict[str, Any], task: Task | None) -> Image.Image:
-    pixels, placement = fit_to_canvas(to_uint8(_picture(image)), _TILE)
+    pixels, placement = fit_to_canvas(to_uint8(shown(image)), _TILE)
     tile = Image.new("RGB", (_TILE, _TILE + _CAPTION))
     tile.paste(Image.fromarray(pixels).convert("RGB"), (0, 0))
     draw = ImageDraw.Draw(tile)
@@ -103,7 +103,7 @@ def _tile(image: np.ndarray, record: dict[str, Any], task: Task | None) -> Image
     return tile
 
 
-def _picture(image: np.ndarray) -> np.ndarray:
+def shown(image: np.ndarray) -> np.ndarray:
     """A plain image, both of a pair side by side, or the middle slice of a stack: (rows, columns)."""
     if image.ndim == 2:
         return image

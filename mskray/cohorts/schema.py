@@ -8,9 +8,10 @@
 `mskray cohort show URI` prints it.
 
 Images are stored as fixed-size binary cells (a picture's size × size pixels, or a stack of slices) in C order, little
-endian, and not as lists of numbers: Parquet has no 8-bit type, so that a list column keeps every pixel as 32 bits with a repetition level. For
-326 radiographs of 224 px that costs 217 ms instead of 30 ms to write and 79 ms instead of 10 ms to read. The field's
-metadata names shape and dtype; `pixels` turns a column into one (n, *shape) array without touching its rows.
+endian, and not as lists of numbers: Parquet has no 8-bit type, so that a list column keeps every pixel as 32 bits with
+a repetition level. For 326 radiographs of 224 px that costs 217 ms instead of 30 ms to write and 79 ms instead of 10 ms
+to read. The field's metadata names shape and dtype; `pixels` turns a column into one (n, *shape) array without touching
+its rows.
 """
 
 import hashlib
@@ -193,9 +194,7 @@ def count_labels(column: pa.ChunkedArray, task: Task) -> dict[str, int]:
 FINDING = pa.struct([("kind", pa.string()), *((name, pa.float32()) for name in ("x", "y", "w", "h"))])
 CORNERS = tuple(f"{axis}{number}" for number in range(4) for axis in "xy")
 """Columns of a body's corners: upper anterior, upper posterior, lower posterior, lower anterior."""
-VERTEBRA = pa.struct(
-    [("level", pa.string()), ("slice", pa.float32()), *((name, pa.float32()) for name in CORNERS)]
-)
+VERTEBRA = pa.struct([("level", pa.string()), ("slice", pa.float32()), *((name, pa.float32()) for name in CORNERS)])
 _PLAIN = [
     pa.field("instance_id", pa.string(), nullable=False),
     pa.field("study_id", pa.string(), nullable=False),
