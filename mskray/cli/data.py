@@ -35,7 +35,9 @@ def ingest(
         ),
     ] = None,
     out: Annotated[str, typer.Option(help="URI of the cohort to make.")] = ...,  # type: ignore[assignment]
-    size: Annotated[int, typer.Option(help="Side of the stored square images, px.")] = 224,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the stored images, px; the source's own if not given, mostly 224.")
+    ] = None,
     bits: Annotated[int, typer.Option(help="8 or 16 bits a stored pixel.")] = 8,
     fit: Annotated[str, typer.Option(help="pad keeps the aspect ratio, stretch does not.")] = "pad",
     split_fractions: Annotated[
@@ -52,7 +54,9 @@ def ingest(
     places = [word for word in words or [] if not _is_option(word)]
     if len(places) > 1:
         raise UserError(f"ingest takes one IN, not {len(places)}: {', '.join(places)}")
-    settings: dict[str, Any] = {"size": size, "bits": bits, "fit": fit, "seed": seed}
+    settings: dict[str, Any] = {"bits": bits, "fit": fit, "seed": seed}
+    if size is not None:
+        settings["size"] = size
     if split_fractions is not None:
         settings["split_fractions"] = _fractions(split_fractions)
     display = Display()

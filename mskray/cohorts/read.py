@@ -67,7 +67,7 @@ class Cohort:
 
     @cached_property
     def schema(self) -> pa.Schema:
-        return shard_schema(self.image, self.tasks, self.manifest.masks)
+        return shard_schema(self.image, self.tasks, self.manifest.masks, self.manifest.vertebrae)
 
     def task(self, name: str) -> Task:
         """Find a task, or raise UserError that names those there are."""
@@ -93,9 +93,9 @@ class Cohort:
         Args:
             columns: which to read; all by default.
         Returns:
-            `image` (n, size, size) uint8 or uint16 and `mask` (n, size, size) uint8, contiguous; labels int32 with
-            -1 for missing; spacings float32 with NaN for missing; strings as objects with None; `findings` as
-            lists of {kind, x, y, w, h}.
+            `image` (n, *shape) uint8 or uint16 and `mask` (n, *shape) uint8, contiguous; labels int32 with -1 for
+            missing; spacings float32 with NaN for missing; strings as objects with None; `findings` as lists of
+            {kind, x, y, w, h}, `vertebrae` as lists of {level, slice, x0, y0, … x3, y3}.
         """
         table = self._read(shard, self._known(columns))
         return {column.name: _array(table[column.name], column) for column in table.schema}
@@ -121,7 +121,7 @@ class Cohort:
         return {field.name: _array(table[field.name], field) for field in table.schema}
 
     def images(self, split: str, instance_ids: Iterable[str]) -> dict[str, np.ndarray]:
-        """The images (size, size) of some instances, reading only the row groups that hold them."""
+        """The images of some instances, reading only the row groups that hold them."""
         wanted = set(instance_ids)
         with ThreadPoolExecutor(_THREADS) as pool:
             parts = pool.map(lambda shard: self._some_images(shard, wanted), self.shards(split))

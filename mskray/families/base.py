@@ -145,7 +145,7 @@ class Family(ABC):
             classes=task.classes,
             kind=cohort.manifest.kind,
             body_parts=tuple(sorted(set(cohort.metadata("train", ["body_part"])["body_part"].to_pylist()))),
-            image=cohort.image.model_dump(mode="json"),
+            image=cohort.image.model_dump(mode="json", exclude_defaults=True),
             state=trained.state,
             history=trained.history,
             best=trained.best,

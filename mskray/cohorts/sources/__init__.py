@@ -10,15 +10,16 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 
-from mskray.cohorts.schema import Fractions, Task
+from mskray.cohorts.schema import Fractions, ImageFormat, Task
 from mskray.config import Section
 from mskray.errors import UserError, did_you_mean
 from mskray.imaging.decode import DecodedImage, DecodeLimits, decode
-from mskray.imaging.regions import Box
+from mskray.imaging.regions import Box, FitMode
+from mskray.imaging.spine import Vertebra
 from mskray.storage import FileEntry, Location
 
 OptionsT = TypeVar("OptionsT", bound=Section)
@@ -84,12 +85,14 @@ class Loaded:
     """A decoded image with the truth that its source knows.
 
     Args:
-        mask: (rows, columns) uint8, above 0 = abnormal; None where the source has no masks.
+        mask: uint8 as large as the image, above 0 = abnormal; None where the source has no masks.
+        vertebrae: bodies of a spine, corners in pixels of the image.
     """
 
     image: DecodedImage
     findings: tuple[Finding, ...] = ()
     mask: np.ndarray | None = None
+    vertebrae: tuple[Vertebra, ...] = ()
 
 
 class Source(ABC, Generic[OptionsT]):
@@ -101,7 +104,9 @@ class Source(ABC, Generic[OptionsT]):
         kind: kind of cohort that it makes.
         Options: its options, a `Section`.
         located: whether it reads from a location; a phantom needs none.
+        size: side of its stored images, px, where the user gives none.
         masks: whether `load` gives masks.
+        vertebrae: whether `load` gives vertebral bodies.
         relative_boxes: whether boxes of its items are shares of the image's sides, not pixels.
         split_note: what is worth knowing about its own splits; goes into cohort.json.
     """
@@ -111,7 +116,9 @@ class Source(ABC, Generic[OptionsT]):
     kind: ClassVar[str] = "radiograph"
     Options: ClassVar[type[Section]]
     located: ClassVar[bool] = True
+    size: ClassVar[int] = 224
     masks: ClassVar[bool] = False
+    vertebrae: ClassVar[bool] = False
     relative_boxes: ClassVar[bool] = False
     split_note: ClassVar[str] = ""
 
@@ -126,6 +133,10 @@ class Source(ABC, Generic[OptionsT]):
     @abstractmethod
     def items(self, location: Location | None, options: OptionsT) -> Iterator[Item | Rejected]:
         """List every input once, in a reproducible order, without decoding; paths are relative to `root`."""
+
+    def format(self, size: int, dtype: Literal["uint8", "uint16"], fit: FitMode, options: OptionsT) -> ImageFormat:
+        """How images are stored: square pictures, unless the source overrides it. Raises UserError."""
+        return ImageFormat(size=size, dtype=dtype, fit=fit)
 
     def fractions(self, options: OptionsT) -> Fractions:
         """How to cut patients that have no split of their own, when the user does not say."""
