@@ -65,6 +65,19 @@ def ingest(
     print(ingest_lines(summary))
 
 
+@app.command()
+def montage(
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="File, folder or prefix of DICOM series, NIfTI or MetaImage.")
+    ],
+    out: Annotated[str, typer.Option(help="PNG to write.")] = "montage.png",
+) -> None:
+    """Print the geometry of volumes and draw their slices: what was read, before anything is learned from it."""
+    from mskray.verbs.montage import montage as run
+
+    print(run(source, out))
+
+
 @app.command("remove-flags")
 def remove_flags(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A trained flag_detector.")],
