@@ -24,6 +24,7 @@ from mskray.estimators.cache import Cache, Parts
 from mskray.estimators.kmeans import KMeansResult
 from mskray.estimators.pair_samples import MEMBERS, PairImages
 from mskray.estimators.pairs import AugmentSection, Copies
+from mskray.estimators.pieces import Chained
 from mskray.estimators.words import count_words
 from mskray.imaging.inputs import InputFormat, Intensity
 from mskray.imaging.intensity import to_uint8
@@ -35,14 +36,19 @@ _VERSION = 1
 """Raised when the same facts give other descriptors."""
 
 
-class KeyPointSection(Section):
-    """What is found in an image."""
+class ImageSection(Section):
+    """How many key points are taken of an image, and what it looks like to the detector."""
 
-    descriptor: Kind = setting("sift", "which key points, and what describes them", source="CRMO")
     most: int = setting(200, "key points of an image, the strongest", unit="key points", ge=8, le=100_000)
     intensity: Intensity = setting(
         "stored", "grey levels as stored, or stretched between their 1st and 99th percentile"
     )
+
+
+class KeyPointSection(ImageSection):
+    """What is found in an image."""
+
+    descriptor: Kind = setting("sift", "which key points, and what describes them", source="CRMO")
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,35 @@ class PairWords:
         """Count words in the images of one shard."""
         part = self.parts.read(number)
         return count_words(part["descriptors"], self.section.descriptor, part["lengths"], centres)
+
+
+@dataclass(frozen=True)
+class SplitsWords:
+    """The descriptors of several splits, pairs in the order of the splits."""
+
+    splits: tuple[PairWords, ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Pairs of each split."""
+        return [split.pairs for split in self.splits]
+
+    def lengths(self) -> np.ndarray:
+        """As `PairWords.lengths`."""
+        return np.concatenate([split.lengths() for split in self.splits])
+
+    def pieces(self, rows: np.ndarray) -> Chained:
+        """As `PairWords.pieces`; `rows` count over all splits."""
+        given, start = [], 0
+        for split in self.splits:
+            inside = rows[(rows >= start) & (rows < start + split.pairs)]
+            given.append(split.pieces(inside - start))
+            start += split.pairs
+        return Chained(tuple(given))
+
+    def count(self, centres: np.ndarray) -> np.ndarray:
+        """As `PairWords.count`."""
+        return np.concatenate([split.count(centres) for split in self.splits])
 
 
 @dataclass(frozen=True)

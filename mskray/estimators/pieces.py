@@ -57,6 +57,24 @@ class Arrays:
 
 
 @dataclass(frozen=True)
+class Chained:
+    """Pieces of several sources, one source after the other."""
+
+    sources: tuple[Pieces, ...]
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        return range(sum(len(source.numbers) for source in self.sources))
+
+    def read(self, number: int) -> np.ndarray:
+        for source in self.sources:
+            if number < len(source.numbers):
+                return source.read(source.numbers[number])
+            number -= len(source.numbers)
+        raise IndexError(number)
+
+
+@dataclass(frozen=True)
 class Sampled:
     """The rows of other pieces whose `row_hashes` are at most `limit`: a sample that no order or cut changes."""
 

@@ -18,14 +18,13 @@ from mskray.estimators.svm import PartModel, Rbf, Standard, fit_svms
 from mskray.imaging.keypoints import Kind, unpack
 
 Norm = Literal["l1", "counts"]
+Classifier = Literal["svm", "gaussian_nb", "multinomial_nb"]
+_ROWS = 1 << 16
 
 
-class ClassifierSection(Section):
-    """What judges the histograms of a pair."""
+class JudgeSection(Section):
+    """How histograms are judged."""
 
-    name: Literal["svm", "gaussian_nb", "multinomial_nb"] = setting(
-        "svm", "support vector machine with a radial basis function, or naive Bayes", source="CRMO"
-    )
     C: float = setting(1.0, "SVM: penalty of a misjudged pair", gt=0, le=1e6)
     gamma: float = setting(
         0.0, "SVM: width of the kernel; 0 for 1 / (columns × variance), scikit-learn's scale", ge=0, le=1e6
@@ -36,6 +35,14 @@ class ClassifierSection(Section):
     cache_mb: int = setting(200, "SVM: libsvm's own cache", unit="MB", ge=1, le=16384)
     norm: Norm = setting(
         "l1", "histograms sum to 1 (l1), or count words; multinomial naive Bayes always counts", source="ours"
+    )
+
+
+class ClassifierSection(JudgeSection):
+    """What judges the histograms of a pair."""
+
+    name: Classifier = setting(
+        "svm", "support vector machine with a radial basis function, or naive Bayes", source="CRMO"
     )
 
 
@@ -57,9 +64,6 @@ def count_words(descriptors: np.ndarray, kind: Kind, lengths: np.ndarray, centre
         labels, _ = nearest(unpack(descriptors[part], kind), centres)
         counts += np.bincount(image[part] * words + labels, minlength=len(counts)).astype(np.float32)
     return counts.reshape(*lengths.shape, words)
-
-
-_ROWS = 1 << 16
 
 
 def pair_rows(counts: np.ndarray, section: ClassifierSection) -> np.ndarray:
