@@ -64,7 +64,7 @@ class PairTableConfig(Section):
     classifiers: tuple[Classifier, ...] = setting(("svm", "gaussian_nb"), "judges", source="CRMO", min_length=1)
     resamples: int = setting(2000, "resamples of the patients, for intervals", ge=100, le=100_000)
     keypoints: ImageSection = ImageSection()
-    kmeans: KMeansSection = KMeansSection(most=100_000)
+    kmeans: KMeansSection = KMeansSection(most=50_000)
     classifier: JudgeSection = JudgeSection()
     augment: AugmentSection = AugmentSection()
     folds: FoldSection = FoldSection()

@@ -48,7 +48,7 @@ def wrong_at(*rows: int) -> np.ndarray:
 
 
 def test_errors_by_hand() -> None:
-    """Three of twelve wrong, one of each class called the next: F1 of each class 6 / 8; all three held out are right."""
+    """Three of twelve wrong, one of each class: F1 of each class 6 / 8; all three held out are right."""
     (row,) = table_rows(PAIRS, {"one": model(wrong_at(0, 1, 2))}, "")
     assert row.train.value == 0
     assert row.train.n == 24  # two folds of three learn from each pair
@@ -78,9 +78,9 @@ def test_the_weights_of_a_fold_come_from_the_other_folds() -> None:
     a, b = model(wrong_at(*range(4)), 0.6), model(wrong_at(*range(4, 12)), 0.6)
     voted = vote_outcomes(PAIRS, [a, b], "weighted")
     np.testing.assert_array_equal(voted.folds[0].dev.probabilities, a.folds[0].dev.probabilities)
-    # In the second, b's F1 on folds 1 and 3 is 1/2 and a's too: the plain mean.
+    # In the second, a and b each know one of the folds 1 and 3: nearly the plain mean.
     mean = (a.folds[1].dev.probabilities + b.folds[1].dev.probabilities) / 2
-    np.testing.assert_allclose(voted.folds[1].dev.probabilities, mean)
+    np.testing.assert_allclose(voted.folds[1].dev.probabilities, mean, atol=1e-3)
 
 
 def test_models_of_other_pairs_do_not_vote_together() -> None:
