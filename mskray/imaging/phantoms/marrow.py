@@ -2,7 +2,7 @@
 
     spec = MarrowSpec(patients=45, seed=1)
     for planned in marrow_pairs(spec):
-        pair = render_pair(spec, planned)       # pair.before, pair.after, pair.masks
+        pair = render_pair(spec, planned)       # pair.pixels, pair.masks: (2, rows, columns)
 
 A coronal slice as a fat-suppressed, fluid-sensitive sequence shows it, on which the lesions of CRMO are seen: marrow
 and fat dark, muscle grey, growth plates, cartilage and fluid bright, a lesion bright and ill-defined in the metaphysis
@@ -67,13 +67,12 @@ class MarrowPair:
     """A drawn pair.
 
     Args:
-        before, after: (rows, columns) uint8.
+        pixels: (2, rows, columns) uint8, before and after.
         masks: (2, rows, columns) uint8, 1 where the lesion is, before and after.
         severities: of the lesion before and after, 0 to 1.
     """
 
-    before: Array
-    after: Array
+    pixels: Array
     masks: Array
     severities: tuple[float, float]
 
@@ -113,9 +112,8 @@ def render_pair(spec: MarrowSpec, planned: PlannedPair) -> MarrowPair:
     leg = _leg(np.random.default_rng((spec.seed, planned.patient, 1)))
     rng = np.random.default_rng((spec.seed, planned.patient, 2, planned.number, planned.change))
     lesion, severities = _lesion(rng, leg), _severities(rng, planned.change)
-    scans = [_scan(spec, leg, lesion, severity, rng) for severity in severities]
-    (before, first), (after, second) = scans
-    return MarrowPair(before, after, np.stack([first, second]), severities)
+    pixels, masks = zip(*(_scan(spec, leg, lesion, severity, rng) for severity in severities), strict=True)
+    return MarrowPair(np.stack(pixels), np.stack(masks), severities)
 
 
 def _leg(rng: np.random.Generator) -> _Leg:
@@ -232,8 +230,8 @@ def _texture(seed: int, x: Array, y: Array) -> Array:
     """A fixed random field (standard deviation near 1) looked up at x, y: it moves with the leg."""
     table = np.random.default_rng(seed).standard_normal((64, 64)).astype(np.float32)
     grid = cv2.GaussianBlur(np.tile(table, (2, 2)), (0, 0), 1.0)[32:96, 32:96] * np.float32(3.5)
-    place = (np.asarray(np.mod(axis, 63), np.float32) for axis in (x + 31, y + 31))
-    return cv2.remap(grid, *place, cv2.INTER_LINEAR)
+    column, row = (np.asarray(np.mod(axis, 63), np.float32) for axis in (x + 31, y + 31))
+    return cv2.remap(grid, column, row, cv2.INTER_LINEAR)
 
 
 def _half_width(profile: tuple[tuple[float, float], ...], y: Array | float) -> Array:
