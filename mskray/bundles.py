@@ -257,7 +257,7 @@ def _validation(bundle: Bundle) -> list[str]:
     if not bundle.history:
         return ["## Validation", "", f"None: it learned nothing of its own. {held_out}", ""]
     level = f"## Validation, {bundle.sample} level"
-    if "kmeans_seed" in bundle.best:
+    if bundle.sample == "pair":
         used = f"Nothing was chosen or fitted on this split. {held_out}"
     elif ESTIMATOR in bundle.files:
         used = f"Probabilities were calibrated on this split: these figures flatter, the loss most. {held_out}"
