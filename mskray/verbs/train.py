@@ -36,6 +36,11 @@ class TrainJob(Section):
     cohort: str = setting(..., "URI of the cohort to learn from", min_length=1)
     out: str = setting(..., "URI of the bundle to write", min_length=1)
     task: str = setting("", "the cohort's task to learn; empty for its first")
+    exchange: bool = setting(
+        False,
+        "exchange the cohort's validation and test splits, for a second, independent result",
+        source="SpineNet §5",
+    )
     experiment: str = setting("mskray", "MLflow experiment", min_length=1)
     resources: Resources = Resources()
 
@@ -69,6 +74,8 @@ def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent) -
     check_access(cohort_location)
     check_access(out, write=True)
     cohort = open_cohort(cohort_location)
+    if job.exchange:
+        cohort = cohort.exchange()
     task = chosen.task(cohort, job.task)
     chosen.check(cohort, config, task)
     fingerprint = run_name(

@@ -190,8 +190,7 @@ def _vertebra(body: Body, taken: Protocol) -> Vertebra:
     grid = taken.grid
     origin = np.array((grid.columns[0], grid.rows[0]), float)
     place = (body.lateral - float(grid.x[0])) / taken.pitch
-    # The grid is drawn at the centres of pixels, corners count from the edge of the first.
-    return Vertebra(body.name, place, (body.corners - origin) / grid.pixel + 0.5)
+    return Vertebra(body.name, place, (body.corners - origin) / grid.pixel)
 
 
 def _volume(pixels: Array, taken: Protocol) -> Volume:
