@@ -7,7 +7,7 @@ ensemble of one, so that whatever predicts knows only `Voter`.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -79,12 +79,14 @@ class Vote:
         members: each member's own (n, classes) probabilities by name.
         parts: what parts of a single member say, (n, classes) by name; empty where several vote.
         boxes: where a single member looked, (n, 4) by name, in pixels of its canvas; empty where several vote.
+        errors: why a member could not judge some of the n, by place: there is no vote on these.
     """
 
     probabilities: np.ndarray
     members: Mapping[str, np.ndarray]
     parts: Mapping[str, np.ndarray]
     boxes: Mapping[str, np.ndarray]
+    errors: Mapping[int, str] = field(default_factory=dict)
 
 
 class Voter:
@@ -128,7 +130,8 @@ class Voter:
         scaled = apply_temperature(mean, self.ensemble.calibration.temperature)
         members = dict(zip(self.names, votes, strict=True))
         single = predictions[0] if len(predictions) == 1 else Prediction(mean)
-        return Vote(scaled.astype(np.float32), members, single.parts, single.boxes)
+        errors = {place: reason for prediction in predictions for place, reason in prediction.errors.items()}
+        return Vote(scaled.astype(np.float32), members, single.parts, single.boxes, errors)
 
 
 def join(

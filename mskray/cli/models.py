@@ -58,6 +58,7 @@ def evaluate(
     from mskray.verbs.detection import detection_lines, evaluate_detector, is_detector
     from mskray.verbs.evaluate import REPORT, evaluate_model, figure_lines
     from mskray.verbs.grading import evaluate_tasks, grading_lines
+    from mskray.verbs.vertebra_evaluation import evaluate_vertebrae, is_vertebra_detector, vertebra_lines
 
     display = Display()
     more: Any = {"workers": workers, "gpu": gpu, "resamples": resamples, "report": display}
@@ -70,6 +71,11 @@ def evaluate(
         gradings, folder = evaluate_tasks(model, cohort, split, out, **more)
         display.end()
         print(f"{grading_lines(gradings)}\n{folder}")
+        return
+    if is_vertebra_detector(model):
+        spines, folder = evaluate_vertebrae(model, cohort, split, out, **more)
+        display.end()
+        print(f"{vertebra_lines(spines)}\n{folder}")
         return
     result, folder = evaluate_model(model, cohort, split, out, **more)
     display.end()

@@ -205,6 +205,14 @@ def _fitted_mask(mask: np.ndarray, image: ImageFormat) -> np.ndarray:
         return mask
     if mask.ndim == 2:
         return fit_mask_to_canvas(mask, image.size, image.fit)
+    if image.rows:
+        place = np.nonzero(mask)
+        height, width = image.shape[-2:]
+        found = np.zeros(image.shape, np.uint8)
+        # Small things must not vanish, and a value may hold several bits.
+        target = (place[0], place[1] * height // mask.shape[1], place[2] * width // mask.shape[2])
+        np.bitwise_or.at(found, target, mask[place].astype(np.uint8))
+        return found
     return np.stack([fit_mask_to_canvas(each, image.size, image.fit) for each in mask])
 
 

@@ -46,11 +46,13 @@ class Prediction:
         parts: the same question answered by parts of the model, such as its local network; (n, classes) each. Where
             the bundle has `tasks`, each task's answers, (n, its classes).
         boxes: named boxes (n, 4), x, y, w, h in pixels of the cohort's canvas: where the model looked.
+        errors: why some of the n could not be judged, by place; their probabilities are NaN.
     """
 
     probabilities: np.ndarray
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
     boxes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    errors: Mapping[int, str] = field(default_factory=dict)
 
 
 class Predictor(Protocol):

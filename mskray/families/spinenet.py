@@ -42,8 +42,8 @@ class SpineNetRecipe(Recipe):
     """SpineNet's side of the shared loop."""
 
     config: SpineNetConfig
-    tasks: tuple[Task, ...]
     given: StackInput
+    tasks: tuple[Task, ...]
 
     def build(self) -> SpineNet:
         network = self.config.network
@@ -173,7 +173,7 @@ class SpineNetFamily(Family):
         given = self._given(cohort, config)
         if min(given.rows, given.columns) < SMALLEST_SIDE:
             raise UserError(
-                f"data.image_size = {config.data.image_size} makes inputs of {given.rows} × {given.columns} px, and the "
+                f"data.image_size = {config.data.image_size} makes inputs of {given.rows} × {given.columns} px, the "
                 f"network needs {SMALLEST_SIDE} a side: for discs set image_size to {2 * SMALLEST_SIDE} or more"
             )
 
@@ -182,7 +182,7 @@ class SpineNetFamily(Family):
         # The bundle's config names the tasks, in their order.
         named = config.tasks.model_copy(update={"names": tuple(task.name for task in tasks)})
         config = config.model_copy(update={"tasks": named})
-        recipe = SpineNetRecipe(config, tasks, given)
+        recipe = SpineNetRecipe(config, given, tasks)
         context = given.context if cohort.image.slices else None
         samples = DiscSamples(tuple(task.column for task in tasks), context, config.data.image_size)
         _tell_of_absent(cohort, tasks, run)
@@ -196,7 +196,7 @@ class SpineNetFamily(Family):
         config = SpineNetConfig.model_validate(fitted.config)
         tasks = tuple(Task(name=name, classes=fitted.tasks[name]) for name in config.tasks.names)
         given = stack_input(ImageFormat.model_validate(fitted.image), config.data.image_size, config.data.slices)
-        return SpineNetPredictor(SpineNetRecipe(config, tasks, given), fitted, device)
+        return SpineNetPredictor(SpineNetRecipe(config, given, tasks), fitted, device)
 
     def search_space(self) -> dict[str, Any]:
         return {

@@ -47,6 +47,18 @@ class DiscVolume:
     matrix: NDArray[np.float64]
     spacing_mm: float
 
+    def of_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """What of a mask (slices, rows, columns) of the whole volume lies in this one, as large as `pixels`."""
+        plane = np.array([self.matrix[2, [2, 1, 3]], self.matrix[1, [2, 1, 3]]])
+        found = np.zeros(self.pixels.shape, bool)
+        for index in range(len(found)):
+            place = round(self.matrix[0] @ [index, 0, 0, 1])
+            if 0 <= place < len(mask) and mask[place].any():
+                flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+                size = found.shape[:0:-1]
+                found[index] = cv2.warpAffine(mask[place].astype(np.float32), plane, size, flags=flags) >= 0.5
+        return found
+
 
 def disc_shape(size: int, slices: int = 15) -> tuple[int, int, int]:
     """(slices, rows, columns) of a disc volume `size` columns wide."""

@@ -3,7 +3,7 @@
     mskray predict BUNDLE|ENSEMBLE IN --out predictions.parquet
 
 Ray Data reads and decodes in plain tasks and predicts in actors that load the model once. Every input has a row: a
-file that cannot be decoded has its error there and no probabilities.
+file that cannot be decoded, or that a model cannot judge, has its error there and no probabilities.
 """
 
 import os
@@ -151,6 +151,12 @@ class _Actor:
         vote = self._voter(Images(list(pixel_arrays(taken)), taken["body_part"].to_pylist(), studies))
         columns = probability_columns(vote, self._voter.classes, self._voter.tasks)
         where = np.flatnonzero(readable)
+        if vote.errors:
+            errors = result["error"].to_pylist()
+            for place, reason in vote.errors.items():
+                errors[where[place]] = reason
+                readable[where[place]] = False
+            result = result.set_column(result.column_names.index("error"), "error", pa.array(errors, pa.string()))
         for name, values in columns.items():
             whole = np.full((len(rows), *values.shape[1:]), np.nan, np.float32)
             whole[where] = values

@@ -18,11 +18,21 @@ def listing(name, folder, **options):
 
 
 def test_the_registry_knows_each_file():
-    assert source_names() == ["dicom", "grazpedwri", "knee-oa", "manifest", "mura", "phantom"]
+    assert source_names() == [
+        "dicom",
+        "grazpedwri",
+        "knee-oa",
+        "knee-pairs",
+        "manifest",
+        "mura",
+        "pairs",
+        "phantom",
+        "phantom-pairs",
+    ]
 
 
 def test_an_unknown_source_names_the_known_ones():
-    with pytest.raises(UserError, match="dicom, grazpedwri, knee-oa, manifest, mura, phantom"):
+    with pytest.raises(UserError, match=", ".join(source_names())):
         get_source("mira")
 
 

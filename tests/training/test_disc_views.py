@@ -97,15 +97,16 @@ def test_intensity_changes_by_one_amount_for_each_stack() -> None:
     torch.manual_seed(0)
     change = augment(images, SHAPE, DiscAugment(**{**STILL, "brightness": 0.1})) - images[MIDDLE]
     flat = change.flatten(1)
-    assert float((flat.max(dim=1).values - flat.min(dim=1).values).max()) < 1e-5
-    assert 0.09 < float(flat.abs().max()) <= 0.1 + 1e-5
+    assert float((flat.max(dim=1).values - flat.min(dim=1).values).max()) < 1e-4
+    assert 0.09 < float(flat.abs().max()) <= 0.1 + 1e-4
     assert float(flat.mean(dim=1).std()) > 0.04
 
 
-def test_shifts_within_the_context_show_no_border() -> None:
+@pytest.mark.parametrize("shift", [(12.0, 9.0), (-12.0, -9.0)])
+def test_the_largest_shifts_do_not_reach_the_context_s_edge(shift: tuple[float, float]) -> None:
     images = torch.zeros(1, *CONTEXT)
-    images[:, :, 10:62, 20:100] = 1  # all but a frame that neither the middle nor 8 px beside it reaches
-    assert (look(images, one_view(images, shift=(-1.0, 4.0)), SHAPE) > 0.999).all()
+    images[:, :, 2:-2, 2:-2] = 1
+    assert (look(images, one_view(images, shift=shift), SHAPE) > 0.999).all()
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ def test_the_loss_by_hand() -> None:
     # Task 1: classes 0, 1, 1 weighted 1.5, 0.75, 0.75, over three labels; task 2: two labels of ln 3 each.
     first = (1.5 * math.log(3 / 2) + 2 * 0.75 * math.log(3)) / 3
     found = multitask_loss(logits, labels, [1.0, 0.5], [torch.tensor([1.5, 0.75]), None])
-    assert float(found) == pytest.approx(first + 0.5 * math.log(3))
+    assert found.item() == pytest.approx(first + 0.5 * math.log(3))
     # Weight 1 for one and 0 for the rest is the training of a single task.
-    assert float(multitask_loss(logits, labels, [0.0, 1.0], [None, None])) == pytest.approx(math.log(3))
+    assert multitask_loss(logits, labels, [0.0, 1.0], [None, None]).item() == pytest.approx(math.log(3))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -51,7 +51,7 @@ def test_a_batch_without_any_label_is_no_nan() -> None:
     logits = [torch.randn(2, 3, requires_grad=True), torch.randn(2, 2, requires_grad=True)]
     loss = multitask_loss(logits, torch.full((2, 2), -1), [1.0, 1.0], [None, None])
     loss.backward()
-    assert float(loss) == 0
+    assert loss.item() == 0
     assert not any(each.grad.any() for each in logits)
 
 

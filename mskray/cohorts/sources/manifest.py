@@ -34,12 +34,11 @@ from mskray.cohorts.schema import Task
 from mskray.cohorts.sources import BURNED_IN, UNKNOWN_PART, Item, Rejected, Source, register
 from mskray.cohorts.sources._boxes import CocoBoxes
 from mskray.cohorts.sources._paths import fingerprints, inside
-from mskray.cohorts.sources._table import Labels, Row, Table, find_labels, read_table
+from mskray.cohorts.sources._table import SPLIT_NAMES, Labels, Row, Table, find_labels, read_table
 from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.storage import Location, locate
 
-_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 _SIDES = {"": None, "l": "L", "left": "L", "r": "R", "right": "R"}
 
 
@@ -114,7 +113,7 @@ def _item(row: Row, line: int, path: str, mark: str, labels: Labels, views: Coun
     side, split = row.get("laterality", "").lower(), row.get("split", "").lower()
     if side not in _SIDES:
         raise ValueError(f"laterality {row['laterality']!r} is neither L nor R")
-    if split and split not in _SPLITS:
+    if split and split not in SPLIT_NAMES:
         raise ValueError(f"split {row['split']!r} is none of train, validation, test")
     values = labels.of(row)
     index = row.get("view_index", "")
@@ -133,6 +132,6 @@ def _item(row: Row, line: int, path: str, mark: str, labels: Labels, views: Coun
         view=row.get("view", "").upper() or None,
         view_index=place,
         laterality=_SIDES[side],
-        split=_SPLITS.get(split),
+        split=SPLIT_NAMES.get(split),
         row=line,
     )

@@ -10,7 +10,6 @@ from statistics import NormalDist
 
 import numpy as np
 
-
 #: Degeneration by level from T12/L1 to L5/S1, in standard deviations of the population.
 _LEVELS = np.array((-0.45, -0.35, -0.15, 0.1, 0.45, 0.4))
 

@@ -100,4 +100,4 @@ class BlockSpine:
 
 def lumbar(tilt=0.0, **settings):
     """The five lumbar bodies and T12: the disc under L5 is the one on S1."""
-    return BlockSpine(LEVELS[:-1], tilt, **{"shape": (11, 420, 260), **settings})
+    return BlockSpine(**{"levels": LEVELS[:-1], "tilt": tilt, "shape": (11, 420, 260), **settings})

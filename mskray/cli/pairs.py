@@ -1,0 +1,26 @@
+"""Pairs of images: the table of every model and their votes."""
+
+from typing import Annotated
+
+import typer
+
+from mskray.cli.app import app
+from mskray.progress import Display
+
+
+@app.command("pair-table")
+def pair_table(
+    cohort: Annotated[str, typer.Argument(help="URI of a pair cohort.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]…")] = None,
+    out: Annotated[str, typer.Option(help="Folder of the table and of its finished cells.")] = ...,  # type: ignore[assignment]
+) -> None:
+    """Cross-validate every model of pairs and their votes, as in CRMO's table. Run again, it continues."""
+    from mskray.config import apply_overrides, validate
+    from mskray.verbs.pair_table import TABLE, PairTableConfig
+    from mskray.verbs.pair_table import pair_table as run
+
+    config = validate(PairTableConfig, apply_overrides({}, overrides or []), "the command line")
+    display = Display()
+    found = run(cohort, out, config, display)
+    display.end()
+    print(f"{found.text()}\ntable: {out.rstrip('/')}/{TABLE}")

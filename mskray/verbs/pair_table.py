@@ -1,0 +1,254 @@
+"""`mskray pair-table COHORT --out FOLDER`: every model of pairs and their votes, as in CRMO's table.
+
+For three classes and for two: `pair_bovw` with each descriptor, size of vocabulary and classifier, judged by K-fold
+cross-validation over the train and validation splits and on the held-out test split. Cells (a vocabulary in a fold,
+with all that is judged by it) run side by side on Ray; a finished one is a file in the folder and is not made again.
+
+Patients are dealt to folds once, by the first task's classes, so that both tasks share vocabularies.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mskray import cluster
+from mskray.cohorts import Cohort, Task, open_cohort
+from mskray.cohorts.change import CHANGE, IMPROVED, PAIR
+from mskray.config import Section, setting
+from mskray.errors import UserError
+from mskray.estimators.cache import Cache, CacheSection
+from mskray.estimators.kmeans import KMeansSection
+from mskray.estimators.pair_cells import Cell, Fold, WordsWork, read_cell, run_cells
+from mskray.estimators.pair_table import Outcomes, TableRow, table_rows, text_cells
+from mskray.estimators.pair_words import (
+    ImageSection,
+    KeyPointSection,
+    PairWords,
+    SplitsWords,
+    extract,
+    refusals,
+    usable,
+)
+from mskray.estimators.pairs import AugmentSection, FoldSection, Pairs, check_folds, fold_numbers
+from mskray.estimators.words import Classifier, ClassifierSection, JudgeSection
+from mskray.imaging.keypoints import KINDS, Kind
+from mskray.progress import Progress, Report, silent
+from mskray.storage import Location, check_access, locate
+from mskray.verbs.tables import table as draw
+
+CELLS, TABLE, TEXT = "cells", "pair-table.json", "pair-table.md"
+SCHEMA_VERSION = 1
+_COLUMNS = ("model", "training error", "dev error", "test error")
+_PAPER: Mapping[str, tuple[tuple[str, str, str, str], ...]] = {
+    CHANGE.name: (
+        ("CRMO: CNN softmax", "0.08", "0.31", "0.64"),
+        ("CRMO: NB-BOW, SIFT, |V| = 500", "0.0", "0.33", "0.78"),
+        ("CRMO: ensemble", "0.05", "0.37", "0.58"),
+    ),
+    IMPROVED.name: (
+        ("CRMO: CNN logistic", "0.05", "0.12", "0.29"),
+        ("CRMO: SVM-BOW, ORB, |V| = 50", "0.0", "0.63", "0.83"),
+        ("CRMO: ensemble", "0.11", "0.22", "0.29"),
+    ),
+}
+_SHORT: Mapping[Classifier, str] = {"svm": "SVM", "gaussian_nb": "NB", "multinomial_nb": "multinomial NB"}
+
+
+class PairTableConfig(Section):
+    """What the table holds."""
+
+    descriptors: tuple[Kind, ...] = setting(KINDS, "key points", source="CRMO", min_length=1)
+    vocabularies: tuple[int, ...] = setting((50, 500), "sizes of vocabulary", unit="words", source="CRMO", min_length=1)
+    classifiers: tuple[Classifier, ...] = setting(("svm", "gaussian_nb"), "judges", source="CRMO", min_length=1)
+    resamples: int = setting(2000, "resamples of the patients, for intervals", ge=100, le=100_000)
+    keypoints: ImageSection = ImageSection()
+    kmeans: KMeansSection = KMeansSection(most=50_000)
+    classifier: JudgeSection = JudgeSection()
+    augment: AugmentSection = AugmentSection()
+    folds: FoldSection = FoldSection()
+    cache: CacheSection = CacheSection()
+
+
+@dataclass(frozen=True)
+class PairTable:
+    """What was found: rows by task, and how many pairs they rest on.
+
+    Args:
+        left_out: pairs that are judged by no model, and why.
+    """
+
+    cohort: str
+    cohort_hash: str
+    config: dict[str, Any]
+    counts: dict[str, int]
+    left_out: tuple[str, ...]
+    rows: dict[str, list[TableRow]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As written to pair-table.json."""
+        given = {name: [row.to_dict() for row in rows] for name, rows in self.rows.items()}
+        where = {"uri": self.cohort, "content_hash": self.cohort_hash}
+        facts = {"config": self.config, "pairs": self.counts, "left_out": list(self.left_out)}
+        return {"schema_version": SCHEMA_VERSION, "cohort": where, **facts, "tasks": given}
+
+    def text(self) -> str:
+        """As the terminal shows it: the paper's figures, and below them ours."""
+        return "\n\n".join(
+            f"{self._title(name)}\n{draw(_COLUMNS, [*_PAPER.get(name, ()), *map(text_cells, rows)])}"
+            for name, rows in self.rows.items()
+        )
+
+    def markdown(self) -> str:
+        """As written to pair-table.md."""
+        parts = []
+        for name, rows in self.rows.items():
+            lines = [_COLUMNS, ("---",) * len(_COLUMNS), *_PAPER.get(name, ()), *map(text_cells, rows)]
+            drawn = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+            parts.append("\n".join([f"## {self._title(name)}", "", *drawn, ""]))
+        return "\n".join(parts)
+
+    def _title(self, task: str) -> str:
+        counts = ", ".join(f"{what} {count:,}" for what, count in self.counts.items())
+        return f"{task}: error = 1 − F1 with 95 % interval by patient; pairs: {counts}"
+
+
+def pair_table(cohort: str, out: str, config: PairTableConfig, report: Report = silent) -> PairTable:
+    """Fill the table and write it to `out`; cells that are there already are not made again.
+
+    Raises:
+        UserError: before any work, where the cohort, a fold or `out` does not do; later as a cell does.
+    """
+    opened, place = open_cohort(cohort), locate(out)
+    tasks = _tasks(opened)
+    check_access(place, write=True)
+    splits = [split for split in ("train", "validation", "test") if split in opened.splits]
+    with cluster.session():
+        cluster.require(cluster.Need("pair-table", 1, 1.0))
+        words = {kind: _extracted(opened, splits, tasks[0], kind, config, report) for kind in config.descriptors}
+        kept, left_out = _kept(opened, words, report)
+        pairs = {task.name: _pairs(opened, splits, task, kept) for task in tasks}
+        held = np.repeat([split == "test" for split in splits], words[config.descriptors[0]].sizes)[kept]
+        folds = _folds(pairs[tasks[0].name], held, config.folds, str(opened.location))
+        cells = _cells(opened, words, kept, pairs, folds, config)
+        run_cells(cells, place.join(CELLS), report)
+    models = _outcomes(cells, place.join(CELLS), [fold.name for fold in folds])
+    report(Progress("computing errors and intervals"))
+    rows = {name: table_rows(each, models[name], "", config.resamples) for name, each in pairs.items()}
+    counts = {"cross-validated": int((~held).sum()), "held out": int(held.sum()), "left out": len(left_out)}
+    table = PairTable(
+        str(opened.location), opened.content_hash, config.model_dump(mode="json"), counts, tuple(left_out), rows
+    )
+    place.join(TABLE).write_json(table.to_dict())
+    place.join(TEXT).write_bytes(table.markdown().encode())
+    return table
+
+
+def _tasks(cohort: Cohort) -> list[Task]:
+    if cohort.manifest.kind != PAIR:
+        raise UserError(f"pair-table reads pair cohorts, {cohort.location} holds {cohort.manifest.kind}s")
+    found = [task for task in (CHANGE, IMPROVED) if task in cohort.tasks]
+    if not found:
+        raise UserError(f"cohort {cohort.location} has neither task {CHANGE.name} nor {IMPROVED.name}: ingest pairs")
+    for split in cohort.splits:
+        counts = {task.name: sum(cohort.manifest.counts.splits[split].labels[task.name].values()) for task in found}
+        if len(set(counts.values())) > 1:
+            said = " and ".join(f"{name} of {count}" for name, count in counts.items())
+            raise UserError(
+                f"cohort {cohort.location}, split {split}: labels of {said} pairs: both tasks need the same"
+            )
+    if "train" not in cohort.splits:
+        raise UserError(f"cohort {cohort.location} has no train split (it has {', '.join(cohort.splits)})")
+    return found
+
+
+def _extracted(
+    cohort: Cohort, splits: list[str], task: Task, kind: Kind, config: PairTableConfig, report: Report
+) -> SplitsWords:
+    section = KeyPointSection(descriptor=kind, **config.keypoints.model_dump())
+    cache = Cache.of(config.cache, cohort)
+    found = [PairWords.open(cohort, split, task, section, config.augment, cache) for split in splits]
+    for each in found:
+        extract(each, report)
+    return SplitsWords(tuple(found))
+
+
+def _kept(cohort: Cohort, words: Mapping[Kind, SplitsWords], report: Report) -> tuple[np.ndarray, list[str]]:
+    """Return the rows of the pairs that every model can judge, and of the others why not."""
+    good: Any = True
+    reasons: list[str] = []
+    for each in words.values():
+        for split in each.splits:
+            reasons += refusals(cohort, split, split.lengths())
+        good = good & usable(each.lengths())
+    if not good.all():
+        report(Progress(f"{int((~good).sum())} of {len(good)} pairs left out of every model: {reasons[0]} …"))
+    return np.flatnonzero(good), reasons
+
+
+def _pairs(cohort: Cohort, splits: list[str], task: Task, kept: np.ndarray) -> Pairs:
+    found = Pairs.read(cohort, splits[0], task)
+    for split in splits[1:]:
+        found = found.joined(Pairs.read(cohort, split, task))
+    return _some(found, kept)
+
+
+def _some(pairs: Pairs, rows: np.ndarray) -> Pairs:
+    change = None if pairs.change is None else pairs.change[rows]
+    return replace(pairs, labels=pairs.labels[rows], change=change, patients=pairs.patients[rows])
+
+
+def _folds(pairs: Pairs, held: np.ndarray, section: FoldSection, where: str) -> list[Fold]:
+    """Deal what is not held out to folds; the last one learns from all of it and is held to the test split."""
+    inside = np.flatnonzero(~held)
+    some = _some(pairs, inside)
+    number = fold_numbers(some, section)
+    check_folds(some, number, where)
+    folds = [
+        Fold(f"fold {each + 1} of {section.count}", inside[number != each], inside[number == each])
+        for each in range(section.count)
+    ]
+    return [*folds, Fold("all folds", inside, np.flatnonzero(held))]
+
+
+def _cells(
+    cohort: Cohort,
+    words: Mapping[Kind, SplitsWords],
+    kept: np.ndarray,
+    pairs: Mapping[str, Pairs],
+    folds: list[Fold],
+    config: PairTableConfig,
+) -> list[Cell]:
+    classifiers = tuple(ClassifierSection(name=name, **config.classifier.model_dump()) for name in config.classifiers)
+    sections = ("keypoints", "kmeans", "classifier", "augment", "folds", "descriptors", "classifiers")
+    # Which pairs can be judged depends on all descriptors of the table, and so do folds and results.
+    facts = {"cohort": cohort.content_hash, **config.model_dump(mode="json", include=set(sections))}
+    return [
+        Cell(
+            f"{kind.upper()}, |V| = {size}",
+            fold,
+            {**facts, "kind": kind, "size": size},
+            WordsWork(each, kept, size, config.kmeans, classifiers, config.augment, pairs),
+        )
+        for size in sorted(config.vocabularies, reverse=True)
+        for kind, each in words.items()
+        for fold in folds
+    ]
+
+
+def _outcomes(cells: list[Cell], folder: Location, folds: list[str]) -> dict[str, dict[str, Outcomes]]:
+    """Return what each model said, by task and name, in the order of the paper's table."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for cell in cells:
+        for key, outcome in read_cell(folder.join(cell.file)).items():
+            task, judge = key.split("/")
+            name = f"{_SHORT[judge]}-BOW, {cell.model}"  # type: ignore[index]
+            found.setdefault(task, {}).setdefault(name, {})[cell.fold.name] = outcome
+    return {
+        task: {
+            name: Outcomes(tuple(each[fold] for fold in folds[:-1]), each[folds[-1]])
+            for name, each in sorted(models.items())
+        }
+        for task, models in found.items()
+    }
