@@ -36,7 +36,7 @@ def trained(
     stored = ImageFormat(size=discs.images.shape[3], dtype="uint8", fit="pad", slices=15, rows=discs.images.shape[2])
     given = stack_input(stored, columns, SLICES)
     assert given.shape == input_shape(columns), "the truth lies elsewhere"
-    recipe = SpineNetRecipe(config, tuple(TASKS[place] for place in chosen), given)
+    recipe = SpineNetRecipe(config, given, tuple(TASKS[place] for place in chosen))
     labels = discs.labels[:, chosen]
     weights = [
         inverse_frequency(each[each >= 0], len(TASKS[place].classes))
