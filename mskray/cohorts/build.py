@@ -187,6 +187,7 @@ class Build:
         if plan.own_splits:
             method = "source, rest stratified" if plan.assigned else "source"
         return Manifest(
+            kind=self.source.kind,
             source=self.source.name,
             source_options=self.options.model_dump(mode="json"),
             tasks=self.tasks,

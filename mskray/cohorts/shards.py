@@ -26,6 +26,7 @@ from mskray.cohorts.unreadable import Unreadable, unreadable
 from mskray.config import Section
 from mskray.errors import UserError
 from mskray.imaging.decode import DecodedImage, DecodeError
+from mskray.imaging.intensity import to_dtype
 from mskray.imaging.regions import Placement, fit_mask_to_canvas, fit_to_format
 from mskray.imaging.spine import Vertebra
 from mskray.storage import Location, locate
@@ -107,7 +108,7 @@ def write_shard(job: ShardJob, plan: ShardPlan, rows: list[dict[str, Any]], care
                 if isinstance(data, Unreadable):
                     complete = complete and not data.passing
                     raise DecodeError(data.reason)
-                loaded = load(row["path"], data)
+                loaded = load(_address(row), data)
                 images[place], placement = _fitted(loaded.image.pixels, job.image)
                 if masks is not None:
                     masks[place] = 0 if loaded.mask is None else _fitted_mask(loaded.mask, job.image)
@@ -141,9 +142,9 @@ def _read(
 
     def fetch(row: dict[str, Any]) -> bytes | Unreadable:
         try:
-            return job.source.fetch(root, row["path"])
+            return job.source.fetch(root, _address(row))
         except UserError as error:
-            return unreadable(error, root.join(row["path"]), root)
+            return unreadable(error, job.source.file(root, _address(row)), root)
 
     def fetch_all(group: Sequence[dict[str, Any]]) -> list[bytes | Unreadable]:
         return [fetch(row) for row in group]
@@ -153,6 +154,10 @@ def _read(
     fetched = map(fetch_all, groups) if local else ahead(fetch_all, groups, _READERS, _READERS)
     for group, data in zip(groups, fetched, strict=True):
         yield from zip(group, data, strict=True)
+
+
+def _address(row: dict[str, Any]) -> str:
+    return row.get("address") or row["path"]
 
 
 def _load(job: ShardJob, path: str, data: bytes) -> Loaded:
@@ -179,8 +184,20 @@ def _fitted(pixels: np.ndarray, image: ImageFormat) -> tuple[np.ndarray, Placeme
         return pixels, Placement(1.0, 1.0, 0.0, 0.0)
     if pixels.ndim == 2:
         return fit_to_format(pixels, image.size, image.fit, image.dtype)
+    if image.rows:
+        return _resized(pixels, image)
     slices = [fit_to_format(each, image.size, image.fit, image.dtype) for each in pixels]
     return np.stack([each for each, _ in slices]), slices[0][1]
+
+
+def _resized(pixels: np.ndarray, image: ImageFormat) -> tuple[np.ndarray, Placement]:
+    """A stack whose source made it in the proportions of the cell, to its size."""
+    height, width = image.shape[-2:]
+    placement = Placement(width / pixels.shape[2], height / pixels.shape[1], 0.0, 0.0)
+    if pixels.shape != image.shape:
+        method = cv2.INTER_AREA if placement.scale_x < 1 else cv2.INTER_LINEAR
+        pixels = np.stack([cv2.resize(each, (width, height), interpolation=method) for each in pixels])
+    return to_dtype(pixels, image.dtype), placement
 
 
 def _fitted_mask(mask: np.ndarray, image: ImageFormat) -> np.ndarray:
@@ -188,6 +205,14 @@ def _fitted_mask(mask: np.ndarray, image: ImageFormat) -> np.ndarray:
         return mask
     if mask.ndim == 2:
         return fit_mask_to_canvas(mask, image.size, image.fit)
+    if image.rows:
+        place = np.nonzero(mask)
+        height, width = image.shape[-2:]
+        found = np.zeros(image.shape, np.uint8)
+        # Small things must not vanish, and a value may hold several bits.
+        target = (place[0], place[1] * height // mask.shape[1], place[2] * width // mask.shape[2])
+        np.bitwise_or.at(found, target, mask[place].astype(np.uint8))
+        return found
     return np.stack([fit_mask_to_canvas(each, image.size, image.fit) for each in mask])
 
 

@@ -28,7 +28,8 @@ class Vertebra:
 
     level: one of `LEVELS`.
     slice: the slice through its middle, counted from 0; a fraction lies between two.
-    corners: (4, 2) as (column, row) in px: upper anterior, upper posterior, lower posterior, lower anterior.
+    corners: (4, 2) as (column, row) in px: upper anterior, upper posterior, lower posterior, lower anterior. Pixel i
+        covers i to i + 1, as for boxes (`mskray.imaging.regions`): its centre is at i + 0.5.
     """
 
     level: str

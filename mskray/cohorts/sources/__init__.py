@@ -46,6 +46,8 @@ class Item:
         instance_id: raw and unique, where the source has one; else the path stands for it.
         row: line of the listing that named it, where there is one.
         findings: boxes that the listing knows, in the unit of `Source.relative_boxes`; `load` adds what the file knows.
+        address: what `fetch` and `load` are given in place of `path`, where it does not say all that they need (several
+            files, corners); never shown.
     """
 
     path: str
@@ -61,6 +63,7 @@ class Item:
     instance_id: str | None = None
     row: int | None = None
     findings: "tuple[Finding, ...]" = ()
+    address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,10 @@ class Source(ABC, Generic[OptionsT]):
         if root is None:
             raise ValueError(f"{self.name} reads no files")
         return root.join(path).read_bytes(max_bytes=DecodeLimits().max_bytes)
+
+    def file(self, root: Location, path: str) -> Location:
+        """The file to look at when `fetch` could not read `path`: one that is gone, if it needs several."""
+        return root.join(path)
 
     def load(self, path: str, data: bytes, options: OptionsT) -> Loaded:
         """Turn bytes into an image. Raises mskray.imaging.decode.DecodeError with the reason."""

@@ -2,8 +2,8 @@
 
     mskray ingest phantom-spine --out URI patients=500 seed=1
 
-Nothing is read: the same options give the same volumes anywhere. A row is a volume; its discs with their grades are rows
-of `phantom-discs`. PhantomSpineOptions are those of `mskray.imaging.phantoms.spine.SpineSpec`.
+Nothing is read: the same options give the same volumes anywhere. A row is a volume; its discs with their grades are the
+rows of `phantom-discs`. PhantomSpineOptions are those of `mskray.imaging.phantoms.spine.SpineSpec`.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,9 @@ from mskray.storage import Location
 class PhantomSpineOptions(Section):
     patients: int = setting(300, "how many patients, each with one volume", ge=1, le=10_000_000)
     seed: int = setting(0, "the same seed gives the same volumes", ge=0, le=2**63 - 1)
-    changes: float = setting(1.0, "factor on the shares of endplate defects and marrow changes (13 to 18 %)", ge=0, le=4)
+    changes: float = setting(
+        1.0, "factor on the shares of endplate defects and marrow changes (13 to 18 %)", ge=0, le=4
+    )
 
 
 @register

@@ -4,8 +4,8 @@
     phantom = spine(spec, 0)
     phantom.volume.pixels, phantom.vertebrae, phantom.discs[0].labels
 
-A spine is a pure function of `(spec, index)`, so any worker can make any of them. Nothing here imitates a patient: sizes
-and shares follow anatomy, the picture a T2-weighted scan.
+A spine is a pure function of `(spec, index)`, so any worker can make any of them. Sizes and shares follow anatomy, the
+picture a T2-weighted scan; no patient's image was used.
 """
 
 from collections.abc import Iterator
@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from mskray.errors import UserError
 from mskray.imaging.phantoms.plan import require_float, require_int, stream
-from mskray.imaging.phantoms.spine_bone import Bone, Grid, disc_look, draw_body, draw_disc, endplates
+from mskray.imaging.phantoms.spine_bone import Bone, disc_look, draw_body, draw_disc, endplates
 from mskray.imaging.phantoms.spine_build import BELOW, CHAIN, Array, Body, build
-from mskray.imaging.phantoms.spine_flesh import Flesh, Noise, habitus
+from mskray.imaging.phantoms.spine_flesh import Flesh, habitus
 from mskray.imaging.phantoms.spine_grades import DiscGrades, draw_discs
+from mskray.imaging.phantoms.spine_paint import Grid, Noise
 from mskray.imaging.phantoms.spine_scan import Protocol, protocol, scan
 from mskray.imaging.spine import LEVELS, Vertebra
 from mskray.imaging.volumes.volume import Volume

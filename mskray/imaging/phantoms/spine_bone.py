@@ -12,6 +12,7 @@ import numpy as np
 
 from mskray.imaging.phantoms.spine_build import Array, Body
 from mskray.imaging.phantoms.spine_grades import Change, DiscGrades
+from mskray.imaging.phantoms.spine_paint import Grid, ramp
 
 # By Pfirrmann grade (Pfirrmann 2001, table 1): signal of the nucleus, of the annulus, and how sharp their border is.
 NUCLEUS = (0.97, 0.80, 0.52, 0.27, 0.11)
@@ -23,31 +24,6 @@ _UNEVEN = (0.03, 0.05, 0.14, 0.10, 0.05)
 
 _CORTEX = 0.06
 _BASIVERTEBRAL = 0.72
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where the samples of a volume lie, mm on the patient's axes: centres of slices, rows and columns."""
-
-    x: Array
-    rows: Array
-    columns: Array
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return len(self.x), len(self.rows), len(self.columns)
-
-    @property
-    def pixel(self) -> float:
-        """Side of a pixel, mm."""
-        return float(self.columns[1] - self.columns[0])
-
-    def window(self, points: Array, margin: float) -> "tuple[slice, slice] | None":
-        """Rows and columns within `margin` mm of the points' bounding box; None outside the field of view."""
-        (left, top), (right, bottom) = points.min(axis=0) - margin, points.max(axis=0) + margin
-        rows = slice(*np.searchsorted(self.rows, (top, bottom)).tolist())
-        columns = slice(*np.searchsorted(self.columns, (left, right)).tolist())
-        return (rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None
 
 
 @dataclass(frozen=True)
@@ -140,7 +116,9 @@ def draw_body(
 
     # Off the middle the front wall recedes, as on an axial slice; the back wall does so only at the sides.
     side = np.clip(np.abs(x - np.float32(body.lateral)) / np.float32(body.half_lateral), 0, 1)
-    half = np.float32(bone.upper.length / 2) * (1 + (np.float32(bone.lower.length / bone.upper.length) - 1) * (down + 1) / 2)
+    half = np.float32(bone.upper.length / 2) * (
+        1 + (np.float32(bone.lower.length / bone.upper.length) - 1) * (down + 1) / 2
+    )
     recede = (1 - np.sqrt(1 - side**2)) * half
     waist = np.maximum(1 - down**2, 0)
     front = (along + 1) * half - np.float32(body.waist[0]) * waist - recede
@@ -151,15 +129,19 @@ def draw_body(
 
     soft = np.float32(max(grid.pixel, 0.5))
     marrow = np.float32(body.marrow) * (1 + np.float32(0.09) * grain[:, window[0], window[1]])
-    vein = np.exp(-((down / 0.16) ** 2)) * ramp(along - 0.25, 0.7) * np.exp(-(((x - np.float32(body.lateral)) / 6) ** 2))
+    vein = (
+        np.exp(-((down / 0.16) ** 2)) * ramp(along - 0.25, 0.7) * np.exp(-(((x - np.float32(body.lateral)) / 6) ** 2))
+    )
     marrow += np.float32(_BASIVERTEBRAL - body.marrow) * vein * np.float32(0.75)
     if body.island:
-        at, deep, across, radius = body.island
-        far = ((along - at) * half) ** 2 + ((down - deep) * 12) ** 2 + (x - np.float32(body.lateral + across)) ** 2
+        at, sunk, across, radius = body.island
+        far = ((along - at) * half) ** 2 + ((down - sunk) * 12) ** 2 + (x - np.float32(body.lateral + across)) ** 2
         marrow += np.float32(0.4) * np.exp(-far / np.float32(radius**2))
     truth = {}
     for name, change in patches.items():
-        plate, deep, place = (bone.upper, depth_up, along_up) if name == "upper" else (bone.lower, depth_down, along_down)
+        plate, deep, place = (
+            (bone.upper, depth_up, along_up) if name == "upper" else (bone.lower, depth_down, along_down)
+        )
         weight = _patch(plate, change, place, deep, x)
         marrow += (np.float32(_patch_signal(body.marrow, change.bright)) - marrow) * weight
         whole = np.zeros(grid.shape, bool)
@@ -195,7 +177,9 @@ def draw_disc(
     along = (along_up + along_down) / 2
     body = upper.body
     half = np.float32((above.length + below.length) / 4)
-    side = np.clip(np.abs(x - np.float32((body.lateral + lower.body.lateral) / 2)) / np.float32(body.half_lateral), 0, 1)
+    side = np.clip(
+        np.abs(x - np.float32((body.lateral + lower.body.lateral) / 2)) / np.float32(body.half_lateral), 0, 1
+    )
     recede = (1 - np.sqrt(1 - side**2)) * half
     bow = np.maximum(1 - level**2, 0)
     front = (along + 1) * half + np.float32(look.bulge_front) * bow - recede
@@ -278,10 +262,3 @@ def _rounded(across: Array, along: Array, radius: float) -> Array:
             np.minimum(across, along),
         )
     )
-
-
-def ramp(value: Any, width: Any) -> Array:
-    """0 below −width/2, 1 above width/2, linear between."""
-    height = np.asarray(value * np.float32(1 / width))
-    height += np.float32(0.5)
-    return np.asarray(np.clip(height, 0, 1, out=height))

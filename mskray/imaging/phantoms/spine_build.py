@@ -1,7 +1,7 @@
 """The bones of a phantom spine in one patient: bodies as four corners each, put one on another from the sacrum up.
 
-Lengths are in mm on the patient's own axes: across the volume (x, patient's right to left), back (column) and down
-(row). The upper endplate of S1 has its middle at the origin; whoever frames a volume moves it.
+Lengths are in mm on the patient's own axes: across (x, the patient's right to left), back (column) and down (row). The
+upper endplate of S1 has its middle at the origin; whoever frames a volume moves it.
 """
 
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ ABOVE = ("T11", "T10")
 CHAIN = (*BELOW, *reversed(LEVELS), *ABOVE)
 
 #: Height of a disc over its natural height, by grade of narrowing.
-HEIGHTS = (1.0, 0.77, 0.55, 0.33)
+HEIGHTS = (1.0, 0.74, 0.49, 0.26)
 
 # From S1 up to T10: mean height and wedge (mm, degrees; a positive wedge opens to the front) of the disc below a body
 # and of the body. Lordosis comes from the lower ones, and ends at the chest.
@@ -41,6 +41,7 @@ class Body:
     lateral: x of its middle; half_lateral: half of its breadth.
     concave: how deep its upper and lower endplates are, mm; waist: how deep its front and back walls are.
     rounding: radius of its corners; marrow: its signal, that of cerebrospinal fluid being 1.
+    island: a bright spot in it: (along, down) of the half sides, mm from the middle across, radius.
     """
 
     name: str
@@ -108,15 +109,15 @@ def _looks(rng: np.random.Generator, body: Body, frame: float) -> Body:
     fused = body.name in BELOW
     hollow = 0.3 if fused else 1.0
     lower_hollow = 0.3 if body.name.startswith("S") else 1.0
-    island = tuple(float(v) for v in (rng.uniform(-0.5, 0.5), rng.uniform(-0.35, 0.35), rng.uniform(-9, 9)))
+    place = float(rng.uniform(-0.5, 0.5)), float(rng.uniform(-0.35, 0.35)), float(rng.uniform(-9, 9))
     return replace(
         body,
         half_lateral=float(rng.uniform(21, 25) * frame * (0.8 if fused else 1)),
-        concave=(float(hollow * rng.uniform(0.5, 2.3)), float(lower_hollow * rng.uniform(0.7, 2.6))),
+        concave=(float(hollow * rng.uniform(0.6, 1.8)), float(lower_hollow * rng.uniform(0.8, 2.1))),
         waist=(float(rng.uniform(1.2, 3.6)), float(rng.uniform(0.3, 1.6))),
         rounding=float(rng.uniform(1.5, 2.8)),
         # A haemangioma or an island of fat: bright, and no change of the marrow beside an endplate.
-        island=(*island, float(rng.uniform(2.5, 5.5))) if rng.random() < 0.08 and not fused else None,
+        island=(*place, float(rng.uniform(2.5, 5.5))) if rng.random() < 0.08 and not fused else None,
     )
 
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mskray.imaging.phantoms.spine_bone import Grid
 from mskray.imaging.phantoms.spine_build import Array, Body
-from mskray.imaging.phantoms.spine_flesh import Noise
+from mskray.imaging.phantoms.spine_paint import Grid, Noise
 from mskray.imaging.spine import LEVELS
 
 
@@ -70,7 +69,7 @@ def protocol(rng: np.random.Generator, bodies: tuple[Body, ...]) -> Protocol:
 
 
 def scan(rng: np.random.Generator, taken: Protocol, signal: Array, bodies: tuple[Body, ...]) -> Array:
-    """The values that the scanner gives, whole numbers as float32, of a signal (slices, rows, columns); overwrites it."""
+    """What the scanner gives for a signal (slices, rows, columns), overwritten: whole numbers as float32."""
     grid = taken.grid
     middle = np.mean([body.middle for body in bodies if body.name in LEVELS], axis=0)
     # Normalised at the column of bodies: brighter towards the coil behind, darker towards the belly.
