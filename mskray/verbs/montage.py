@@ -36,7 +36,9 @@ def montage(source: str, out: str) -> str:
     check_access(target, write=True)
     unread: list[tuple[str, str]] = []
     found = read_volumes(_files(place, unread))
-    found = Found(found.names, found.volumes, (*found.rejected, *unread))
+    # A series in the folder itself goes by the folder's name.
+    names = tuple(place.name + name[1:] if name[:2] in (".", ".#") else name for name in found.names)
+    found = Found(names, found.volumes, (*found.rejected, *unread))
     if not found.volumes:
         reasons = "; ".join(_reasons(found)) or "no files"
         raise UserError(f"{place} holds no volume ({reasons}): give DICOM series, NIfTI or MetaImage (.mha)")

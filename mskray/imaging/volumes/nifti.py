@@ -4,6 +4,7 @@ The header is read and judged first, from a few hundred decompressed bytes; then
 """
 
 import gzip
+import zlib
 from io import BytesIO
 from typing import Any
 
@@ -23,11 +24,8 @@ _MILLIMETRES = {"meter": 1000.0, "micron": 0.001}
 
 
 def is_nifti(data: bytes) -> bool:
-    """Whether the bytes, gzip or not, begin with a NIfTI header (of a single file or of a .hdr)."""
-    try:
-        return _magic(_head(data, _HEADERS)) is not None
-    except (OSError, EOFError, ValueError):
-        return False
+    """Whether the bytes begin with a NIfTI header (of a single file or of a .hdr), or are a gzip file that may."""
+    return data.startswith(_GZIP) or _magic(data[:_HEADERS]) is not None
 
 
 def read_nifti(data: bytes, limits: DecodeLimits = DecodeLimits()) -> Volume:
@@ -50,7 +48,7 @@ def read_nifti(data: bytes, limits: DecodeLimits = DecodeLimits()) -> Volume:
         if magic in _PAIRS:
             raise DecodeError("a NIfTI header without its image: give one .nii or .nii.gz file")
         if magic is None:
-            raise DecodeError("not NIfTI")
+            raise DecodeError("a gzip file that holds no NIfTI" if data.startswith(_GZIP) else "not NIfTI")
         kind: Any = nibabel.Nifti1Header if magic == _NIFTI_1 else nibabel.Nifti2Header
         # Without the extensions that may follow: they hold what a scanner or a program wrote of the patient.
         header = kind.from_fileobj(BytesIO(start[: kind.sizeof_hdr] + bytes(4)), check=False)
@@ -77,6 +75,8 @@ def _head(data: bytes, size: int) -> bytes:
         return gzip.GzipFile(fileobj=BytesIO(data)).read(size)
     except EOFError:
         raise DecodeError("truncated gzip file") from None
+    except (OSError, zlib.error):
+        raise DecodeError("corrupt gzip file") from None
 
 
 def _magic(start: bytes) -> bytes | None:

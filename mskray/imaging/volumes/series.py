@@ -92,7 +92,7 @@ def _told_apart(contrast: Contrast, series: Sequence[Slice]) -> list[str]:
     """Notes that say which of its series' echoes, time points, image types and stacks a volume is."""
     notes = []
     for index, word in enumerate(("echo", "temporal position", "image type", "stack")):
-        values = sorted({each.contrast[index] for each in series})  # type: ignore[type-var]
+        values = sorted({each.contrast[index] for each in series})
         if len(values) > 1:
             note = f"{word} {values.index(contrast[index]) + 1} of {len(values)}"
             # Numbers alone: what else a header says here may be free text.
