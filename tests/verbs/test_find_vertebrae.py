@@ -6,11 +6,11 @@ import nibabel
 import numpy as np
 import pytest
 from small_run import untrained_bundle
+from spine_run import vertebra_bundle
 
-from mskray.bundles import Fitted, save_bundle
 from mskray.cohorts.corners import read_corners
 from mskray.errors import UserError
-from mskray.families.vertebra_detector import TASK, VertebraDetectorConfig, VertebraDetectorRecipe
+from mskray.families.vertebra_detector import VertebraDetectorConfig
 from mskray.storage import locate
 from mskray.verbs.find_vertebrae import find_vertebrae
 
@@ -20,15 +20,7 @@ SMALL = {"network": {"backbone": "mobilenet_v3_small", "weights": "none", "chann
 @pytest.fixture
 def detector(tmp_path: Path) -> str:
     """A bundle that nothing was learned for: it finds no body."""
-    config = VertebraDetectorConfig.model_validate(SMALL)
-    image = {"size": 64, "dtype": "uint8", "fit": "pad", "slices": 9}
-    state = VertebraDetectorRecipe(config).initial_state()
-    fitted = Fitted(
-        "vertebra_detector", config.model_dump(mode="json"), TASK.name, TASK.classes, "spine", (), image, state,
-        [{"epoch": 1}], {"epoch": 1}, {}, {},
-    )  # fmt: skip
-    save_bundle(fitted, locate(tmp_path / "bundle"), "f00")
-    return str(tmp_path / "bundle")
+    return vertebra_bundle(tmp_path / "bundle", VertebraDetectorConfig.model_validate(SMALL))
 
 
 def write_volume(path: Path) -> None:
