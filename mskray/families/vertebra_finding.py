@@ -14,7 +14,7 @@ from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.families.loading import load_predictor
 from mskray.families.torch_predictor import TorchPredictor
-from mskray.imaging.spine import Vertebra
+from mskray.imaging.spine import FoundVertebra
 from mskray.imaging.spine_cell import spine_cell
 from mskray.imaging.spine_levels import body_heights, name_levels
 from mskray.imaging.volumes.volume import Volume
@@ -36,33 +36,16 @@ class FindingSection(Section):
 
 
 @dataclass(frozen=True)
-class Body:
-    """A vertebral body that was found.
-
-    Args:
-        level: one of `mskray.imaging.spine.LEVELS`.
-        slice: the slice through its middle, counted from 0.
-        corners: (4, 2) x, y in px: upper anterior, upper posterior, lower posterior, lower anterior.
-        score: how sure it is, in [0, 1].
-    """
-
-    level: str
-    slice: float
-    corners: NDArray[np.float64]
-    score: float
-
-
-@dataclass(frozen=True)
 class Spine:
     """The bodies of a volume from below, and what a reader must know to trust their names."""
 
-    bodies: tuple[Body, ...]
+    bodies: tuple[FoundVertebra, ...]
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """What stands out of the maps of one volume, the surest first; see `Body` and `name_levels`."""
+    """What stands out of the maps of one volume, the surest first; see `FoundVertebra` and `name_levels`."""
 
     corners: NDArray[np.float64]
     slices: NDArray[np.float64]
@@ -73,7 +56,7 @@ class Peaks:
         """Name those that make a spine."""
         chain = name_levels(self.corners, self.scores, self.sacral)
         bodies = [
-            Body(level, float(self.slices[each]), self.corners[each], float(self.scores[each]))
+            FoundVertebra(level, float(self.slices[each]), self.corners[each], float(self.scores[each]))
             for each, level in zip(chain.members, chain.levels, strict=True)
         ]
         return Spine(tuple(bodies), chain.notes)
@@ -171,11 +154,9 @@ class VertebraPredictor(TorchPredictor):
         """Find the bodies of a volume in the order of `to_sagittal`; in pixels and slices of the volume."""
         cell = spine_cell(volume, self.image["size"], self.image["slices"])
         found = self.find([cell.pixels])[0]
-        own = [cell.to_volume(Vertebra(body.level, body.slice, body.corners)) for body in found.bodies]
-        bodies = [
-            replace(body, slice=float(np.clip(there.slice, 0, len(volume.pixels) - 1)), corners=there.corners)
-            for body, there in zip(found.bodies, own, strict=True)
-        ]
+        last = len(volume.pixels) - 1
+        there = [cell.to_volume(body) for body in found.bodies]
+        bodies = [replace(body, slice=min(max(body.slice, 0.0), float(last))) for body in there]
         return Spine(tuple(bodies), found.notes)
 
     def _find(self, stack: NDArray[np.uint8]) -> Spine:

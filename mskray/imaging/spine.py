@@ -35,3 +35,10 @@ class Vertebra:
     level: str
     slice: float
     corners: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class FoundVertebra(Vertebra):
+    """A vertebral body that a detector found; `score` says how sure it is, in [0, 1]."""
+
+    score: float

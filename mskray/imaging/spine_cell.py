@@ -3,7 +3,8 @@
 Ingest and prediction both do it here, so that they agree.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ from mskray.imaging.spine import Vertebra
 from mskray.imaging.volumes.volume import Volume
 
 SLICES, SIZE = 9, 256
+V = TypeVar("V", bound=Vertebra)
 _PITCH_MM = 4.0
 """What slices of a spine are apart; of thinner ones, each second or third is taken."""
 _LOW, _HIGH = 0.5, 99.5  # percentiles of the grey levels that become black and white
@@ -34,15 +36,15 @@ class SpineCell:
     first: int
     step: int
 
-    def to_cell(self, body: Vertebra) -> Vertebra:
+    def to_cell(self, body: V) -> V:
         """Bring a body from the volume to the cell."""
         corners = body.corners * self._scale + self._offset
-        return Vertebra(body.level, (body.slice - self.first) / self.step, corners)
+        return replace(body, slice=(body.slice - self.first) / self.step, corners=corners)
 
-    def to_volume(self, body: Vertebra) -> Vertebra:
+    def to_volume(self, body: V) -> V:
         """Bring a body from the cell to the volume."""
         corners = (body.corners - self._offset) / self._scale
-        return Vertebra(body.level, body.slice * self.step + self.first, corners)
+        return replace(body, slice=body.slice * self.step + self.first, corners=corners)
 
     @property
     def _scale(self) -> NDArray[np.float64]:

@@ -1,7 +1,6 @@
 """A sagittal slice with the outlines and names of the vertebral bodies that were found on it."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -9,23 +8,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from mskray.imaging.overlay import COLOURS, LEAST, MOST
+from mskray.imaging.spine import FoundVertebra
 
 _GAP = 6  # px between a body and its name
 
 
-class Named(Protocol):
-    """What is drawn of a body: `level`, `corners` (4, 2) x, y in px of the slice, `score`."""
-
-    @property
-    def level(self) -> str: ...
-    @property
-    def corners(self) -> NDArray[np.float64]: ...
-    @property
-    def score(self) -> float: ...
-
-
 def draw_spine(
-    pixels: NDArray[np.uint8], spacing_mm: tuple[float, float], bodies: Sequence[Named], notes: Sequence[str] = ()
+    pixels: NDArray[np.uint8],
+    spacing_mm: tuple[float, float],
+    bodies: Sequence[FoundVertebra],
+    notes: Sequence[str] = (),
 ) -> NDArray[np.uint8]:
     """Draw bodies with their names and scores, and below the slice a line for each note.
 

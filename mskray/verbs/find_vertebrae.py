@@ -6,11 +6,11 @@ volume once its slices run right to left, its rows down, its columns backwards (
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mskray.cohorts.corners import Body, write_corners
 from mskray.errors import UserError
 from mskray.families.vertebra_finding import Spine, VertebraPredictor, load_vertebra_detector
 from mskray.imaging.overlay import png
@@ -19,8 +19,6 @@ from mskray.imaging.volumes.volume import Volume, to_sagittal
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
 from mskray.verbs.volume_files import volumes_below
-
-SCHEMA_VERSION = 1
 
 
 @dataclass
@@ -70,20 +68,10 @@ def find_vertebrae(
     if not done.spines:
         reasons = "; ".join(f"{path}: {reason}" for path, reason in done.rejected[:3]) or "no files"
         raise UserError(f"{place} holds no volume ({reasons}): give DICOM series, NIfTI or MetaImage (.mha)")
-    target.write_json(corners_document(done.spines))
+    write_corners(
+        target, {name: [Body.of(body, body.score) for body in spine.bodies] for name, spine in done.spines.items()}
+    )
     return done
-
-
-def corners_document(spines: dict[str, Spine]) -> dict[str, Any]:
-    """Return what `corners.json` holds."""
-    volumes = {
-        name: [
-            {"level": body.level, "slice": body.slice, "corners": body.corners.tolist(), "score": body.score}
-            for body in spine.bodies
-        ]
-        for name, spine in spines.items()
-    }
-    return {"schema_version": SCHEMA_VERSION, "volumes": volumes}
 
 
 def _search(predictor: VertebraPredictor, name: str, volume: Volume, pictures: Location | None) -> Spine:

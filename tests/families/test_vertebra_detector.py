@@ -2,11 +2,13 @@
 
 from itertools import product
 
+import nibabel
 import numpy as np
 import pytest
 import torch
+from spine_run import vertebra_bundle
 
-from mskray.bundles import Fitted, save_bundle
+from mskray.cohorts.corners import read_corners
 from mskray.config import validate
 from mskray.errors import UserError
 from mskray.families import family
@@ -22,9 +24,12 @@ from mskray.imaging.spine import LEVELS
 from mskray.storage import locate
 from mskray.training.recipe import to_batch
 from mskray.training.spine_samples import BODY, MOST, NONE, PART, SpineSamples
+from mskray.verbs.find_vertebrae import find_vertebrae
 
 SIZE = 128
 STILL = {"rotation": 0, "translation": 0, "scale": 0, "brightness": 0, "contrast": 0, "single": 0}
+# Slices right to left, then columns backwards and rows down, 4 mm and 1 mm apart, as NIfTI has it (RAS).
+AFFINE = np.array([[-4.0, 0, 0, 16], [0, 1, 0, -64], [0, 0, 1, -64], [0, 0, 0, 1]])
 SAME = {"gamma": 0, "coil": 0, "blur": 0, "noise": 0, "cut": 0}
 
 
@@ -158,14 +163,19 @@ def test_it_learns_to_find_bodies_and_to_name_them(tmp_path) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    image = {"size": SIZE, "dtype": "uint8", "fit": "pad", "slices": 9}
-    fitted = Fitted(
-        "vertebra_detector", chosen.model_dump(mode="json"), TASK.name, TASK.classes, "spine", (), image,
-        network.state_dict(), [{"epoch": 1}], {"epoch": 1}, {}, {},
-    )  # fmt: skip
-    save_bundle(fitted, locate(tmp_path / "bundle"), "f00")
-    _, detector = load_vertebra_detector(str(tmp_path / "bundle"))
+    bundle = vertebra_bundle(tmp_path / "bundle", chosen, network.state_dict())
+    _, detector = load_vertebra_detector(bundle)
     others = drawn_spines(12, seed=1)
+    path = tmp_path / "spine.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(others["image"][0][:, ::-1, ::-1].transpose(0, 2, 1), AFFINE), path)
+    done = find_vertebrae(bundle, str(path), str(tmp_path / "corners.json"))
+    (written,) = read_corners(locate(tmp_path / "corners.json")).values()
+    (same,) = detector.find(others["image"][:1])
+    assert (
+        set(written) == {body.level for body in same.bodies} == {body.level for body in done.spines[path.name].bodies}
+    )
+    for body in same.bodies:
+        np.testing.assert_allclose(written[body.level].corners, body.corners, atol=1e-3)
     errors, right = [], 0
     for spine, bodies in zip(detector.find(others["image"]), others["vertebrae"], strict=True):
         known = {each["level"]: np.array(list(each.values())[2:]).reshape(4, 2) for each in bodies}
