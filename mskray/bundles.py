@@ -32,7 +32,10 @@ SCHEMA_VERSION = 1
 DESCRIPTION, WEIGHTS, ESTIMATOR, CARD = "bundle.json", "weights.safetensors", "estimator.skops", "card.md"
 _MAX_WEIGHTS = 16 << 30
 _MAX_ESTIMATOR = 8 << 30
-TRUSTED = tuple(f"mskray.estimators.svm.{name}" for name in ("BaggedSVM", "PartModel", "Polynomial", "Standard"))
+TRUSTED = (
+    *(f"mskray.estimators.svm.{name}" for name in ("BaggedSVM", "PartModel", "Polynomial", "Standard")),
+    "mskray.estimators.pair_softmax.PairSoftmax",
+)
 """Types that an estimator may hold beside what skops itself knows: numbers, text, containers, numpy arrays, and
 scikit-learn's own."""
 
@@ -254,7 +257,9 @@ def _validation(bundle: Bundle) -> list[str]:
     if not bundle.history:
         return ["## Validation", "", f"None: it learned nothing of its own. {held_out}", ""]
     level = f"## Validation, {bundle.sample} level"
-    if ESTIMATOR in bundle.files:
+    if bundle.sample == "pair":
+        used = f"Nothing was chosen or fitted on this split. {held_out}"
+    elif ESTIMATOR in bundle.files:
         used = f"Probabilities were calibrated on this split: these figures flatter, the loss most. {held_out}"
     else:
         level += f", epoch {bundle.best['epoch']} of {bundle.epochs}"
