@@ -18,8 +18,9 @@ from ray.exceptions import RayError
 from mskray.errors import UserError, user_error_in
 from mskray.estimators.cache import address
 from mskray.estimators.kmeans import KMeansSection, fit_kmeans
+from mskray.estimators.pair_softmax import SoftmaxSection, learn_softmax
 from mskray.estimators.pair_words import SplitsWords, of_copies
-from mskray.estimators.pairs import AugmentSection, Copies, FoldOutcome, Judged, Learn, Pairs, run_fold
+from mskray.estimators.pairs import AugmentSection, Copies, FoldOutcome, FoldSection, Judged, Learn, Pairs, run_fold
 from mskray.estimators.pieces import Here
 from mskray.estimators.words import ClassifierSection, class_probabilities, fit_classifier, pair_rows
 from mskray.progress import Progress, Report, silent
@@ -90,6 +91,34 @@ class WordsWork:
             )
             for task, pairs in self.tasks.items()
             for section in self.classifiers
+        }
+
+
+@dataclass(frozen=True)
+class SoftmaxWork:
+    """The softmax on the differences of a network's features, on every task.
+
+    Args:
+        features: reference to features (n, 1 + copies, 2, width) of the pairs of `tasks`.
+    """
+
+    features: ray.ObjectRef
+    section: SoftmaxSection
+    penalty_folds: FoldSection
+    augment: AugmentSection
+    tasks: Mapping[str, Pairs]
+
+    def __call__(self, fold: Fold) -> dict[str, FoldOutcome]:
+        features = ray.get(self.features)
+        return {
+            f"{task}/softmax": run_fold(
+                learn_softmax(features, pairs, self.section, self.penalty_folds),
+                pairs,
+                fold.rows,
+                fold.held,
+                self.augment,
+            )
+            for task, pairs in self.tasks.items()
         }
 
 

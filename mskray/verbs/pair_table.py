@@ -1,8 +1,9 @@
 """`mskray pair-table COHORT --out FOLDER`: every model of pairs and their votes, as in CRMO's table.
 
-For three classes and for two: `pair_bovw` with each descriptor, size of vocabulary and classifier, judged by K-fold
-cross-validation over the train and validation splits and on the held-out test split. Cells (a vocabulary in a fold,
-with all that is judged by it) run side by side on Ray; a finished one is a file in the folder and is not made again.
+For three classes and for two: `pair_softmax`, and `pair_bovw` with each descriptor, size of vocabulary and classifier,
+judged by K-fold cross-validation over the train and validation splits and on the held-out test split. Cells (a
+vocabulary in a fold with all that is judged by it, or the softmax in a fold) run side by side on Ray; a finished one is
+a file in the folder and is not made again.
 
 Patients are dealt to folds once, by the first task's classes, so that both tasks share vocabularies.
 """
@@ -53,7 +54,11 @@ _PAPER: Mapping[str, tuple[tuple[str, str, str, str], ...]] = {
         ("CRMO: ensemble", "0.11", "0.22", "0.29"),
     ),
 }
-_SHORT: Mapping[Classifier, str] = {"svm": "SVM", "gaussian_nb": "NB", "multinomial_nb": "multinomial NB"}
+# Which pairs can be judged depends on all descriptors of the table, and so do folds and results.
+_DECIDE = ("keypoints", "descriptors", "augment", "folds")
+_SOFTMAX = "CNN softmax"
+_SOFTMAX_KEYS = ("network", "data", "softmax", "augment", "folds", "cache")
+_SHORT: Mapping[str, str] = {"svm": "SVM", "gaussian_nb": "NB", "multinomial_nb": "multinomial NB"}
 
 
 class PairTableConfig(Section):
@@ -63,6 +68,9 @@ class PairTableConfig(Section):
     vocabularies: tuple[int, ...] = setting((50, 500), "sizes of vocabulary", unit="words", source="CRMO", min_length=1)
     classifiers: tuple[Classifier, ...] = setting(("svm", "gaussian_nb"), "judges", source="CRMO", min_length=1)
     resamples: int = setting(2000, "resamples of the patients, for intervals", ge=100, le=100_000)
+    network: PairNetworkSection = PairNetworkSection()
+    data: PairDataSection = PairDataSection()
+    softmax: SoftmaxSection = SoftmaxSection()
     keypoints: ImageSection = ImageSection()
     kmeans: KMeansSection = KMeansSection(most=50_000)
     classifier: JudgeSection = JudgeSection()
@@ -131,11 +139,13 @@ def pair_table(cohort: str, out: str, config: PairTableConfig, report: Report = 
         pairs = {task.name: _pairs(opened, splits, task, kept) for task in tasks}
         held = np.repeat([split == "test" for split in splits], words[config.descriptors[0]].sizes)[kept]
         folds = _folds(pairs[tasks[0].name], held, config.folds, str(opened.location))
-        cells = _cells(opened, words, kept, pairs, folds, config)
+        facts = {"cohort": opened.content_hash, **config.model_dump(mode="json", include=set(_DECIDE))}
+        cells = _softmax_cells(opened, splits, kept, pairs, folds, config, facts, report)
+        cells += _words_cells(words, kept, pairs, folds, config, facts)
         run_cells(cells, place.join(CELLS), report)
     models = _outcomes(cells, place.join(CELLS), [fold.name for fold in folds])
     report(Progress("computing errors and intervals"))
-    rows = {name: table_rows(each, models[name], "", config.resamples) for name, each in pairs.items()}
+    rows = {name: table_rows(each, models[name], _SOFTMAX, config.resamples) for name, each in pairs.items()}
     counts = {"cross-validated": int((~held).sum()), "held out": int(held.sum()), "left out": len(left_out)}
     table = PairTable(
         str(opened.location), opened.content_hash, config.model_dump(mode="json"), counts, tuple(left_out), rows
@@ -212,24 +222,50 @@ def _folds(pairs: Pairs, held: np.ndarray, section: FoldSection, where: str) -> 
     return [*folds, Fold("all folds", inside, np.flatnonzero(held))]
 
 
-def _cells(
+def _softmax_cells(
     cohort: Cohort,
+    splits: list[str],
+    kept: np.ndarray,
+    pairs: Mapping[str, Pairs],
+    folds: list[Fold],
+    config: PairTableConfig,
+    facts: Mapping[str, Any],
+    report: Report,
+) -> list[Cell]:
+    task = next(iter(pairs.values())).task
+    network, input_format = softmax_network(
+        PairSoftmaxConfig(**{name: getattr(config, name) for name in _SOFTMAX_KEYS})
+    )
+    cache = Cache.of(config.cache, cohort)
+    found = pair_features(cohort, tuple(splits), task, network, config.augment, cache, Resources(), report)
+    features = ray.put(np.concatenate([found[split] for split in splits])[kept])
+    decide = {
+        **facts,
+        "network": network.hash,
+        "input": vars(network.input),
+        "softmax": config.softmax.model_dump(mode="json"),
+    }
+    work = SoftmaxWork(features, config.softmax, config.folds, config.augment, pairs)
+    return [Cell(_SOFTMAX, fold, decide, work) for fold in folds]
+
+
+def _words_cells(
     words: Mapping[Kind, SplitsWords],
     kept: np.ndarray,
     pairs: Mapping[str, Pairs],
     folds: list[Fold],
     config: PairTableConfig,
+    facts: Mapping[str, Any],
 ) -> list[Cell]:
-    classifiers = tuple(ClassifierSection(name=name, **config.classifier.model_dump()) for name in config.classifiers)
-    sections = ("keypoints", "kmeans", "classifier", "augment", "folds", "descriptors", "classifiers")
-    # Which pairs can be judged depends on all descriptors of the table, and so do folds and results.
-    facts = {"cohort": cohort.content_hash, **config.model_dump(mode="json", include=set(sections))}
+    """Return the cells of every vocabulary, those that take longest first."""
+    decide = {**facts, **config.model_dump(mode="json", include={"kmeans", "classifier", "classifiers"})}
+    sections = tuple(ClassifierSection(name=name, **config.classifier.model_dump()) for name in config.classifiers)
     return [
         Cell(
             f"{kind.upper()}, |V| = {size}",
             fold,
-            {**facts, "kind": kind, "size": size},
-            WordsWork(each, kept, size, config.kmeans, classifiers, config.augment, pairs),
+            {**decide, "kind": kind, "size": size},
+            WordsWork(each, kept, size, config.kmeans, sections, config.augment, pairs),
         )
         for size in sorted(config.vocabularies, reverse=True)
         for kind, each in words.items()
@@ -243,12 +279,12 @@ def _outcomes(cells: list[Cell], folder: Location, folds: list[str]) -> dict[str
     for cell in cells:
         for key, outcome in read_cell(folder.join(cell.file)).items():
             task, judge = key.split("/")
-            name = f"{_SHORT[judge]}-BOW, {cell.model}"  # type: ignore[index]
+            name = cell.model if judge == "softmax" else f"{_SHORT[judge]}-BOW, {cell.model}"
             found.setdefault(task, {}).setdefault(name, {})[cell.fold.name] = outcome
     return {
         task: {
             name: Outcomes(tuple(each[fold] for fold in folds[:-1]), each[folds[-1]])
-            for name, each in sorted(models.items())
+            for name, each in sorted(models.items(), key=lambda item: (item[0] != _SOFTMAX, item[0]))
         }
         for task, models in found.items()
     }
