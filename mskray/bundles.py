@@ -34,6 +34,7 @@ _MAX_WEIGHTS = 16 << 30
 _MAX_ESTIMATOR = 8 << 30
 TRUSTED = (
     *(f"mskray.estimators.svm.{name}" for name in ("BaggedSVM", "PartModel", "Polynomial", "Rbf", "Standard")),
+    "mskray.estimators.pair_softmax.PairSoftmax",
     "mskray.estimators.words.RbfSvm",
 )
 """Types that an estimator may hold beside what skops itself knows: numbers, text, containers, numpy arrays, and

@@ -13,15 +13,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import ray
 
 from mskray import cluster
 from mskray.cohorts import Cohort, Task, open_cohort
 from mskray.cohorts.change import CHANGE, IMPROVED, PAIR
-from mskray.config import Section, setting
+from mskray.config import setting
 from mskray.errors import UserError
-from mskray.estimators.cache import Cache, CacheSection
+from mskray.estimators.cache import Cache
 from mskray.estimators.kmeans import KMeansSection
-from mskray.estimators.pair_cells import Cell, Fold, WordsWork, read_cell, run_cells
+from mskray.estimators.pair_cells import Cell, Fold, SoftmaxWork, WordsWork, read_cell, run_cells
+from mskray.estimators.pair_features import pair_features
 from mskray.estimators.pair_table import Outcomes, TableRow, table_rows, text_cells
 from mskray.estimators.pair_words import (
     ImageSection,
@@ -32,11 +34,14 @@ from mskray.estimators.pair_words import (
     refusals,
     usable,
 )
-from mskray.estimators.pairs import AugmentSection, FoldSection, Pairs, check_folds, fold_numbers
+from mskray.estimators.pairs import FoldSection, Pairs, check_folds, check_reversal, fold_numbers
 from mskray.estimators.words import Classifier, ClassifierSection, JudgeSection
+from mskray.families.feature_source import check_bundle
+from mskray.families.pair_softmax import PairSoftmaxConfig, feature_network_of
 from mskray.imaging.keypoints import KINDS, Kind
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
+from mskray.training.run import Resources
 from mskray.verbs.tables import table as draw
 
 CELLS, TABLE, TEXT = "cells", "pair-table.json", "pair-table.md"
@@ -57,26 +62,19 @@ _PAPER: Mapping[str, tuple[tuple[str, str, str, str], ...]] = {
 # Which pairs can be judged depends on all descriptors of the table, and so do folds and results.
 _DECIDE = ("keypoints", "descriptors", "augment", "folds")
 _SOFTMAX = "CNN softmax"
-_SOFTMAX_KEYS = ("network", "data", "softmax", "augment", "folds", "cache")
 _SHORT: Mapping[str, str] = {"svm": "SVM", "gaussian_nb": "NB", "multinomial_nb": "multinomial NB"}
 
 
-class PairTableConfig(Section):
-    """What the table holds."""
+class PairTableConfig(PairSoftmaxConfig):
+    """What the table holds; the softmax's sections are those of its family."""
 
     descriptors: tuple[Kind, ...] = setting(KINDS, "key points", source="CRMO", min_length=1)
     vocabularies: tuple[int, ...] = setting((50, 500), "sizes of vocabulary", unit="words", source="CRMO", min_length=1)
     classifiers: tuple[Classifier, ...] = setting(("svm", "gaussian_nb"), "judges", source="CRMO", min_length=1)
     resamples: int = setting(2000, "resamples of the patients, for intervals", ge=100, le=100_000)
-    network: PairNetworkSection = PairNetworkSection()
-    data: PairDataSection = PairDataSection()
-    softmax: SoftmaxSection = SoftmaxSection()
     keypoints: ImageSection = ImageSection()
     kmeans: KMeansSection = KMeansSection(most=50_000)
     classifier: JudgeSection = JudgeSection()
-    augment: AugmentSection = AugmentSection()
-    folds: FoldSection = FoldSection()
-    cache: CacheSection = CacheSection()
 
 
 @dataclass(frozen=True)
@@ -130,6 +128,9 @@ def pair_table(cohort: str, out: str, config: PairTableConfig, report: Report = 
     """
     opened, place = open_cohort(cohort), locate(out)
     tasks = _tasks(opened)
+    check_bundle(config.network, opened, ("radiograph",))
+    for task in tasks:
+        check_reversal(task, config.augment)
     check_access(place, write=True)
     splits = [split for split in ("train", "validation", "test") if split in opened.splits]
     with cluster.session():
@@ -232,10 +233,8 @@ def _softmax_cells(
     facts: Mapping[str, Any],
     report: Report,
 ) -> list[Cell]:
+    network, config = feature_network_of(config)
     task = next(iter(pairs.values())).task
-    network, input_format = softmax_network(
-        PairSoftmaxConfig(**{name: getattr(config, name) for name in _SOFTMAX_KEYS})
-    )
     cache = Cache.of(config.cache, cohort)
     found = pair_features(cohort, tuple(splits), task, network, config.augment, cache, Resources(), report)
     features = ray.put(np.concatenate([found[split] for split in splits])[kept])
