@@ -6,6 +6,7 @@ with one more row, computes what is not there.
 """
 
 import io
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,14 +19,16 @@ from ray.exceptions import RayError
 from mskray.errors import UserError, user_error_in
 from mskray.estimators.cache import address
 from mskray.estimators.kmeans import KMeansSection, fit_kmeans
+from mskray.estimators.pair_softmax import SoftmaxSection, learn_softmax
 from mskray.estimators.pair_words import SplitsWords, of_copies
-from mskray.estimators.pairs import AugmentSection, Copies, FoldOutcome, Judged, Learn, Pairs, run_fold
+from mskray.estimators.pairs import AugmentSection, Copies, FoldOutcome, FoldSection, Judged, Learn, Pairs, run_fold
 from mskray.estimators.pieces import Here
 from mskray.estimators.words import ClassifierSection, class_probabilities, fit_classifier, pair_rows
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location
 
 _MOST_BYTES = 1 << 30
+_FACTS, _SIDES = "facts", ("train", "held")
 
 
 @dataclass(frozen=True)
@@ -57,10 +60,23 @@ class Cell:
         return f"cell-{address({**self.facts, 'model': self.model, 'fold': self.fold.name})}.npz"
 
 
-class Work(Protocol):
-    """Judges a fold: what was said of train and held pairs, by row of the table and task."""
+@dataclass(frozen=True)
+class CellResult:
+    """What a cell found.
 
-    def __call__(self, fold: Fold) -> dict[str, FoldOutcome]: ...
+    Args:
+        outcomes: what was said of train and held pairs, by "<task>/<judge>".
+        facts: what else is to be told of it (how the vocabulary converged, its seed), JSON values.
+    """
+
+    outcomes: Mapping[str, FoldOutcome]
+    facts: Mapping[str, Any]
+
+
+class Work(Protocol):
+    """Judges a fold."""
+
+    def __call__(self, fold: Fold) -> CellResult: ...
 
 
 @dataclass(frozen=True)
@@ -81,16 +97,46 @@ class WordsWork:
     augment: AugmentSection
     tasks: Mapping[str, Pairs]
 
-    def __call__(self, fold: Fold) -> dict[str, FoldOutcome]:
+    def __call__(self, fold: Fold) -> CellResult:
         found = fit_kmeans(self.words.pieces(self.kept[fold.rows]), self.size, self.kmeans, Here)
         counts = self.words.count(found.centres)[self.kept]
-        return {
+        outcomes = {
             f"{task}/{section.name}": run_fold(
                 learn_words(counts, pairs, section), pairs, fold.rows, fold.held, self.augment
             )
             for task, pairs in self.tasks.items()
             for section in self.classifiers
         }
+        return CellResult(outcomes, found.facts())
+
+
+@dataclass(frozen=True)
+class SoftmaxWork:
+    """The softmax on the differences of a network's features, on every task.
+
+    Args:
+        features: reference to features (n, 1 + copies, 2, width) of the pairs of `tasks`.
+    """
+
+    features: ray.ObjectRef
+    section: SoftmaxSection
+    penalty_folds: FoldSection
+    augment: AugmentSection
+    tasks: Mapping[str, Pairs]
+
+    def __call__(self, fold: Fold) -> CellResult:
+        features = ray.get(self.features)
+        outcomes = {
+            f"{task}/softmax": run_fold(
+                learn_softmax(features, pairs, self.section, self.penalty_folds),
+                pairs,
+                fold.rows,
+                fold.held,
+                self.augment,
+            )
+            for task, pairs in self.tasks.items()
+        }
+        return CellResult(outcomes, {})
 
 
 def learn_words(counts: np.ndarray, pairs: Pairs, section: ClassifierSection) -> Learn:
@@ -144,11 +190,11 @@ def _run(cell: Cell, folder: Location) -> None:
     write_cell(folder.join(cell.file), cell.work(cell.fold))
 
 
-def write_cell(place: Location, outcomes: Mapping[str, FoldOutcome]) -> None:
+def write_cell(place: Location, result: CellResult) -> None:
     """Write one cell, whole or not at all."""
-    arrays: dict[str, np.ndarray] = {}
-    for name, outcome in outcomes.items():
-        for side, judged in (("train", outcome.train), ("held", outcome.dev)):
+    arrays = {_FACTS: np.frombuffer(json.dumps(dict(result.facts)).encode(), np.uint8)}
+    for name, outcome in result.outcomes.items():
+        for side, judged in zip(_SIDES, (outcome.train, outcome.dev), strict=True):
             arrays[f"{name}/{side}/rows"] = judged.rows
             arrays[f"{name}/{side}/probabilities"] = judged.probabilities.astype(np.float32)
     buffer = io.BytesIO()
@@ -156,17 +202,19 @@ def write_cell(place: Location, outcomes: Mapping[str, FoldOutcome]) -> None:
     place.write_bytes(buffer.getbuffer())
 
 
-def read_cell(place: Location) -> dict[str, FoldOutcome]:
+def read_cell(place: Location) -> CellResult:
     """Read one cell. Raises UserError where it is damaged."""
     try:
-        with np.load(io.BytesIO(place.read_bytes(max_bytes=_MOST_BYTES)), allow_pickle=False) as arrays:
-            names = sorted({key.rsplit("/", 2)[0] for key in arrays.files})
-            sides = ("train", "held")
-            return {
-                name: FoldOutcome(
-                    *(Judged(arrays[f"{name}/{side}/rows"], arrays[f"{name}/{side}/probabilities"]) for side in sides)
-                )
-                for name in names
-            }
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        with np.load(io.BytesIO(place.read_bytes(max_bytes=_MOST_BYTES)), allow_pickle=False) as found:
+            arrays = dict(found)
+        facts = json.loads(arrays.pop(_FACTS).tobytes())
+        names = sorted({key.rsplit("/", 2)[0] for key in arrays})
+        outcomes = {
+            name: FoldOutcome(
+                *(Judged(arrays[f"{name}/{side}/rows"], arrays[f"{name}/{side}/probabilities"]) for side in _SIDES)
+            )
+            for name in names
+        }
+        return CellResult(outcomes, facts)
+    except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{place} is damaged ({error}): delete it and run again") from None

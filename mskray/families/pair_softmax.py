@@ -10,7 +10,7 @@ validation split. Copies by reversal and noise stay in the fold of their source.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -75,6 +75,9 @@ class PairSoftmaxConfig(Section):
         return InputFormat(self.data.image_size or _INPUT, self.data.intensity or "stored")
 
 
+ConfigT = TypeVar("ConfigT", bound=PairSoftmaxConfig)
+
+
 @dataclass
 class PairSoftmaxPredictor:
     """A network, and what the regression makes of the difference of its features."""
@@ -122,11 +125,7 @@ class PairSoftmaxFamily(Family):
         resources = run.resources
         need = cluster.Need("feature extraction", resources.workers, resources.cpus_per_worker, float(resources.gpu))
         cluster.require(need, LOADER_CPUS)
-        torch.manual_seed(0)
-        network, section, data = feature_source(config.network, config.data, default_size=_INPUT)
-        config = config.model_copy(update={"network": section, "data": data})
-        _check_width(network, config)
-        source = FeatureNetwork(section.backbone, network.state_dict(), config.input_format, data.batch_size)
+        source, config = feature_network_of(config)
         cache = Cache.of(config.cache, cohort)
         found = pair_features(cohort, SPLITS, run.task, source, config.augment, cache, resources, run.report)
         pairs, held = (Pairs.read(cohort, split, run.task) for split in SPLITS)
@@ -142,7 +141,7 @@ class PairSoftmaxFamily(Family):
             tracker.epoch({**figures, "prefix": run.prefix})
         counts = np.bincount(pairs.labels, minlength=len(run.task.classes)).tolist()
         labels = dict(zip(run.task.classes, counts, strict=True))
-        trained = Trained(network.state_dict(), [figures], figures, labels)
+        trained = Trained(source.state, [figures], figures, labels)
         return replace(self.fitted(cohort, config, run.task, trained), estimator=model)
 
     def predictor(self, fitted: Fitted, device: str = "cpu") -> Predictor:
@@ -163,6 +162,19 @@ class PairSoftmaxFamily(Family):
             "augment.noise": (0.005, 0.1),
             "augment.reverse": [True, False],
         }
+
+
+def feature_network_of(config: ConfigT) -> tuple[FeatureNetwork, ConfigT]:
+    """Return whose features a config asks for, and the config with what was left to the network filled in.
+
+    Raises:
+        UserError: no such bundle or weights, or fewer features than are to be kept.
+    """
+    torch.manual_seed(0)
+    network, section, data = feature_source(config.network, config.data, default_size=_INPUT)
+    config = config.model_copy(update={"network": section, "data": data})
+    _check_width(network, config)
+    return FeatureNetwork(section.backbone, network.state_dict(), config.input_format, data.batch_size), config
 
 
 @torch.inference_mode()

@@ -1,8 +1,9 @@
 """`mskray pair-table COHORT --out FOLDER`: every model of pairs and their votes, as in CRMO's table.
 
-For three classes and for two: `pair_bovw` with each descriptor, size of vocabulary and classifier, judged by K-fold
-cross-validation over the train and validation splits and on the held-out test split. Cells (a vocabulary in a fold,
-with all that is judged by it) run side by side on Ray; a finished one is a file in the folder and is not made again.
+For three classes and for two: `pair_softmax`, and `pair_bovw` with each descriptor, size of vocabulary and classifier,
+judged by K-fold cross-validation and on held-out pairs: those of the test split, or of the validation split where there is no test
+split. Folds are made of all other pairs. Cells (a vocabulary in a fold with all that is judged by it, or the softmax in
+a fold) run side by side on Ray; a finished one is a file in the folder and is not made again.
 
 Patients are dealt to folds once, by the first task's classes, so that both tasks share vocabularies.
 """
@@ -12,15 +13,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import ray
 
 from mskray import cluster
 from mskray.cohorts import Cohort, Task, open_cohort
 from mskray.cohorts.change import CHANGE, IMPROVED, PAIR
-from mskray.config import Section, setting
+from mskray.config import setting
 from mskray.errors import UserError
-from mskray.estimators.cache import Cache, CacheSection
+from mskray.estimators.cache import Cache
 from mskray.estimators.kmeans import KMeansSection
-from mskray.estimators.pair_cells import Cell, Fold, WordsWork, read_cell, run_cells
+from mskray.estimators.pair_cells import Cell, CellResult, Fold, SoftmaxWork, WordsWork, read_cell, run_cells
+from mskray.estimators.pair_features import pair_features
 from mskray.estimators.pair_table import Outcomes, TableRow, table_rows, text_cells
 from mskray.estimators.pair_words import (
     ImageSection,
@@ -31,11 +34,14 @@ from mskray.estimators.pair_words import (
     refusals,
     usable,
 )
-from mskray.estimators.pairs import AugmentSection, FoldSection, Pairs, check_folds, fold_numbers
+from mskray.estimators.pairs import FoldOutcome, FoldSection, Pairs, check_folds, check_reversal, fold_numbers
 from mskray.estimators.words import Classifier, ClassifierSection, JudgeSection
+from mskray.families.feature_source import check_bundle
+from mskray.families.pair_softmax import PairSoftmaxConfig, feature_network_of
 from mskray.imaging.keypoints import KINDS, Kind
 from mskray.progress import Progress, Report, silent
-from mskray.storage import Location, check_access, locate
+from mskray.storage import check_access, locate
+from mskray.training.run import Resources
 from mskray.verbs.tables import table as draw
 
 CELLS, TABLE, TEXT = "cells", "pair-table.json", "pair-table.md"
@@ -53,11 +59,14 @@ _PAPER: Mapping[str, tuple[tuple[str, str, str, str], ...]] = {
         ("CRMO: ensemble", "0.11", "0.22", "0.29"),
     ),
 }
-_SHORT: Mapping[Classifier, str] = {"svm": "SVM", "gaussian_nb": "NB", "multinomial_nb": "multinomial NB"}
+# Which pairs can be judged depends on all descriptors of the table, and so do folds and results.
+_DECIDE = ("keypoints", "descriptors", "augment", "folds")
+_SOFTMAX = "CNN softmax"
+_SHORT: Mapping[str, str] = {"svm": "SVM", "gaussian_nb": "NB", "multinomial_nb": "multinomial NB"}
 
 
-class PairTableConfig(Section):
-    """What the table holds."""
+class PairTableConfig(PairSoftmaxConfig):
+    """What the table holds; the softmax's sections are those of its family."""
 
     descriptors: tuple[Kind, ...] = setting(KINDS, "key points", source="CRMO", min_length=1)
     vocabularies: tuple[int, ...] = setting((50, 500), "sizes of vocabulary", unit="words", source="CRMO", min_length=1)
@@ -66,9 +75,6 @@ class PairTableConfig(Section):
     keypoints: ImageSection = ImageSection()
     kmeans: KMeansSection = KMeansSection(most=50_000)
     classifier: JudgeSection = JudgeSection()
-    augment: AugmentSection = AugmentSection()
-    folds: FoldSection = FoldSection()
-    cache: CacheSection = CacheSection()
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,7 @@ class PairTable:
 
     Args:
         left_out: pairs that are judged by no model, and why.
+        vocabularies: of each fold, how k-means ended and its seed.
     """
 
     cohort: str
@@ -84,6 +91,7 @@ class PairTable:
     config: dict[str, Any]
     counts: dict[str, int]
     left_out: tuple[str, ...]
+    vocabularies: tuple[dict[str, Any], ...]
     rows: dict[str, list[TableRow]]
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,6 +99,7 @@ class PairTable:
         given = {name: [row.to_dict() for row in rows] for name, rows in self.rows.items()}
         where = {"uri": self.cohort, "content_hash": self.cohort_hash}
         facts = {"config": self.config, "pairs": self.counts, "left_out": list(self.left_out)}
+        facts["vocabularies"] = list(self.vocabularies)
         return {"schema_version": SCHEMA_VERSION, "cohort": where, **facts, "tasks": given}
 
     def text(self) -> str:
@@ -122,23 +131,40 @@ def pair_table(cohort: str, out: str, config: PairTableConfig, report: Report = 
     """
     opened, place = open_cohort(cohort), locate(out)
     tasks = _tasks(opened)
+    check_bundle(config.network, opened, ("radiograph",))
+    for task in tasks:
+        check_reversal(task, config.augment)
     check_access(place, write=True)
-    splits = [split for split in ("train", "validation", "test") if split in opened.splits]
+    splits, last = list(opened.splits), opened.splits[-1] if len(opened.splits) > 1 else ""
     with cluster.session():
         cluster.require(cluster.Need("pair-table", 1, 1.0))
         words = {kind: _extracted(opened, splits, tasks[0], kind, config, report) for kind in config.descriptors}
         kept, left_out = _kept(opened, words, report)
+        refused = sum(words[config.descriptors[0]].sizes) - len(kept)
         pairs = {task.name: _pairs(opened, splits, task, kept) for task in tasks}
-        held = np.repeat([split == "test" for split in splits], words[config.descriptors[0]].sizes)[kept]
+        held = np.repeat([split == last for split in splits], words[config.descriptors[0]].sizes)[kept]
         folds = _folds(pairs[tasks[0].name], held, config.folds, str(opened.location))
-        cells = _cells(opened, words, kept, pairs, folds, config)
+        facts = {"cohort": opened.content_hash, **config.model_dump(mode="json", include=set(_DECIDE))}
+        cells = _softmax_cells(opened, splits, kept, pairs, folds, config, facts, report)
+        cells += _words_cells(words, kept, pairs, folds, config, facts)
         run_cells(cells, place.join(CELLS), report)
-    models = _outcomes(cells, place.join(CELLS), [fold.name for fold in folds])
+    results = [(cell, read_cell(place.join(CELLS, cell.file))) for cell in cells]
+    models = _outcomes(results, [fold.name for fold in folds])
+    learned = tuple({"model": cell.model, "fold": cell.fold.name, **each.facts} for cell, each in results if each.facts)
+    stopped = sum(not each["converged"] for each in learned)
+    if stopped:
+        report(Progress(f"{stopped} of {len(learned)} vocabularies did not converge: raise kmeans.iterations"))
     report(Progress("computing errors and intervals"))
-    rows = {name: table_rows(each, models[name], "", config.resamples) for name, each in pairs.items()}
-    counts = {"cross-validated": int((~held).sum()), "held out": int(held.sum()), "left out": len(left_out)}
+    rows = {name: table_rows(each, models[name], _SOFTMAX, config.resamples) for name, each in pairs.items()}
+    counts = {"cross-validated": int((~held).sum()), f"held out ({last})": int(held.sum()), "refused": refused}
     table = PairTable(
-        str(opened.location), opened.content_hash, config.model_dump(mode="json"), counts, tuple(left_out), rows
+        str(opened.location),
+        opened.content_hash,
+        config.model_dump(mode="json"),
+        counts,
+        tuple(left_out),
+        learned,
+        rows,
     )
     place.join(TABLE).write_json(table.to_dict())
     place.join(TEXT).write_bytes(table.markdown().encode())
@@ -200,7 +226,7 @@ def _some(pairs: Pairs, rows: np.ndarray) -> Pairs:
 
 
 def _folds(pairs: Pairs, held: np.ndarray, section: FoldSection, where: str) -> list[Fold]:
-    """Deal what is not held out to folds; the last one learns from all of it and is held to the test split."""
+    """Deal what is not held out to folds; the last one learns from all of it and is held to what is held out."""
     inside = np.flatnonzero(~held)
     some = _some(pairs, inside)
     number = fold_numbers(some, section)
@@ -212,24 +238,48 @@ def _folds(pairs: Pairs, held: np.ndarray, section: FoldSection, where: str) -> 
     return [*folds, Fold("all folds", inside, np.flatnonzero(held))]
 
 
-def _cells(
+def _softmax_cells(
     cohort: Cohort,
+    splits: list[str],
+    kept: np.ndarray,
+    pairs: Mapping[str, Pairs],
+    folds: list[Fold],
+    config: PairTableConfig,
+    facts: Mapping[str, Any],
+    report: Report,
+) -> list[Cell]:
+    network, config = feature_network_of(config)
+    task = next(iter(pairs.values())).task
+    cache = Cache.of(config.cache, cohort)
+    found = pair_features(cohort, tuple(splits), task, network, config.augment, cache, Resources(), report)
+    features = ray.put(np.concatenate([found[split] for split in splits])[kept])
+    decide = {
+        **facts,
+        "network": network.hash,
+        "input": vars(network.input),
+        "softmax": config.softmax.model_dump(mode="json"),
+    }
+    work = SoftmaxWork(features, config.softmax, config.folds, config.augment, pairs)
+    return [Cell(_SOFTMAX, fold, decide, work) for fold in folds]
+
+
+def _words_cells(
     words: Mapping[Kind, SplitsWords],
     kept: np.ndarray,
     pairs: Mapping[str, Pairs],
     folds: list[Fold],
     config: PairTableConfig,
+    facts: Mapping[str, Any],
 ) -> list[Cell]:
-    classifiers = tuple(ClassifierSection(name=name, **config.classifier.model_dump()) for name in config.classifiers)
-    sections = ("keypoints", "kmeans", "classifier", "augment", "folds", "descriptors", "classifiers")
-    # Which pairs can be judged depends on all descriptors of the table, and so do folds and results.
-    facts = {"cohort": cohort.content_hash, **config.model_dump(mode="json", include=set(sections))}
+    """Return the cells of every vocabulary, those that take longest first."""
+    decide = {**facts, **config.model_dump(mode="json", include={"kmeans", "classifier", "classifiers"})}
+    sections = tuple(ClassifierSection(name=name, **config.classifier.model_dump()) for name in config.classifiers)
     return [
         Cell(
             f"{kind.upper()}, |V| = {size}",
             fold,
-            {**facts, "kind": kind, "size": size},
-            WordsWork(each, kept, size, config.kmeans, classifiers, config.augment, pairs),
+            {**decide, "kind": kind, "size": size},
+            WordsWork(each, kept, size, config.kmeans, sections, config.augment, pairs),
         )
         for size in sorted(config.vocabularies, reverse=True)
         for kind, each in words.items()
@@ -237,18 +287,18 @@ def _cells(
     ]
 
 
-def _outcomes(cells: list[Cell], folder: Location, folds: list[str]) -> dict[str, dict[str, Outcomes]]:
-    """Return what each model said, by task and name, in the order of the paper's table."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for cell in cells:
-        for key, outcome in read_cell(folder.join(cell.file)).items():
+def _outcomes(results: list[tuple[Cell, CellResult]], folds: list[str]) -> dict[str, dict[str, Outcomes]]:
+    """Return what each model said, by task and name, the softmax first."""
+    found: dict[str, dict[str, dict[str, FoldOutcome]]] = {}
+    for cell, result in results:
+        for key, outcome in result.outcomes.items():
             task, judge = key.split("/")
-            name = f"{_SHORT[judge]}-BOW, {cell.model}"  # type: ignore[index]
+            name = cell.model if judge == "softmax" else f"{_SHORT[judge]}-BOW, {cell.model}"
             found.setdefault(task, {}).setdefault(name, {})[cell.fold.name] = outcome
     return {
         task: {
             name: Outcomes(tuple(each[fold] for fold in folds[:-1]), each[folds[-1]])
-            for name, each in sorted(models.items())
+            for name, each in sorted(models.items(), key=lambda item: (item[0] != _SOFTMAX, item[0]))
         }
         for task, models in found.items()
     }

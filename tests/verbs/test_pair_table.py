@@ -8,7 +8,7 @@ import pytest
 
 from mskray.cohorts.change import CHANGE
 from mskray.errors import UserError
-from mskray.estimators.pair_cells import Cell, Fold, missing_cells, read_cell, write_cell
+from mskray.estimators.pair_cells import Cell, CellResult, Fold, missing_cells, read_cell, write_cell
 from mskray.estimators.pair_table import Outcomes, table_rows, text_cells, vote_outcomes
 from mskray.estimators.pairs import FoldOutcome, Judged, Pairs
 from mskray.storage import locate
@@ -105,13 +105,10 @@ class Counted:
     def __init__(self) -> None:
         self.done = 0
 
-    def __call__(self, fold: Fold) -> dict[str, FoldOutcome]:
+    def __call__(self, fold: Fold) -> CellResult:
         self.done += 1
-        return {
-            "change/svm": FoldOutcome(
-                said(fold.rows, np.ones(len(fold.rows), bool), 0.9), said(fold.held, fold.held < 6, 0.7)
-            )
-        }
+        learned = said(fold.rows, np.ones(len(fold.rows), bool), 0.9)
+        return CellResult({"change/svm": FoldOutcome(learned, said(fold.held, fold.held < 6, 0.7))}, {"seed": 7})
 
 
 def cells(work: Counted, **facts: Any) -> list[Cell]:
@@ -128,8 +125,9 @@ def test_finished_cells_are_kept_and_others_are_not_taken_for_them(tmp_path: Pat
     assert missing_cells(cells(work, seed=0), folder) == []
     assert len(missing_cells(cells(work, seed=1), folder)) == 3
     assert work.done == 3
-    found = read_cell(folder.join(first.file))["change/svm"]
-    expected = first.work(first.fold)["change/svm"]
+    assert read_cell(folder.join(first.file)).facts == {"seed": 7}
+    found = read_cell(folder.join(first.file)).outcomes["change/svm"]
+    expected = first.work(first.fold).outcomes["change/svm"]
     np.testing.assert_array_equal(found.dev.rows, expected.dev.rows)
     np.testing.assert_allclose(found.train.probabilities, expected.train.probabilities, rtol=1e-6)
 
