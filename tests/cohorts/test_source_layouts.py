@@ -20,6 +20,7 @@ def listing(name, folder, **options):
 def test_the_registry_knows_each_file():
     assert source_names() == [
         "dicom",
+        "discs",
         "grazpedwri",
         "knee-oa",
         "knee-pairs",
@@ -27,7 +28,11 @@ def test_the_registry_knows_each_file():
         "mura",
         "pairs",
         "phantom",
+        "phantom-discs",
         "phantom-pairs",
+        "phantom-spine",
+        "rsna-lumbar",
+        "spider",
     ]
 
 
