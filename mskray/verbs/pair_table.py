@@ -1,15 +1,15 @@
 """`mskray pair-table COHORT --out FOLDER`: every model of pairs and their votes, as in CRMO's table.
 
-For three classes and for two: `pair_softmax`, and `pair_bovw` with each descriptor, size of vocabulary and classifier,
-judged by K-fold cross-validation and on held-out pairs: those of the test split, or of the validation split where there is no test
-split. Folds are made of all other pairs. Cells (a vocabulary in a fold with all that is judged by it, or the softmax in
-a fold) run side by side on Ray; a finished one is a file in the folder and is not made again.
+For three classes and for two: `pair_softmax`, and `pair_bovw` with each descriptor, size of vocabulary and classifier.
+Pairs of the test split are held out, those of the validation split where there is no test split; all others are dealt
+to folds. Cells (a vocabulary in a fold with all that is judged by it, or the softmax in a fold) run side by side on
+Ray; a finished one is a file in the folder and is not made again.
 
 Patients are dealt to folds once, by the first task's classes, so that both tasks share vocabularies.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from mskray.estimators.cache import Cache
 from mskray.estimators.kmeans import KMeansSection
 from mskray.estimators.pair_cells import Cell, CellResult, Fold, SoftmaxWork, WordsWork, read_cell, run_cells
 from mskray.estimators.pair_features import pair_features
-from mskray.estimators.pair_table import Outcomes, TableRow, table_rows, text_cells
+from mskray.estimators.pair_table import Outcomes, table_rows
 from mskray.estimators.pair_words import (
     ImageSection,
     KeyPointSection,
@@ -42,23 +42,9 @@ from mskray.imaging.keypoints import KINDS, Kind
 from mskray.progress import Progress, Report, silent
 from mskray.storage import check_access, locate
 from mskray.training.run import Resources
-from mskray.verbs.tables import table as draw
+from mskray.verbs.pair_table_text import PairTable
 
 CELLS, TABLE, TEXT = "cells", "pair-table.json", "pair-table.md"
-SCHEMA_VERSION = 1
-_COLUMNS = ("model", "training error", "dev error", "test error")
-_PAPER: Mapping[str, tuple[tuple[str, str, str, str], ...]] = {
-    CHANGE.name: (
-        ("CRMO: CNN softmax", "0.08", "0.31", "0.64"),
-        ("CRMO: NB-BOW, SIFT, |V| = 500", "0.0", "0.33", "0.78"),
-        ("CRMO: ensemble", "0.05", "0.37", "0.58"),
-    ),
-    IMPROVED.name: (
-        ("CRMO: CNN logistic", "0.05", "0.12", "0.29"),
-        ("CRMO: SVM-BOW, ORB, |V| = 50", "0.0", "0.63", "0.83"),
-        ("CRMO: ensemble", "0.11", "0.22", "0.29"),
-    ),
-}
 # Which pairs can be judged depends on all descriptors of the table, and so do folds and results.
 _DECIDE = ("keypoints", "descriptors", "augment", "folds")
 _SOFTMAX = "CNN softmax"
@@ -75,52 +61,6 @@ class PairTableConfig(PairSoftmaxConfig):
     keypoints: ImageSection = ImageSection()
     kmeans: KMeansSection = KMeansSection(most=50_000)
     classifier: JudgeSection = JudgeSection()
-
-
-@dataclass(frozen=True)
-class PairTable:
-    """What was found: rows by task, and how many pairs they rest on.
-
-    Args:
-        left_out: pairs that are judged by no model, and why.
-        vocabularies: of each fold, how k-means ended and its seed.
-    """
-
-    cohort: str
-    cohort_hash: str
-    config: dict[str, Any]
-    counts: dict[str, int]
-    left_out: tuple[str, ...]
-    vocabularies: tuple[dict[str, Any], ...]
-    rows: dict[str, list[TableRow]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As written to pair-table.json."""
-        given = {name: [row.to_dict() for row in rows] for name, rows in self.rows.items()}
-        where = {"uri": self.cohort, "content_hash": self.cohort_hash}
-        facts = {"config": self.config, "pairs": self.counts, "left_out": list(self.left_out)}
-        facts["vocabularies"] = list(self.vocabularies)
-        return {"schema_version": SCHEMA_VERSION, "cohort": where, **facts, "tasks": given}
-
-    def text(self) -> str:
-        """As the terminal shows it: the paper's figures, and below them ours."""
-        return "\n\n".join(
-            f"{self._title(name)}\n{draw(_COLUMNS, [*_PAPER.get(name, ()), *map(text_cells, rows)])}"
-            for name, rows in self.rows.items()
-        )
-
-    def markdown(self) -> str:
-        """As written to pair-table.md."""
-        parts = []
-        for name, rows in self.rows.items():
-            lines = [_COLUMNS, ("---",) * len(_COLUMNS), *_PAPER.get(name, ()), *map(text_cells, rows)]
-            drawn = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-            parts.append("\n".join([f"## {self._title(name)}", "", *drawn, ""]))
-        return "\n".join(parts)
-
-    def _title(self, task: str) -> str:
-        counts = ", ".join(f"{what} {count:,}" for what, count in self.counts.items())
-        return f"{task}: error = 1 − F1 with 95 % interval by patient; pairs: {counts}"
 
 
 def pair_table(cohort: str, out: str, config: PairTableConfig, report: Report = silent) -> PairTable:
