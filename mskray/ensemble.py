@@ -7,7 +7,7 @@ ensemble of one, so that whatever predicts knows only `Voter`.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -79,16 +79,22 @@ class Vote:
         members: each member's own (n, classes) probabilities by name.
         parts: what parts of a single member say, (n, classes) by name; empty where several vote.
         boxes: where a single member looked, (n, 4) by name, in pixels of its canvas; empty where several vote.
+        errors: why a member could not judge some of the n, by place: there is no vote on these.
     """
 
     probabilities: np.ndarray
     members: Mapping[str, np.ndarray]
     parts: Mapping[str, np.ndarray]
     boxes: Mapping[str, np.ndarray]
+    errors: Mapping[int, str] = field(default_factory=dict)
 
 
 class Voter:
-    """A loaded ensemble, ready to predict in this process: `names`, `bundles` and `predictors`, an entry a member."""
+    """A loaded ensemble, ready to predict in this process.
+
+    `names`, `bundles` and `predictors` have an entry a member; `tasks` the classes of each of a vote's `parts`, where
+    these answer tasks of their own.
+    """
 
     def __init__(
         self,
@@ -101,6 +107,8 @@ class Voter:
         self.bundles = tuple(bundle for bundle, _ in members)
         self.names = tuple(_distinct([bundle.name for bundle in self.bundles]))
         self.predictors = tuple(predictor for _, predictor in members)
+        # Several vote on one question, the first of each; a single one answers all that it knows.
+        self.tasks = self.bundles[0].tasks if len(self.bundles) == 1 else {}
         weights = np.array([member.weight for member in ensemble.members], dtype=np.float64)
         self._weights = weights / weights.sum()
 
@@ -122,7 +130,8 @@ class Voter:
         scaled = apply_temperature(mean, self.ensemble.calibration.temperature)
         members = dict(zip(self.names, votes, strict=True))
         single = predictions[0] if len(predictions) == 1 else Prediction(mean)
-        return Vote(scaled.astype(np.float32), members, single.parts, single.boxes)
+        errors = {place: reason for prediction in predictions for place, reason in prediction.errors.items()}
+        return Vote(scaled.astype(np.float32), members, single.parts, single.boxes, errors)
 
 
 def join(

@@ -31,6 +31,7 @@ from mskray.cohorts.schema import (
     Manifest,
     Shard,
     Task,
+    content_hash,
     is_pixels,
     pixels,
     shard_schema,
@@ -47,6 +48,8 @@ class Cohort:
 
     location: Location
     manifest: Manifest
+    exchanged: bool = False
+    """Whether this is the cohort with its validation and test splits exchanged (`exchange`)."""
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -86,6 +89,21 @@ class Cohort:
     def count(self, split: str) -> int:
         """Images of a split."""
         return sum(shard.rows for shard in self.shards(split))
+
+    def exchange(self) -> "Cohort":
+        """The same cohort with its validation and test splits exchanged: what was held out chooses, and the other way.
+
+        Nothing is written. Its content hash is another one, so that nothing learned from it is taken for the other's.
+        """
+        before, names = self.manifest, {"validation": "test", "test": "validation"}
+        shards = tuple(
+            shard.model_copy(update={"split": names.get(shard.split, shard.split)}) for shard in before.shards
+        )
+        splits = {names.get(split, split): count for split, count in before.counts.splits.items()}
+        counts = before.counts.model_copy(update={"splits": splits})
+        digest = content_hash(before.tasks, before.image, shards)
+        manifest = before.model_copy(update={"shards": shards, "counts": counts, "content_hash": digest})
+        return Cohort(self.location, manifest, not self.exchanged)
 
     def read_shard(self, shard: Shard, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Read one shard as arrays of its n rows.

@@ -90,6 +90,12 @@ class LocalSection(Section):
     start: Literal["initial", "global"] = setting(
         "initial", "CNN_l starts from what CNN_g started from, or from what it became; the paper does not say"
     )
+    side: float = setting(
+        0.5,
+        "the key area's sides before FC_w and FC_h learn, as shares of the image's; the paper does not say",
+        gt=0,
+        lt=1,
+    )
     epochs: int = setting(30, "passes over the training split", unit="epochs", ge=1, le=10_000, source=_SETTINGS)
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
@@ -167,6 +173,7 @@ class LocalRecipe(Recipe):
         from_global = self.config.local.start == GLOBAL
         first = trained if from_global else GlobalRecipe(self.config, self.classes).initial_state()
         built.cnn_l.load_state_dict(dict(first))
+        built.key_area.start_at(self.config.local.side)
         return built.state_dict()
 
     def set_training(self, network: nn.Module, epoch: int) -> None:
@@ -221,6 +228,7 @@ class KalmFamily(Family):
             "optimizer.learning_rate": (1e-6, 1e-3),
             "local.optimizer.learning_rate": (1e-6, 1e-3),
             "local.start": ["initial", "global"],
+            "local.side": (0.2, 0.7),
         }
 
 

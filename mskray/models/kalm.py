@@ -4,6 +4,8 @@ Source: "KALM" (equations 1 to 10, figure 2). Coordinates are those of `grid_sam
 along x (columns) and y (rows), whatever its size in pixels.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -54,6 +56,13 @@ class KeyArea(nn.Module):
         super().__init__()
         self.fc_w, self.fc_h = nn.Linear(width, 1), nn.Linear(height, 1)
         self._centred = centred
+
+    @torch.no_grad()
+    def start_at(self, side: float) -> None:
+        """Make every box `side` of the image wide and high, until FC_w and FC_h learn; `side` in (0, 1)."""
+        for layer in (self.fc_w, self.fc_h):
+            layer.weight.zero_()
+            layer.bias.fill_(math.log(side / (1 - side)))
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return (n, 4) x, y, w, h as `sample` takes them."""

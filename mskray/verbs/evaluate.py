@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import mskray
@@ -57,9 +58,17 @@ def evaluate_model(
     predicting = Predicting(str(location), described, workers, gpu, report)
     with cluster.session():
         table = predicting.cohort(cohort, [split])
+    judged = pc.is_null(table["error"])
+    if not pc.all(judged).as_py():
+        failed = len(table) - pc.sum(judged).as_py()
+        report(Progress(f"{failed} of {len(table)} could not be judged and are in no figure: see column error"))
     report(Progress("computing figures and intervals"))
     result = evaluate(
-        table, described.classes, ordinal=task.ordinal, threshold=described.threshold, resamples=resamples
+        table.filter(judged),
+        described.classes,
+        ordinal=task.ordinal,
+        threshold=described.threshold,
+        resamples=resamples,
     )
     bundles = [read_description(member.uri) for member in described.members]
     history = bundles[0].history if len(bundles) == 1 else []

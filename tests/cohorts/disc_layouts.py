@@ -113,7 +113,11 @@ def ingest(name, location, out, size=80, **options):
         if entry.shard:
             table = pq.read_table(Path(out) / entry.shard.path, partitioning=None)
             tables.append(table.append_column("split", [[shard.split] * table.num_rows]))
-    rows = [row for table in tables for row in table.drop_columns([name for name in ("image", "mask") if name in table.column_names]).to_pylist()]
+    rows = [
+        row
+        for table in tables
+        for row in table.drop_columns([name for name in ("image", "mask") if name in table.column_names]).to_pylist()
+    ]
     field = shard_schema(image, tasks, masks=source.masks).field("image")
     stacks = [pixels(table["image"], field) for table in tables]
     assert len(rows) + len(reasons) == plan.listed

@@ -24,7 +24,7 @@ def test_a_shard_holds_volumes_and_corners(tmp_path: Path, size: int) -> None:
     items = list(source.items(None, options))
     assert len({item.patient_id for item in items}) == len(items) == 2
     names = ("path", "instance_id", "study_id", "patient_id", "body_part", "view", "view_index", "laterality", "row")
-    rows = [{name: getattr(item, name) for name in names} for item in items]  # type: ignore[attr-defined]
+    rows = [{name: getattr(item, name) for name in names} for item in items]
     entry = write_shard(
         ShardJob(source, options, None, locate(tmp_path).uri, image, source.tasks(None, options)),
         ShardPlan("train", 0, "0" * 16, 0, 2),

@@ -97,6 +97,16 @@ def test_the_answer_is_the_mean_of_both_and_says_where_it_looked() -> None:
     torch.testing.assert_close(torch.stack([w, h], dim=1) / 128, box[:, 2:])
 
 
+@pytest.mark.parametrize("side", [0.25, 0.5])
+def test_the_key_area_starts_at_its_side(side: float) -> None:
+    local = recipe(local={"side": side})
+    network = local.build()
+    network.load_state_dict(local.initial_state(GlobalRecipe(local.config.stage("global"), 2).initial_state()))
+    rows = local.config.data.image_size
+    box = local.answer(network.eval(), {"image": torch.rand(2, 1, rows, rows)}).boxes["key_area"]
+    assert torch.allclose(box[:, 2:], torch.full((2, 2), side * rows))
+
+
 @pytest.mark.parametrize("start", ["initial", "global"])
 def test_the_local_network_starts_where_it_is_told(start: str) -> None:
     local = recipe(local={"start": start})

@@ -46,6 +46,17 @@ def test_eq_7_predicts_lengths_from_profiles() -> None:
     assert box[0].tolist() == pytest.approx([-1.0, 0.0, sigmoid(0.0), sigmoid(-0.5)], abs=1e-6)
 
 
+@pytest.mark.parametrize("side", [0.2, 0.5, 0.9])
+def test_boxes_have_the_side_that_they_start_at_whatever_the_map(side: float) -> None:
+    area = KeyArea(height=5, width=7)
+    area.start_at(side)
+    boxes = area(torch.rand(6, 3, 5, 7))
+    assert torch.allclose(boxes[:, 2:], torch.full((6, 2), side))
+    boxes[:, 2:].sum().backward()
+    assert area.fc_w.weight.grad.abs().sum() > 0, "from there both learn"
+    assert area.fc_h.weight.grad.abs().sum() > 0
+
+
 def test_eq_8_and_9_cut_the_box_at_full_resolution() -> None:
     image = torch.arange(64.0).view(1, 1, 8, 8)
     # A quarter of the image around (0.5, -0.5): columns 4 to 7, rows 0 to 3.

@@ -2,9 +2,9 @@
 
     mskray ingest phantom-discs --out URI patients=500 seed=1
 
-Nothing is read: the same options give the same discs anywhere. They are cut from the volumes that `phantom-spine` stores
-whole, between the bodies' true corners or, with `corner_error`, between corners that are off as a detector's are.
-Options are those of `mskray.imaging.phantoms.spine.SpineSpec`.
+Nothing is read: the same options give the same discs anywhere. They are cut from the volumes that `phantom-spine`
+stores whole, between the bodies' true corners or, with `corner_error`, between corners that are off as a detector's
+are. Options are those of `mskray.imaging.phantoms.spine.SpineSpec`.
 
 A mask's value has a bit for each task of `MASKED` whose change is drawn there: 1 is a defect of the upper endplate.
 """
@@ -76,8 +76,8 @@ class PhantomDiscs(DiscSource[PhantomDiscsOptions]):
         phantom = _phantom(_spec(options), int(index))
         disc = phantom.discs[int(place)]
         rng = stream(options.seed, _ERRORS, int(index), int(place))
-        bodies = [_moved(body, rng, phantom, options.corner_error) for body in (disc.upper, disc.lower)]
-        cut = disc_volume(phantom.volume, *bodies, size=self.size)
+        upper, lower = (_moved(body, rng, phantom, options.corner_error) for body in (disc.upper, disc.lower))
+        cut = disc_volume(phantom.volume, upper, lower, size=self.size)
         mask = np.zeros(cut.pixels.shape, np.uint8)
         for bit, task in enumerate(MASKED):
             if task in disc.truth:
