@@ -178,7 +178,8 @@ def _fill(moved: np.ndarray, counts: np.ndarray, each: Each, before: np.ndarray 
     if not len(empty):
         return moved
     parts = each(partial(_farthest, centres=moved if before is None else before, most=len(empty)))
-    far = _first_distinct(*(np.concatenate(values) for values in zip(*parts, strict=True)), len(empty))[0]
+    rows, distances = (np.concatenate(values) for values in zip(*parts, strict=True))
+    far, _ = _first_distinct(rows, distances, len(empty))
     result = moved.copy()
     result[empty[: len(far)]] = far
     return result

@@ -12,6 +12,7 @@ which no key point is found is not learned from: `usable` says which those are, 
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray
@@ -176,7 +177,7 @@ def extract(words: PairWords, report: Report = silent) -> None:
     if not missing:
         return
 
-    def write(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def write(rows: Any) -> Any:
         number = int(rows["shard"][0])
         words.parts.write(number, words.part(number))
         return {"pairs": np.array([words.counts[number]])}

@@ -85,12 +85,12 @@ Found = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _orb(image: np.ndarray, most: int) -> Found:
-    return _opencv(cv2.ORB_create(nfeatures=most, fastThreshold=_FAST_THRESHOLD), image, 32)
+    return _opencv(cv2.ORB.create(nfeatures=most, fastThreshold=_FAST_THRESHOLD), image, 32)
 
 
 def _sift(image: np.ndarray, most: int) -> Found:
     # OpenCV gives SIFT's whole numbers from 0 to 255 as float32.
-    return _opencv(cv2.SIFT_create(nfeatures=most, contrastThreshold=_CONTRAST_THRESHOLD), image, 128)
+    return _opencv(cv2.SIFT.create(nfeatures=most, contrastThreshold=_CONTRAST_THRESHOLD), image, 128)
 
 
 def _opencv(detector: Any, image: np.ndarray, width: int) -> Found:

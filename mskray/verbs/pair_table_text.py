@@ -45,7 +45,7 @@ class PairTable:
         """As written to pair-table.json."""
         given = {name: [row.to_dict() for row in rows] for name, rows in self.rows.items()}
         where = {"uri": self.cohort, "content_hash": self.cohort_hash}
-        facts = {"config": self.config, "pairs": self.counts, "left_out": list(self.left_out)}
+        facts: dict[str, Any] = {"config": self.config, "pairs": self.counts, "left_out": list(self.left_out)}
         facts["vocabularies"] = list(self.vocabularies)
         return {"schema_version": SCHEMA_VERSION, "cohort": where, **facts, "tasks": given}
 

@@ -38,7 +38,7 @@ def test_fewer_surf_points_are_the_first_of_more() -> None:
 def test_a_faint_image_has_points_too() -> None:
     """A tenth of the contrast: OpenCV's own thresholds find nothing of it with ORB."""
     faint = (100 + picture() * 0.06).astype(np.uint8)
-    assert cv2.ORB_create().detectAndCompute(faint, None)[1] is None
+    assert cv2.ORB.create().detectAndCompute(faint, None)[1] is None
     assert len(describe(faint, "orb", 50).descriptors) > 10
 
 
