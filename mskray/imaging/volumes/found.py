@@ -12,7 +12,7 @@ from mskray.imaging.decoded import DecodeError, DecodeLimits
 from mskray.imaging.dicom import is_dicom
 from mskray.imaging.volumes.metaimage import is_metaimage, read_metaimage
 from mskray.imaging.volumes.nifti import is_nifti, read_nifti
-from mskray.imaging.volumes.series import Rejected, read_series
+from mskray.imaging.volumes.series import Rejected, only_volume, read_series
 from mskray.imaging.volumes.volume import Volume
 
 
@@ -30,6 +30,10 @@ class Found:
     names: tuple[str, ...]
     volumes: tuple[Volume, ...]
     rejected: Rejected
+
+    def only(self) -> Volume:
+        """The volume, where there is one. Raises DecodeError as `Series.only`."""
+        return only_volume(self.volumes, self.rejected)
 
 
 def read_volumes(files: Iterable[tuple[str, bytes]], limits: DecodeLimits = DecodeLimits()) -> Found:

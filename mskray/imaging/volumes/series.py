@@ -43,12 +43,17 @@ class Series:
         Raises:
             DecodeError: there is none (with the commonest reason), or there are several.
         """
-        if len(self.volumes) == 1:
-            return self.volumes[0]
-        if self.volumes:
-            raise DecodeError(f"{len(self.volumes)} volumes where one is expected: give each a folder of its own")
-        reasons = [reason for _, reason in self.rejected]
-        raise DecodeError(max(reasons, key=reasons.count) if reasons else "no files")
+        return only_volume(self.volumes, self.rejected)
+
+
+def only_volume(volumes: Sequence[Volume], rejected: Rejected) -> Volume:
+    """Return the volume, where there is one. Raises DecodeError as `Series.only`."""
+    if len(volumes) == 1:
+        return volumes[0]
+    if volumes:
+        raise DecodeError(f"{len(volumes)} volumes where one is expected: give each a folder of its own")
+    reasons = [reason for _, reason in rejected]
+    raise DecodeError(max(reasons, key=reasons.count) if reasons else "no files")
 
 
 def read_series(files: Iterable[tuple[str, bytes]], limits: DecodeLimits = DecodeLimits()) -> Series:
