@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from small_run import run
 
 from mskray.bundles import Fitted, load_bundle
 from mskray.cohorts import ingest, open_cohort
@@ -18,7 +19,6 @@ from mskray.families.pair_bovw import PairBovwConfig
 from mskray.progress import Progress
 from mskray.storage import locate
 from mskray.training.validation import validation_metrics
-from small_run import run
 
 
 def picture(seed: int, size: int = 96) -> np.ndarray:
@@ -48,7 +48,7 @@ def fitted(words: int = 6) -> Fitted:
         state={"words": torch.from_numpy(random.integers(0, 120, (words, 128)).astype(np.float32))},
         history=[],
         best={},
-        labels={name: 10 for name in CHANGE.classes},
+        labels=dict.fromkeys(CHANGE.classes, 10),
         cohort={"uri": "s3://bucket/pairs", "content_hash": "ab" * 32},
         estimator=fit_classifier(rows, labels, np.arange(30), CHANGE.classes, section),
         sample="pair",
