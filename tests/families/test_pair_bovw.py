@@ -3,56 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-import torch
+from small_pairs import fitted, picture
 from small_run import run
 
 from mskray.bundles import Fitted, load_bundle
 from mskray.cohorts import ingest, open_cohort
-from mskray.cohorts.change import CHANGE
 from mskray.errors import UserError
-from mskray.estimators.words import ClassifierSection, fit_classifier
 from mskray.families import Images, family, load_predictor
-from mskray.families.pair_bovw import PairBovwConfig
 from mskray.progress import Progress
 from mskray.storage import locate
 from mskray.training.validation import validation_metrics
-
-
-def picture(seed: int, size: int = 96) -> np.ndarray:
-    """Blurred discs."""
-    random = np.random.default_rng(seed)
-    image = np.full((size, size), 60, np.uint8)
-    for _ in range(20):
-        place = random.integers(20, size - 20, 2)
-        cv2.circle(image, (int(place[0]), int(place[1])), int(random.integers(3, 9)), int(random.integers(255)), -1)
-    return cv2.GaussianBlur(image, (0, 0), 1.2)
-
-
-def fitted(words: int = 6) -> Fitted:
-    """A model of random words, whose classifier knows a few random histograms."""
-    random = np.random.default_rng(0)
-    section = ClassifierSection(name="gaussian_nb")
-    rows, labels = random.random((30, 2 * words)).astype(np.float32), np.arange(30) % 3
-    config = PairBovwConfig.model_validate({"vocabulary": words, "classifier": {"name": "gaussian_nb"}})
-    return Fitted(
-        family="pair_bovw",
-        config=config.model_dump(mode="json"),
-        task=CHANGE.name,
-        classes=CHANGE.classes,
-        kind="pair",
-        body_parts=("KNEE",),
-        image={"size": 96, "dtype": "uint8", "fit": "pad"},
-        state={"words": torch.from_numpy(random.integers(0, 120, (words, 128)).astype(np.float32))},
-        history=[],
-        best={},
-        labels=dict.fromkeys(CHANGE.classes, 10),
-        cohort={"uri": "s3://bucket/pairs", "content_hash": "ab" * 32},
-        estimator=fit_classifier(rows, labels, np.arange(30), CHANGE.classes, section),
-        sample="pair",
-    )
 
 
 def test_a_pair_without_key_points_gets_an_error_and_the_others_an_answer() -> None:
