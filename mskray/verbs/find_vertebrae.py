@@ -52,7 +52,8 @@ def find_vertebrae(
         source: a NIfTI or MetaImage file, a DICOM file, or a folder or prefix with files of any of these.
         overlay: folder of a picture for each volume; none are drawn without it.
     Raises:
-        UserError: before any work, when bundle, source or a target does not do; at the end, when there was no volume to search.
+        UserError: before any work, when bundle, source or a target does not do; at the end, when there was
+            no volume to search.
     """
     model, place, target = locate(bundle), locate(source), locate(out)
     pictures = None if overlay is None else locate(overlay)
