@@ -147,8 +147,8 @@ def join(
     Args:
         flag_remover: URI of a flag detector whose flags are removed before every prediction.
     Raises:
-        UserError: no bundles, weights that do not fit, bundles that answer different questions, or a remover that is
-            no flag detector.
+        UserError: no bundles, weights that do not fit, bundles that answer different questions, a remover that is no
+            flag detector, or one for what are no radiographs.
     """
     if not uris:
         raise UserError("an ensemble needs at least one bundle")
@@ -167,6 +167,8 @@ def join(
                 f"bundle {uri} answers {bundle.task} {'/'.join(bundle.classes)} on {bundle.kind}s, {uris[0]} answers "
                 f"{first.task} {'/'.join(first.classes)} on {first.kind}s: an ensemble needs one question"
             )
+    if flag_remover is not None and first.kind != "radiograph":
+        raise UserError(f"bundle {uris[0]} reads {first.kind}s: flags are removed from radiographs alone, leave it out")
     members = [
         Member(uri=uri, hash=bundle.hash, weight=weight)
         for (uri, bundle), weight in zip(described, weights or [1.0] * len(uris), strict=True)

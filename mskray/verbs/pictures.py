@@ -30,7 +30,8 @@ def explained_pictures(
     """Make a picture of each instance: true findings, the members' mean maps, and the boxes of a single model.
 
     With two classes the maps are those of the finding, whatever was called; else those of the class called. A model of
-    which nothing can be explained gives pictures without maps. A pair is shown side by side, of a stack the middle slice.
+    which nothing can be explained gives pictures without maps. A pair is shown side by side, and of a
+    stack its middle slice.
 
     Args:
         name: of the model, for messages.

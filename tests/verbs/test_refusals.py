@@ -4,8 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import ray
+from small_pairs import fitted as pair_bundle
 
 from mskray import ensemble
 from mskray.bundles import DESCRIPTION, WEIGHTS, Fitted, save_bundle
@@ -13,12 +15,15 @@ from mskray.cohorts import open_cohort, schema
 from mskray.errors import UserError
 from mskray.families import families, family
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe
+from mskray.progress import Progress
+from mskray.serving.members import VoteQueue
 from mskray.storage import locate
 from mskray.training.run import Run
 from mskray.verbs import train as train_verb
-from mskray.verbs.ensemble import make_ensemble
+from mskray.verbs.ensemble import judged, make_ensemble
 from mskray.verbs.evaluate import evaluate_model
 from mskray.verbs.papers import reproduce
+from mskray.verbs.remove_flags import remove_flags
 from mskray.verbs.train import parse_job, train
 
 CLASSES = ("normal", "abnormal")
@@ -125,6 +130,23 @@ def test_an_ensemble_that_was_there_outlives_a_mistyped_cohort(tmp_path: Path, b
 def test_an_ensemble_does_not_go_into_the_folder_of_a_bundle(bundle: Path) -> None:
     refused(lambda: make_ensemble([str(bundle)], str(bundle)), "holds a bundle: give the ensemble a folder of its own")
     assert not (bundle / ensemble.DESCRIPTION).exists()
+
+
+def test_what_is_no_radiograph_has_no_flags_and_is_not_served(tmp_path: Path, bundle: Path) -> None:
+    save_bundle(pair_bundle(), locate(tmp_path / "bovw"), "f01")
+    uri = cohort(tmp_path / "cohort", schema.ABNORMALITY, kind="pair")
+    removed = "flags are removed from radiographs alone"
+    refused(lambda: make_ensemble([str(tmp_path / "bovw")], str(tmp_path / "e"), remove_flags=str(bundle)), removed)
+    refused(lambda: remove_flags(str(bundle), uri, str(tmp_path / "out")), removed)
+    refused(lambda: VoteQueue(ensemble.load(tmp_path / "bovw")), "bovw reads pairs: .* for radiographs can be served")
+
+
+def test_what_could_not_be_judged_is_not_calibrated_on() -> None:
+    said: list[Progress] = []
+    table = pa.table({"label": [0, 1, 1], "prob_a": [0.5, None, 0.2], "error": [None, "no key point", None]})
+    assert judged(table, said.append)["prob_a"].to_pylist() == [0.5, 0.2]
+    assert [each.stage for each in said] == ["1 of 3 labelled images could not be judged: calibrated without them"]
+    assert len(judged(table.slice(0, 0))) == 0
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
