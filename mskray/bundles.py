@@ -35,7 +35,7 @@ _MAX_WEIGHTS = 16 << 30
 _MAX_ESTIMATOR = 8 << 30
 TRUSTED = (
     *(f"mskray.estimators.svm.{name}" for name in ("BaggedSVM", "PartModel", "Polynomial", "Rbf", "Standard")),
-    "mskray.estimators.words.RbfSvm",
+    *(f"mskray.estimators.words.{name}" for name in ("Gaussians", "Multinomials", "RbfSvm")),
     "mskray.estimators.pair_softmax.PairSoftmax",
 )
 """Types that an estimator may hold beside what skops itself knows: numbers, text, containers, numpy arrays, and

@@ -124,10 +124,16 @@ class Parts:
         return [number for number in range(self.count) if _part(number) not in there]
 
     def write(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write one file; readers see all of it or nothing."""
-        buffer = io.BytesIO()
+        """Write one file; readers see all of it or nothing. Raises UserError for more than `read` takes."""
+        buffer, place = io.BytesIO(), self.folder.join(_part(number))
         np.savez(buffer, allow_pickle=False, **arrays)
-        self.folder.join(_part(number)).write_bytes(buffer.getbuffer())
+        content = buffer.getbuffer()
+        if content.nbytes > _MOST_PART_BYTES:
+            raise UserError(
+                f"{place} would have {content.nbytes:,} bytes, {_MOST_PART_BYTES:,} are read at most: lower "
+                "keypoints.most or augment.noise_copies, or ingest the cohort with fewer shard_rows"
+            )
+        place.write_bytes(content)
 
     def read(self, number: int) -> dict[str, np.ndarray]:
         """Read one file. Raises UserError where it is damaged or larger than 4 GiB."""

@@ -1,8 +1,9 @@
 """The work of a pair table, cut into cells that run side by side on Ray tasks; each finished cell is a file.
 
 A cell is one fold of one feature set: a vocabulary and all that is judged with it, or the softmax on a network's
-features. Its file is named by a hash over all that decides it, so that the same table asked for again, after a kill or
-with one more row, computes what is not there.
+features. Its file is named by a hash over what decides it, so that the same table asked for again, after a kill or with
+another size of vocabulary, computes what is not there. Another set of descriptors, classifiers or tasks is another
+table: which pairs can be judged depends on all descriptors, and a cell holds the answers of all classifiers.
 """
 
 import io
@@ -27,6 +28,8 @@ from mskray.estimators.words import ClassifierSection, class_probabilities, fit_
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location
 
+_VERSION = 1
+"""Raised when the same facts give another result."""
 _MOST_BYTES = 1 << 30
 _FACTS, _SIDES = "facts", ("train", "held")
 
@@ -57,7 +60,8 @@ class Cell:
 
     @property
     def file(self) -> str:
-        return f"cell-{address({**self.facts, 'model': self.model, 'fold': self.fold.name})}.npz"
+        named = {"version": _VERSION, "model": self.model, "fold": self.fold.name}
+        return f"cell-{address({**self.facts, **named})}.npz"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The images of pairs, one after the other, as whatever looks at single images takes them. No torch, no Ray."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -63,4 +64,10 @@ class PairImages:
 
     def by_pair(self, values: np.ndarray) -> np.ndarray:
         """Return what was made of the images (n · each, …) by pair, copy and member: (n, 1 + copies, 2, …)."""
-        return values.reshape(-1, 1 + self.augment.noise_copies, MEMBERS, *values.shape[1:])
+        pairs = len(values) // self.each  # said, because none cannot be inferred of none
+        return values.reshape(pairs, 1 + self.augment.noise_copies, MEMBERS, *values.shape[1:])
+
+
+def labelled_digest(labels: np.ndarray) -> str:
+    """Return 16 hex digits of a SHA-256 over which of labels (n,) are known: what is extracted is named by it."""
+    return hashlib.sha256(np.packbits(labels != MISSING).tobytes()).hexdigest()[:16]

@@ -7,13 +7,17 @@ is fitted by cross-entropy. The features and the penalty are chosen on what is l
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import ray
+from pydantic import Field
+from ray.exceptions import RayError
+from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression
 
 from mskray.config import Section, setting
-from mskray.errors import UserError
+from mskray.errors import UserError, user_error_in
 from mskray.estimators.pair_errors import macro_f1
 from mskray.estimators.pairs import Copies, FoldSection, Learn, Pairs, fold_numbers
 from mskray.evaluation.metrics import weighted_confusion
@@ -23,7 +27,7 @@ class SoftmaxSection(Section):
     """The regression."""
 
     features: int = setting(399, "features of highest variance that are kept", source="CRMO", ge=1, le=100_000)
-    C: tuple[float, ...] = setting(
+    C: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = setting(
         (0.001, 0.01, 0.1, 1.0, 10.0),
         "inverse L2 penalties to choose from: the one with the highest F1 over the folds, the smallest where equal",
         source="ours",
@@ -39,19 +43,26 @@ class PairSoftmax:
 
     Args:
         kept: (k,) features that it uses, ascending.
-        model: on differences (n, k); it may lack classes that it was not given.
+        coefficients: (outputs, k) on differences, one output for two classes, else one for each class.
+        intercepts: (outputs,).
+        learned: classes that it was given, ascending; the others have probability 0.
         classes: number of classes of the task.
     """
 
     kept: np.ndarray
-    model: LogisticRegression
+    coefficients: np.ndarray
+    intercepts: np.ndarray
+    learned: np.ndarray
     classes: int
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Return class probabilities (n, classes) of features (n, 2, width), before and after."""
         result = np.zeros((len(features), self.classes))
-        if len(features):
-            result[:, self.model.classes_] = self.model.predict_proba(differences(features, self.kept))
+        scores = differences(features, self.kept) @ self.coefficients.T + self.intercepts
+        if len(self.learned) == 2:
+            result[:, self.learned] = np.concatenate([expit(-scores), expit(scores)], axis=1)
+        else:
+            result[:, self.learned] = softmax(scores, axis=1)
         return result
 
 
@@ -60,13 +71,17 @@ def differences(features: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return features[:, 1][:, kept].astype(np.float64) - features[:, 0][:, kept]
 
 
+def check_width(width: int, section: SoftmaxSection) -> None:
+    """Raise UserError where a network has fewer features than are to be kept."""
+    if width < section.features:
+        raise UserError(f"softmax.features = {section.features}: the network has {width:,} features; ask for no more")
+
+
 def highest_variance(images: np.ndarray, count: int) -> np.ndarray:
     """Return the `count` features of highest variance over images (n, width), ascending by number.
 
-    Of equal ones the first is taken. Raises UserError where there are fewer.
+    Of equal ones the first is taken.
     """
-    if images.shape[1] < count:
-        raise UserError(f"softmax.features = {count}: the network has {images.shape[1]:,} features; ask for no more")
     order = np.argsort(-images.var(axis=0, dtype=np.float64), kind="stable")
     return np.sort(order[:count])
 
@@ -82,7 +97,7 @@ def fit_softmax(features: np.ndarray, copies: Copies, classes: int, section: Sof
     ordered = np.where(copies.reversed[:, None, None], given[:, ::-1], given)
     model = LogisticRegression(C=C, max_iter=section.max_iterations)
     model.fit(differences(ordered, kept), copies.labels)
-    return PairSoftmax(kept, model, classes)
+    return PairSoftmax(kept, model.coef_, model.intercept_, model.classes_, classes)
 
 
 def penalty_f1(
@@ -139,7 +154,10 @@ def choose_penalty(
 ) -> tuple[float, dict[float, float]]:
     """Choose the penalty by the folds, each on a Ray task; return it, and F1 of every one."""
     held = ray.put(features)
-    f1 = ray.get([_penalty_f1.remote(held, pairs, copies, fold, section, C) for C in section.C])
+    try:
+        f1 = ray.get([_penalty_f1.remote(held, pairs, copies, fold, section, C) for C in section.C])
+    except RayError as error:
+        raise user_error_in(error) or error from error
     return best_penalty(section, f1), dict(zip(section.C, f1, strict=True))
 
 

@@ -9,7 +9,6 @@ One extraction serves every size of vocabulary, every fold, every classifier and
 which no key point is found is not learned from: `usable` says which those are, and `refusals` why.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,7 @@ from mskray.config import Section, setting
 from mskray.errors import user_error_in
 from mskray.estimators.cache import Cache, Parts
 from mskray.estimators.kmeans import KMeansResult
-from mskray.estimators.pair_samples import MEMBERS, PairImages
+from mskray.estimators.pair_samples import MEMBERS, PairImages, labelled_digest
 from mskray.estimators.pairs import AugmentSection, Copies
 from mskray.estimators.pieces import Chained
 from mskray.estimators.words import count_words
@@ -33,7 +32,7 @@ from mskray.imaging.keypoints import Kind, describe, unpack
 from mskray.progress import Progress, Report, silent
 from mskray.training.feed import Split, describe_split
 
-_VERSION = 1
+VERSION = 1
 """Raised when the same facts give other descriptors."""
 
 
@@ -77,10 +76,10 @@ class PairWords:
         found, _ = describe_split(cohort, split, samples, form)
         facts = {
             "what": "key points",
-            "version": _VERSION,
+            "version": VERSION,
             "cohort": cohort.content_hash,
             "split": split,
-            "labelled": _digest(cohort.columns(split, [task.column])[task.column] >= 0),
+            "labelled": labelled_digest(cohort.columns(split, [task.column])[task.column]),
             "noise": [augment.noise_copies, augment.noise, augment.seed] if augment.noise_copies else [],
             **section.model_dump(mode="json"),
         }
@@ -233,10 +232,6 @@ def of_copies(counts: np.ndarray, copies: Copies) -> tuple[np.ndarray, np.ndarra
     found = counts[copies.pair, copies.noise]
     found[copies.reversed] = found[copies.reversed, ::-1]
     return found, found.any(axis=2).all(axis=1)
-
-
-def _digest(mask: np.ndarray) -> str:
-    return hashlib.sha256(np.packbits(mask).tobytes()).hexdigest()[:16]
 
 
 def vocabulary_line(result: KMeansResult) -> str:

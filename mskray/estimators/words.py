@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.naive_bayes import GaussianNB, MultinomialNB
 
 from mskray.config import Section, setting
@@ -20,6 +21,8 @@ from mskray.imaging.keypoints import Kind, unpack
 Norm = Literal["l1", "counts"]
 Classifier = Literal["svm", "gaussian_nb", "multinomial_nb"]
 _ROWS = 1 << 16
+_MOST_GRAM_BYTES = 4 << 30
+"""Of the kernel matrix of all training rows; the folds' copies of it take as much again."""
 
 
 class JudgeSection(Section):
@@ -85,6 +88,34 @@ class RbfSvm:
         return self.model.probabilities(self.model.decision(rows, self.kernel))
 
 
+@dataclass(frozen=True)
+class Gaussians:
+    """Gaussian naive Bayes: means and variances (classes, columns), and the logarithms (classes,) of the priors."""
+
+    means: np.ndarray
+    variances: np.ndarray
+    priors: np.ndarray
+
+    def predict_proba(self, rows: np.ndarray) -> np.ndarray:
+        """Return class probabilities (n, classes) of rows (n, columns)."""
+        spread = np.log(2 * np.pi * self.variances).sum(axis=1)
+        given = zip(self.means, self.variances, strict=True)
+        away = np.stack([(np.square(rows - mean) / variance).sum(axis=1) for mean, variance in given], axis=1)
+        return np.asarray(softmax(self.priors - (spread + away) / 2, axis=1))
+
+
+@dataclass(frozen=True)
+class Multinomials:
+    """Multinomial naive Bayes: logarithms of the words' shares (classes, columns), and of the priors (classes,)."""
+
+    shares: np.ndarray
+    priors: np.ndarray
+
+    def predict_proba(self, rows: np.ndarray) -> np.ndarray:
+        """Return class probabilities (n, classes) of rows (n, columns)."""
+        return np.asarray(softmax(rows @ self.shares.T + self.priors, axis=1))
+
+
 def fit_classifier(
     rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: Sequence[str], section: ClassifierSection
 ) -> Any:
@@ -94,7 +125,8 @@ def fit_classifier(
         rows: (n, columns); labels: (n,) class indices, each of which occurs.
         groups: (n,) whose pair each is: copies of a pair, and pairs of a patient, stay on one side of a fold.
     Raises:
-        UserError: a class of which no training pair is there, or one whose pairs are all of one patient (for the SVM).
+        UserError: a class of which no training pair is there; for the SVM also one whose pairs are all of one patient,
+            or more rows than its kernel matrix may have.
     """
     present = np.bincount(labels, minlength=len(classes))
     if not present.all():
@@ -102,7 +134,12 @@ def fit_classifier(
         raise UserError(f"no training pair of {lacking} is left to learn from: bring more pairs")
     if section.name == "svm":
         return _fit_svm(rows, labels, groups, classes, section)
-    return (GaussianNB() if section.name == "gaussian_nb" else MultinomialNB()).fit(rows.astype(np.float64), labels)
+    given = rows.astype(np.float64)
+    if section.name == "gaussian_nb":
+        gaussian = GaussianNB().fit(given, labels)
+        return Gaussians(gaussian.theta_, gaussian.var_, np.log(gaussian.class_prior_))
+    multinomial = MultinomialNB().fit(given, labels)
+    return Multinomials(multinomial.feature_log_prob_, multinomial.class_log_prior_)
 
 
 def class_probabilities(model: Any, rows: np.ndarray) -> np.ndarray:
@@ -114,6 +151,12 @@ def _fit_svm(
     rows: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: Sequence[str], section: ClassifierSection
 ) -> RbfSvm:
     """Fit on all rows, the sigmoids on decisions about rows that their machine had not learned."""
+    need = len(rows) ** 2 * np.dtype(np.float64).itemsize
+    if need > _MOST_GRAM_BYTES:
+        raise UserError(
+            f"the SVM's kernel matrix of {len(rows):,} pairs, copies counted, takes {need / 1e9:,.1f} GB, "
+            f"{_MOST_GRAM_BYTES / 1e9:.1f} GB at most: lower augment.noise_copies, or choose naive Bayes"
+        )
     spread = rows.shape[1] * float(rows.var(dtype=np.float64))
     kernel = Rbf(section.gamma or 1 / (spread or 1.0))
     gram = kernel(rows, rows)
@@ -157,4 +200,11 @@ def deal(labels: np.ndarray, groups: np.ndarray, folds: int, classes: Sequence[s
     order = np.lexsort([first, frequency[rarest], rarest])
     result = np.empty(len(names), np.int64)
     result[order] = np.arange(len(names)) % min(folds, *members)
-    return result[group]
+    fold = result[group]
+    for label, name in enumerate(classes):
+        if len(set(fold[labels == label])) < 2:  # beside that fold it could not be learned
+            raise UserError(
+                f"the SVM's probabilities need training pairs of each class beside every fold, those of {name} are "
+                "all in one: bring more pairs, or choose naive Bayes"
+            )
+    return fold

@@ -23,7 +23,7 @@ from mskray.config import Section
 from mskray.errors import UserError
 from mskray.estimators.bagging import Bagging, Labelled
 from mskray.estimators.bags import BagSection, SvmSection
-from mskray.estimators.extract import Extraction, feature_network, features
+from mskray.estimators.extract import Extraction, feature_network, feature_width, features
 from mskray.estimators.features import FeatureFiles
 from mskray.estimators.svm import BaggedSVM
 from mskray.families.base import Family, Images, Prediction, Predictor, register
@@ -109,7 +109,9 @@ class FeatureSvm(Family):
         samples = EachImage(run.task.column)
         splits = {name: describe_split(cohort, name, samples, config.input_format) for name in ("train", "validation")}
         bagging = Bagging(len(run.task.classes), config.svm, config.bag, folder.join("bags"), run.report)
-        bagging.check(splits["train"][0].rows, _width(network, config), max(splits["train"][0].counts))
+        bagging.check(
+            splits["train"][0].rows, feature_width(network, config.input_format.size), max(splits["train"][0].counts)
+        )
         extraction = Extraction(
             config.network.backbone, ray.put(network.state_dict()), config.data.batch_size, resources, run.report
         )
@@ -152,9 +154,3 @@ def _parts(cohort: Cohort, name: str, run: Run) -> np.ndarray:
     """Return the body part (n,) of each labelled image."""
     rows = cohort.columns(name, [run.task.column, "body_part"])
     return rows["body_part"][rows[run.task.column] >= 0]
-
-
-@torch.inference_mode()
-def _width(network: Backbone, config: FeatureSvmConfig) -> int:
-    side = config.input_format.size
-    return int(network.maps(torch.zeros(1, 1, side, side)).shape[1])

@@ -118,6 +118,9 @@ class PairBovw(Family):
             words = PairWords.open(cohort, split, run.task, config.keypoints, config.augment, cache)
             extract(words, run.report)
             given[split] = words, self._usable(cohort, words, run)
+        held, held_rows = given["validation"]
+        labels = Pairs.read(cohort, "validation", run.task).labels[held_rows]
+        check_left(labels, run.task, f"cohort {cohort.location}, split validation")
         words, rows = given["train"]
         vocabulary = fit_kmeans(words.pieces(rows), config.vocabulary, config.kmeans, Spread, run.report)
         run.report(Progress(vocabulary_line(vocabulary)))
@@ -132,9 +135,7 @@ class PairBovw(Family):
             run.task.classes,
             config.classifier,
         )
-        held, held_rows = given["validation"]
         judged = pair_rows(count_on_ray(held, centres)[held_rows, 0], config.classifier)
-        labels = Pairs.read(cohort, "validation", run.task).labels[held_rows]
         facts = {f"kmeans_{key}": value for key, value in vocabulary.facts().items()}
         figures = {"epoch": 1, **facts, **validation_metrics(class_probabilities(model, judged), labels)}
         for tracker in run.trackers:
@@ -168,3 +169,14 @@ class PairBovw(Family):
             some = "; ".join(reasons[:_TOLD]) + (" …" if len(reasons) > _TOLD else "")
             run.report(Progress(f"{words.split.name}: {len(reasons)} of {words.pairs} pairs left out: {some}"))
         return np.flatnonzero(usable(lengths))
+
+
+def check_left(labels: np.ndarray, task: Task, where: str) -> None:
+    """Raise UserError where the pairs with key points, whose labels (n,) are given, are not of two classes."""
+    present = [name for index, name in enumerate(task.classes) if (labels == index).any()]
+    if len(present) < 2:
+        left = f"all are {present[0]}" if present else "none is left"
+        raise UserError(
+            f"{where}: of its pairs with key points in both images {left} (task {task.name}), and two classes are "
+            "needed: choose another keypoints.descriptor, or bring more pairs"
+        )

@@ -22,9 +22,9 @@ from mskray.cohorts.change import PAIR
 from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.estimators.cache import Cache, CacheSection
-from mskray.estimators.extract import feature_network, features
+from mskray.estimators.extract import feature_network, feature_width, features
 from mskray.estimators.pair_features import FeatureNetwork, pair_features
-from mskray.estimators.pair_softmax import PairSoftmax, SoftmaxSection, choose_penalty, fit_softmax
+from mskray.estimators.pair_softmax import PairSoftmax, SoftmaxSection, check_width, choose_penalty, fit_softmax
 from mskray.estimators.pairs import AugmentSection, FoldSection, Pairs, check_folds, check_reversal, fold_numbers
 from mskray.families.base import Family, Images, Prediction, Predictor, register
 from mskray.families.feature_source import DataSection, NetworkSection, bundle_hash, check_bundle, feature_source
@@ -173,16 +173,5 @@ def feature_network_of(config: ConfigT) -> tuple[FeatureNetwork, ConfigT]:
     torch.manual_seed(0)
     network, section, data = feature_source(config.network, config.data, default_size=_INPUT)
     config = config.model_copy(update={"network": section, "data": data})
-    _check_width(network, config)
+    check_width(feature_width(network, config.input_format.size), config.softmax)
     return FeatureNetwork(section.backbone, network.state_dict(), config.input_format, data.batch_size), config
-
-
-@torch.inference_mode()
-def _check_width(network: Backbone, config: PairSoftmaxConfig) -> None:
-    """Raise UserError where the network has fewer features than are to be kept; before they are extracted."""
-    side = config.input_format.size
-    width = int(network.maps(torch.zeros(1, 1, side, side)).shape[1])
-    if width < config.softmax.features:
-        raise UserError(
-            f"softmax.features = {config.softmax.features}: {network.name} has {width:,} features; ask for no more"
-        )

@@ -10,10 +10,11 @@ Patients are dealt to folds once, by the first task's classes, so that both task
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import ray
+from pydantic import Field
 
 from mskray import cluster
 from mskray.cohorts import Cohort, Task, open_cohort
@@ -23,8 +24,10 @@ from mskray.errors import UserError
 from mskray.estimators.cache import Cache
 from mskray.estimators.kmeans import KMeansSection
 from mskray.estimators.pair_cells import Cell, CellResult, Fold, SoftmaxWork, WordsWork, read_cell, run_cells
-from mskray.estimators.pair_features import pair_features
+from mskray.estimators.pair_features import VERSION as FEATURES_VERSION
+from mskray.estimators.pair_features import FeatureNetwork, pair_features
 from mskray.estimators.pair_table import Outcomes, table_rows
+from mskray.estimators.pair_words import VERSION as WORDS_VERSION
 from mskray.estimators.pair_words import (
     ImageSection,
     KeyPointSection,
@@ -51,15 +54,29 @@ _SOFTMAX = "CNN softmax"
 _SHORT: Mapping[str, str] = {"svm": "SVM", "gaussian_nb": "NB", "multinomial_nb": "multinomial NB"}
 
 
+class TableKMeansSection(KMeansSection):
+    """As for one model; a table has many vocabularies."""
+
+    most: int = setting(
+        50_000,
+        "descriptors that each learns from, drawn evenly from all; 0 for all",
+        unit="descriptors",
+        ge=0,
+        le=10**10,
+    )
+
+
 class PairTableConfig(PairSoftmaxConfig):
     """What the table holds; the softmax's sections are those of its family."""
 
     descriptors: tuple[Kind, ...] = setting(KINDS, "key points", source="CRMO", min_length=1)
-    vocabularies: tuple[int, ...] = setting((50, 500), "sizes of vocabulary", unit="words", source="CRMO", min_length=1)
+    vocabularies: tuple[Annotated[int, Field(ge=2, le=100_000)], ...] = setting(
+        (50, 500), "sizes of vocabulary", unit="words", source="CRMO", min_length=1
+    )
     classifiers: tuple[Classifier, ...] = setting(("svm", "gaussian_nb"), "judges", source="CRMO", min_length=1)
     resamples: int = setting(2000, "resamples of the patients, for intervals", ge=100, le=100_000)
     keypoints: ImageSection = ImageSection()
-    kmeans: KMeansSection = KMeansSection(most=50_000)
+    kmeans: TableKMeansSection = TableKMeansSection()
     classifier: JudgeSection = JudgeSection()
 
 
@@ -75,17 +92,24 @@ def pair_table(cohort: str, out: str, config: PairTableConfig, report: Report = 
     for task in tasks:
         check_reversal(task, config.augment)
     check_access(place, write=True)
-    splits, last = list(opened.splits), opened.splits[-1] if len(opened.splits) > 1 else ""
+    splits, last = list(opened.splits), _held_out(opened)
+    pairs = {task.name: _pairs(opened, splits, task) for task in tasks}
+    held = np.repeat([split == last for split in splits], [len(Pairs.read(opened, each, tasks[0])) for each in splits])
+    _folds(pairs[tasks[0].name], held, config.folds, str(opened.location))  # refused here, before anything is extracted
+    network, config = feature_network_of(config)
     with cluster.session():
         cluster.require(cluster.Need("pair-table", 1, 1.0))
         words = {kind: _extracted(opened, splits, tasks[0], kind, config, report) for kind in config.descriptors}
         kept, left_out = _kept(opened, words, report)
-        refused = sum(words[config.descriptors[0]].sizes) - len(kept)
-        pairs = {task.name: _pairs(opened, splits, task, kept) for task in tasks}
-        held = np.repeat([split == last for split in splits], words[config.descriptors[0]].sizes)[kept]
+        refused = len(held) - len(kept)
+        pairs, held = {name: _some(each, kept) for name, each in pairs.items()}, held[kept]
         folds = _folds(pairs[tasks[0].name], held, config.folds, str(opened.location))
-        facts = {"cohort": opened.content_hash, **config.model_dump(mode="json", include=set(_DECIDE))}
-        cells = _softmax_cells(opened, splits, kept, pairs, folds, config, facts, report)
+        facts = {
+            "cohort": opened.content_hash,
+            "words": WORDS_VERSION,
+            **config.model_dump(mode="json", include=set(_DECIDE)),
+        }
+        cells = _softmax_cells(opened, splits, kept, pairs, folds, network, config, facts, report)
         cells += _words_cells(words, kept, pairs, folds, config, facts)
         run_cells(cells, place.join(CELLS), report)
     results = [(cell, read_cell(place.join(CELLS, cell.file))) for cell in cells]
@@ -117,16 +141,27 @@ def _tasks(cohort: Cohort) -> list[Task]:
     found = [task for task in (CHANGE, IMPROVED) if task in cohort.tasks]
     if not found:
         raise UserError(f"cohort {cohort.location} has neither task {CHANGE.name} nor {IMPROVED.name}: ingest pairs")
+    if "train" not in cohort.splits:
+        raise UserError(f"cohort {cohort.location} has no train split (it has {', '.join(cohort.splits)})")
     for split in cohort.splits:
-        counts = {task.name: sum(cohort.manifest.counts.splits[split].labels[task.name].values()) for task in found}
+        labels = cohort.manifest.counts.splits[split].labels
+        counts = {task.name: sum(labels[task.name].get(name, 0) for name in task.classes) for task in found}
+        if split == _held_out(cohort) and not any(counts.values()):
+            raise UserError(
+                f"cohort {cohort.location}, split {split}: no pair of it has a label, and it would be held out: bring "
+                "labels, or ingest without this split"
+            )
         if len(set(counts.values())) > 1:
             said = " and ".join(f"{name} of {count}" for name, count in counts.items())
             raise UserError(
                 f"cohort {cohort.location}, split {split}: labels of {said} pairs: both tasks need the same"
             )
-    if "train" not in cohort.splits:
-        raise UserError(f"cohort {cohort.location} has no train split (it has {', '.join(cohort.splits)})")
     return found
+
+
+def _held_out(cohort: Cohort) -> str:
+    """Return the split that is held out, "" where there is one alone."""
+    return cohort.splits[-1] if len(cohort.splits) > 1 else ""
 
 
 def _extracted(
@@ -153,11 +188,11 @@ def _kept(cohort: Cohort, words: Mapping[Kind, SplitsWords], report: Report) -> 
     return np.flatnonzero(good), reasons
 
 
-def _pairs(cohort: Cohort, splits: list[str], task: Task, kept: np.ndarray) -> Pairs:
+def _pairs(cohort: Cohort, splits: list[str], task: Task) -> Pairs:
     found = Pairs.read(cohort, splits[0], task)
     for split in splits[1:]:
         found = found.joined(Pairs.read(cohort, split, task))
-    return _some(found, kept)
+    return found
 
 
 def _some(pairs: Pairs, rows: np.ndarray) -> Pairs:
@@ -184,17 +219,18 @@ def _softmax_cells(
     kept: np.ndarray,
     pairs: Mapping[str, Pairs],
     folds: list[Fold],
+    network: FeatureNetwork,
     config: PairTableConfig,
     facts: Mapping[str, Any],
     report: Report,
 ) -> list[Cell]:
-    network, config = feature_network_of(config)
     task = next(iter(pairs.values())).task
     cache = Cache.of(config.cache, cohort)
     found = pair_features(cohort, tuple(splits), task, network, config.augment, cache, Resources(), report)
-    features = ray.put(np.concatenate([found[split] for split in splits])[kept])
+    features = ray.put(np.concatenate([found[split] for split in splits if len(found[split])])[kept])
     decide = {
         **facts,
+        "features": FEATURES_VERSION,
         "network": network.hash,
         "input": vars(network.input),
         "softmax": config.softmax.model_dump(mode="json"),

@@ -51,10 +51,11 @@ class PairTable:
 
     def text(self) -> str:
         """As the terminal shows it: the paper's figures, and below them ours."""
-        return "\n\n".join(
+        tables = [
             f"{self._title(name)}\n{draw(_COLUMNS, [*_PAPER.get(name, ()), *map(text_cells, rows)])}"
             for name, rows in self.rows.items()
-        )
+        ]
+        return "\n\n".join([*tables, *(["\n".join(self._sampled())] if self._sampled() else [])])
 
     def markdown(self) -> str:
         """As written to pair-table.md."""
@@ -63,7 +64,16 @@ class PairTable:
             lines = [_COLUMNS, ("---",) * len(_COLUMNS), *_PAPER.get(name, ()), *map(text_cells, rows)]
             drawn = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
             parts.append("\n".join([f"## {self._title(name)}", "", *drawn, ""]))
-        return "\n".join(parts)
+        return "\n".join([*parts, *(f"- {line}" for line in self._sampled())])
+
+    def _sampled(self) -> list[str]:
+        """Say of each descriptor what share of all its vocabularies rest on, where it is not all of them."""
+        return [
+            f"{each['model']}, {each['fold']}: k-means learned from {each['rows']:,} of {each['of']:,} descriptors; "
+            "kmeans.most=0 takes all"
+            for each in self.vocabularies
+            if each["rows"] < each["of"] and each["fold"] == "all folds"
+        ]
 
     def _title(self, task: str) -> str:
         counts = ", ".join(f"{what} {count:,}" for what, count in self.counts.items())

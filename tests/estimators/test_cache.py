@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mskray.errors import UserError
+from mskray.estimators import cache as cache_module
 from mskray.estimators.cache import FACTS, Cache, Parts, address
 from mskray.storage import Location, locate
 
@@ -57,6 +58,16 @@ def test_a_damaged_part_is_one_line(tmp_path: Path) -> None:
             parts.read(0)
     with pytest.raises(ValueError, match="Object arrays"):
         parts.write(0, {"a": np.array([{}], object)})
+
+
+def test_what_could_not_be_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "_MOST_PART_BYTES", 2000)
+    parts = Parts(locate(tmp_path), 2)
+    parts.write(0, {"a": np.zeros(100)})
+    assert parts.read(0)["a"].shape == (100,)
+    with pytest.raises(UserError, match=r"part-00001\.npz would have .* lower keypoints\.most"):
+        parts.write(1, {"a": np.zeros(1000)})
+    assert parts.missing() == [1]
 
 
 def old_entry(cache: Cache, number: int, age_s: float) -> Location:

@@ -1,7 +1,10 @@
 """Word histograms by hand, reversal, classifiers against scikit-learn, and folds that keep a patient together."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from sklearn.svm import SVC
 from skops.io import dumps, get_untrusted_types, loads
 
@@ -120,6 +123,18 @@ def test_the_svm_decides_as_that_of_scikit_learn(classes: int) -> None:
         )
 
 
+@pytest.mark.parametrize(("name", "peer"), [("gaussian_nb", GaussianNB()), ("multinomial_nb", MultinomialNB())])
+def test_naive_bayes_says_what_scikit_learn_says(name: Any, peer: Any) -> None:
+    section = ClassifierSection(name=name)
+    counts, labels = histograms()
+    rows, new = (pair_rows(each, section) for each in (counts, histograms(seed=3)[0]))
+    model = fit_classifier(rows, labels, np.arange(len(rows)), CLASSES, section)
+    peer.fit(rows.astype(np.float64), labels)
+    np.testing.assert_allclose(
+        class_probabilities(model, new), peer.predict_proba(new.astype(np.float64)), rtol=1e-6, atol=1e-12
+    )
+
+
 def test_probabilities_of_noise_stay_modest() -> None:
     """Labels without meaning: sigmoids fitted on the training rows themselves would be sure of them."""
     random = np.random.default_rng(0)
@@ -136,6 +151,20 @@ def test_folds_keep_groups_together_and_every_class_in_each() -> None:
     assert all(len(set(fold[groups == group])) == 1 for group in range(10))
     assert all(set(labels[fold == number]) == {0, 1} for number in range(3))
     assert set(deal(labels, groups, 20, ("rare", "common"))) == {0, 1, 2}  # three groups of the rare class
+
+
+def test_a_class_that_lies_in_one_fold_is_refused() -> None:
+    """Groups 0 and 2 are dealt to fold 0, 1 and 3 to fold 1; the commoner class lies in groups 0 and 2."""
+    groups = np.array([0] * 5 + [1] + [2] * 5 + [3])
+    labels = np.array([0, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 0])
+    with pytest.raises(UserError, match="beside every fold, those of common are all in one"):
+        deal(labels, groups, 3, ("rare", "common"))
+
+
+def test_a_kernel_matrix_has_a_bound() -> None:
+    labels = np.arange(30_000) % 2
+    with pytest.raises(UserError, match=r"of 30,000 pairs, copies counted, takes 7\.2 GB, 4\.3 GB at most"):
+        fit_classifier(np.zeros((30_000, 1), np.float32), labels, np.arange(30_000), ("a", "b"), ClassifierSection())
 
 
 @pytest.mark.parametrize(

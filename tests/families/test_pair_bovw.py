@@ -10,8 +10,10 @@ from small_run import run
 
 from mskray.bundles import Fitted, load_bundle
 from mskray.cohorts import ingest, open_cohort
+from mskray.cohorts.change import CHANGE
 from mskray.errors import UserError
 from mskray.families import Images, family, load_predictor
+from mskray.families.pair_bovw import check_left
 from mskray.progress import Progress
 from mskray.storage import locate
 from mskray.training.validation import validation_metrics
@@ -39,6 +41,13 @@ def test_a_bundle_without_its_classifier_is_refused() -> None:
     broken = Fitted(**{**vars(whole), "estimator": None})
     with pytest.raises(UserError, match=r"without its estimator\.skops or words"):
         family("pair_bovw").predictor(broken)
+
+
+@pytest.mark.parametrize(("labels", "left"), [([], "none is left"), ([2, 2], "all are improved")])
+def test_what_is_left_of_validation_has_two_classes(labels: list[int], left: str) -> None:
+    check_left(np.array([0, 2]), CHANGE, "here")
+    with pytest.raises(UserError, match=f"here: of its pairs with key points in both images {left} "):
+        check_left(np.array(labels, np.int64), CHANGE, "here")
 
 
 @pytest.mark.slow

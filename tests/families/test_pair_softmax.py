@@ -5,15 +5,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from skops.io import dumps, get_untrusted_types
 from small_run import run
 
-from mskray.bundles import load_bundle
+from mskray.bundles import TRUSTED, load_bundle
 from mskray.cohorts import ingest, open_cohort
 from mskray.cohorts.change import CHANGE, IMPROVED
+from mskray.config import validate
 from mskray.errors import UserError
 from mskray.estimators.pair_softmax import (
     SoftmaxSection,
     best_penalty,
+    check_width,
     differences,
     fit_softmax,
     highest_variance,
@@ -46,7 +50,7 @@ def test_the_features_of_highest_variance_are_kept() -> None:
     assert highest_variance(images, 2).tolist() == [2, 3]
     assert highest_variance(images, 3).tolist() == [0, 2, 3]
     with pytest.raises(UserError, match=r"softmax\.features = 5: the network has 4 features"):
-        highest_variance(images, 5)
+        check_width(4, SoftmaxSection(features=5))
 
 
 def test_a_pair_is_after_minus_before() -> None:
@@ -67,7 +71,7 @@ def test_what_is_held_out_has_no_say() -> None:
     spoilt[40:] = np.random.default_rng(1).normal(0, 1e3, spoilt[40:].shape)
     same = fit_softmax(spoilt, copies, 3, section, 10.0)
     np.testing.assert_array_equal(same.kept, model.kept)
-    np.testing.assert_array_equal(same.model.coef_, model.model.coef_)
+    np.testing.assert_array_equal(same.coefficients, model.coefficients)
     said = model.probabilities(features[40:, 0])
     np.testing.assert_allclose(said.sum(axis=1), 1)
     assert (said.argmax(axis=1) == pairs.labels[40:]).mean() > 0.9
@@ -84,6 +88,24 @@ def test_a_class_that_was_not_learned_has_probability_0() -> None:
     assert said.shape == (30, 3)
     assert not said[:, 1].any()
     assert model.probabilities(features[:0, 0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_arrays_say_what_scikit_learn_says(classes: int) -> None:
+    features, pairs = made(30, 0)
+    labels = np.minimum(pairs.labels, classes - 1)
+    pairs = Pairs(CHANGE, labels, labels, pairs.patients)
+    model = fit_softmax(features, pairs.originals(np.arange(30)), 3, SoftmaxSection(features=4), 1.0)
+    given = differences(features[:, 0], model.kept)
+    peer = LogisticRegression(C=1.0, max_iter=2000).fit(given, labels)
+    np.testing.assert_allclose(model.probabilities(features[:, 0])[:, :classes], peer.predict_proba(given), atol=1e-6)
+    assert set(get_untrusted_types(data=dumps(model))) <= set(TRUSTED)
+
+
+@pytest.mark.parametrize("C", [0.0, -1.0])
+def test_a_penalty_is_above_0(C: float) -> None:
+    with pytest.raises(UserError, match=r"C = .* is not allowed \(allowed: list of float > 0 and ≤ 1e\+06"):
+        validate(SoftmaxSection, {"C": [1.0, C]}, "test")
 
 
 def test_the_penalty_is_chosen_on_folds() -> None:

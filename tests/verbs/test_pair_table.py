@@ -5,13 +5,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_pairs import pair_cohort
 
+from mskray.cohorts import Cohort
 from mskray.cohorts.change import CHANGE
+from mskray.cohorts.schema import MISSING
+from mskray.config import validate
 from mskray.errors import UserError
+from mskray.estimators import pair_cells
+from mskray.estimators.cache import Cache
+from mskray.estimators.kmeans import fit_kmeans
 from mskray.estimators.pair_cells import Cell, CellResult, Fold, missing_cells, read_cell, write_cell
+from mskray.estimators.pair_samples import PairImages
 from mskray.estimators.pair_table import Outcomes, table_rows, text_cells, vote_outcomes
-from mskray.estimators.pairs import FoldOutcome, Judged, Pairs
+from mskray.estimators.pair_words import KeyPointSection, PairWords, SplitsWords
+from mskray.estimators.pairs import AugmentSection, FoldOutcome, Judged, Pairs
+from mskray.estimators.pieces import Here
 from mskray.storage import locate
+from mskray.verbs.pair_table import PairTableConfig, pair_table
+from mskray.verbs.pair_table_text import PairTable
 
 N = 12
 PAIRS = Pairs(CHANGE, np.arange(N + 3) % 3, None, np.array([f"p{number}" for number in range(N + 3)]))
@@ -137,3 +149,73 @@ def test_a_damaged_cell_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "cell.npz").write_bytes(content)
     with pytest.raises(UserError, match=r"cell\.npz is damaged .*: delete it and run again"):
         read_cell(locate(tmp_path / "cell.npz"))
+
+
+def test_a_cell_of_another_version_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = cells(Counted())[0].file
+    monkeypatch.setattr(pair_cells, "_VERSION", pair_cells._VERSION + 1)
+    assert cells(Counted())[0].file != before
+
+
+def test_a_split_without_a_labelled_pair_adds_nothing(tmp_path: Path) -> None:
+    cohort = pair_cohort(tmp_path / "pairs", {"train": [0, 1, 2, 1], "validation": [MISSING] * 3})
+    augment, cache = AugmentSection(noise_copies=1), Cache(locate(tmp_path / "cache"), 10**9)
+    given = [
+        PairWords.open(cohort, split, CHANGE, KeyPointSection(most=20), augment, cache)
+        for split in ("train", "validation")
+    ]
+    for split in given:
+        for number in range(split.parts.count):
+            split.parts.write(number, split.part(number))
+    words = SplitsWords(tuple(given))
+    assert words.sizes == [4, 0]
+    assert words.lengths().shape == (4, 2, 2)
+    config = PairTableConfig.model_validate({"kmeans": {"most": 0}})
+    found = fit_kmeans(words.pieces(np.arange(4)), 5, config.kmeans, Here)
+    assert found.rows == found.of == words.lengths()[:, 0].sum()
+    assert words.count(found.centres).shape == (4, 2, 2, 5)
+    assert PairImages("label_change", augment).by_pair(np.empty((0, 0), np.float32)).shape == (0, 2, 2, 0)
+
+
+def refuses(cohort: Cohort, out: Path, message: str, **sections: Any) -> None:
+    config = PairTableConfig.model_validate({"network": {"weights": "none"}, **sections})
+    with pytest.raises(UserError, match=message) as caught:
+        pair_table(str(cohort.location), str(out), config)
+    assert "\n" not in str(caught.value)
+    assert not out.exists()
+
+
+def test_what_cannot_be_a_table_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.init", lambda *args, **kwargs: pytest.fail("a cluster was started"))
+    out, labels = tmp_path / "table", [0, 1, 2, 1, 0, 2] * 4
+    unlabelled = pair_cohort(tmp_path / "unlabelled", {"train": labels, "test": [MISSING] * 4})
+    refuses(unlabelled, out, "split test: no pair of it has a label, and it would be held out")
+    whole = pair_cohort(tmp_path / "whole", {"train": labels, "test": [0, 1, 2]})
+    refuses(whole, out, "fold .* has no pair of", folds={"count": 40})
+    refuses(whole, out, r"none\.pt", network={"weights": str(tmp_path / "none.pt")})
+    refuses(
+        whole,
+        out,
+        "the network has 512 features",
+        network={"weights": "none", "backbone": "resnet18"},
+        data={"image_size": 64},
+        softmax={"features": 600},
+    )
+
+
+def test_one_word_is_no_vocabulary_and_a_sample_stays_one_with_another_seed() -> None:
+    with pytest.raises(UserError, match="vocabularies = 1 is not allowed"):
+        validate(PairTableConfig, {"vocabularies": [50, 1]}, "test")
+    assert PairTableConfig.model_validate({"kmeans": {"seed": 3}}).kmeans.most == 50_000
+
+
+def test_the_table_says_what_its_vocabularies_rest_on() -> None:
+    def learned(model: str, rows: int) -> dict[str, Any]:
+        return {"model": model, "fold": "all folds", "rows": rows, "of": 412_000}
+
+    vocabularies = (learned("SIFT, |V| = 50", 50_000), learned("ORB, |V| = 50", 412_000))
+    table = PairTable("s3://bucket/pairs", "ab", {}, {}, (), vocabularies, {CHANGE.name: []})
+    said = "SIFT, |V| = 50, all folds: k-means learned from 50,000 of 412,000 descriptors; kmeans.most=0 takes all"
+    assert table.text().endswith(f"\n\n{said}")
+    assert said in table.markdown()
+    assert "ORB" not in table.text()

@@ -153,13 +153,7 @@ def _decoded(files: Sequence[tuple[str, bytes]]) -> DecodedImage:
 
 
 def _slice(files: Sequence[tuple[str, bytes]], index: int) -> DecodedImage:
-    found = read_volumes(files)
-    if len(found.volumes) > 1:
-        raise DecodeError(f"{len(found.volumes)} volumes where one is expected: give each a folder of its own")
-    if not found.volumes:
-        reasons = [reason for _, reason in found.rejected]
-        raise DecodeError(max(reasons, key=reasons.count))
-    volume = found.volumes[0]
+    volume = read_volumes(files).only()
     view = to_plane(volume, shown_plane(volume))
     if index >= len(view.pixels):
         raise DecodeError(f"slice {index} of a volume of {len(view.pixels)} slices (0 to {len(view.pixels) - 1})")

@@ -28,12 +28,11 @@ from mskray.cohorts.schema import Task
 from mskray.cohorts.sources import BURNED_IN, UNKNOWN_PART, Item, Rejected, register
 from mskray.cohorts.sources._pairs import NAMES, Address, Member, PairSource, pair_path
 from mskray.cohorts.sources._paths import fingerprints, inside
-from mskray.cohorts.sources._table import Labels, Row, Table, find_labels, read_table
+from mskray.cohorts.sources._table import SPLIT_NAMES, Labels, Row, Table, find_labels, read_table
 from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.storage import Location, locate
 
-_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
 _SLICE = re.compile(r"(?P<path>.+)#(?P<slice>\d{1,6})")
 
 
@@ -112,7 +111,7 @@ def _item(row: Row, line: int, shown: str, address: Address, labels: Labels) -> 
     if before == after:
         raise ValueError("before and after are the same image")
     split = row.get("split", "").lower()
-    if split and split not in _SPLITS:
+    if split and split not in SPLIT_NAMES:
         raise ValueError(f"split {row['split']!r} is none of train, validation, test")
     values = _labels(row, labels)
     return Item(
@@ -122,7 +121,7 @@ def _item(row: Row, line: int, shown: str, address: Address, labels: Labels) -> 
         fingerprint=address.fingerprint,
         labels=values,
         body_part=row.get("body_part", "").upper() or UNKNOWN_PART,
-        split=_SPLITS.get(split),
+        split=SPLIT_NAMES.get(split),
         row=line,
         address=str(address),
     )

@@ -46,7 +46,7 @@ class Series:
         if len(self.volumes) == 1:
             return self.volumes[0]
         if self.volumes:
-            raise DecodeError(f"{len(self.volumes)} volumes where one is expected")
+            raise DecodeError(f"{len(self.volumes)} volumes where one is expected: give each a folder of its own")
         reasons = [reason for _, reason in self.rejected]
         raise DecodeError(max(reasons, key=reasons.count) if reasons else "no files")
 
