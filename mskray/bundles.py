@@ -14,7 +14,7 @@ import io
 import json
 import platform
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +25,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 import mskray
+from mskray.cohorts.schema import ImageFormat
 from mskray.errors import UserError
 from mskray.storage import Location, locate
 
@@ -32,7 +33,11 @@ SCHEMA_VERSION = 1
 DESCRIPTION, WEIGHTS, ESTIMATOR, CARD = "bundle.json", "weights.safetensors", "estimator.skops", "card.md"
 _MAX_WEIGHTS = 16 << 30
 _MAX_ESTIMATOR = 8 << 30
-TRUSTED = tuple(f"mskray.estimators.svm.{name}" for name in ("BaggedSVM", "PartModel", "Polynomial", "Standard"))
+TRUSTED = (
+    *(f"mskray.estimators.svm.{name}" for name in ("BaggedSVM", "PartModel", "Polynomial", "Rbf", "Standard")),
+    *(f"mskray.estimators.words.{name}" for name in ("Gaussians", "Multinomials", "RbfSvm")),
+    "mskray.estimators.pair_softmax.PairSoftmax",
+)
 """Types that an estimator may hold beside what skops itself knows: numbers, text, containers, numpy arrays, and
 scikit-learn's own."""
 
@@ -54,7 +59,9 @@ class Fitted:
         labels: training samples of each class.
         cohort: `uri` and `content_hash` of the cohort.
         estimator: what a scikit-learn family has fitted; None for the others.
-        sample: what was learned from one at a time, and counted: "image" or "study".
+        sample: what was learned from one at a time, and counted: "image", "study" or "disc".
+        tasks: where it answers several at once, the classes of each, `task` among them; empty for one. `labels` are
+            then by "<task>/<class>".
     """
 
     family: str
@@ -71,6 +78,7 @@ class Fitted:
     cohort: dict[str, str]
     estimator: Any = None
     sample: str = "image"
+    tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Bundle(BaseModel):
@@ -92,6 +100,7 @@ class Bundle(BaseModel):
     labels: dict[str, int]
     cohort: dict[str, str]
     sample: str = "image"
+    tasks: dict[str, tuple[str, ...]] = {}
     fingerprint: str
     created: str
     versions: dict[str, str]
@@ -105,7 +114,8 @@ class Bundle(BaseModel):
     @property
     def hash(self) -> str:
         """SHA-256 over the files' hashes and what decides a prediction; the same before writing and after reading."""
-        content = self.model_dump(mode="json", include={"family", "config", "classes", "image", "files"})
+        decisive = {"family", "config", "classes", "image", "files", *(["tasks"] if self.tasks else [])}
+        content = self.model_dump(mode="json", include=decisive)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -219,15 +229,14 @@ def read_versioned(location: Location, what: str, newest: int) -> dict[str, Any]
 
 def card(bundle: Bundle) -> str:
     """Write the model card in Markdown."""
-    total = sum(bundle.labels.values())
     plural = "studies" if bundle.sample == "study" else f"{bundle.sample}s"
-    labels = ", ".join(f"{name} {count:,} ({count / total:.0%})" for name, count in bundle.labels.items())
+    shape = " × ".join(map(str, ImageFormat.model_validate(bundle.image).shape))
     return "\n".join(
         [
             f"# {bundle.name}",
             "",
-            f"A `{bundle.family}` that tells {' from '.join(bundle.classes)} on {bundle.kind}s "
-            f"(task `{bundle.task}`), made by mskray {bundle.versions['mskray']} on {bundle.created}.",
+            f"A `{bundle.family}` that tells {_questions(bundle)}, made by mskray {bundle.versions['mskray']} on "
+            f"{bundle.created}.",
             "",
             "Not a medical device: for research, not for diagnosis.",
             "",
@@ -235,8 +244,8 @@ def card(bundle: Bundle) -> str:
             "",
             f"- cohort `{bundle.cohort['uri']}`, content hash `{bundle.cohort['content_hash'][:16]}`",
             f"- body parts: {', '.join(bundle.body_parts)}",
-            f"- training {plural}: {total:,}: {labels}",
-            f"- images of {bundle.image['size']} × {bundle.image['size']} px, {bundle.image['dtype']}",
+            *_labels(bundle, plural),
+            f"- images of {shape} px, {bundle.image['dtype']}",
             "",
             *_validation(bundle),
             "## Limits",
@@ -248,13 +257,38 @@ def card(bundle: Bundle) -> str:
     )
 
 
+def _questions(bundle: Bundle) -> str:
+    """What it tells apart, on which kind of image."""
+    tasks = bundle.tasks or {bundle.task: bundle.classes}
+    several = [f"{' from '.join(classes)} (task `{name}`)" for name, classes in tasks.items()]
+    return f"{', '.join(several)} on {bundle.kind}s"
+
+
+def _labels(bundle: Bundle, plural: str) -> list[str]:
+    """Lines with the labels learned from, one a task."""
+    if not bundle.tasks:
+        return [f"- training {plural}: {_shares(bundle.labels)}"]
+    lines = []
+    for task, classes in bundle.tasks.items():
+        counts = {name: bundle.labels[f"{task}/{name}"] for name in classes}
+        lines.append(f"- training {plural} with a label of {task}: {_shares(counts)}")
+    return lines
+
+
+def _shares(counts: dict[str, int]) -> str:
+    total = sum(counts.values())
+    return f"{total:,}: " + ", ".join(f"{name} {count:,} ({count / total:.0%})" for name, count in counts.items())
+
+
 def _validation(bundle: Bundle) -> list[str]:
     """What the validation split was used for, and the figures on it."""
     held_out = "`mskray evaluate` gives those of held-out studies, with intervals."
     if not bundle.history:
         return ["## Validation", "", f"None: it learned nothing of its own. {held_out}", ""]
     level = f"## Validation, {bundle.sample} level"
-    if ESTIMATOR in bundle.files:
+    if bundle.sample == "pair":
+        used = f"Nothing was chosen or fitted on this split. {held_out}"
+    elif ESTIMATOR in bundle.files:
         used = f"Probabilities were calibrated on this split: these figures flatter, the loss most. {held_out}"
     else:
         level += f", epoch {bundle.best['epoch']} of {bundle.epochs}"

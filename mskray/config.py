@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
@@ -180,6 +180,10 @@ def _type_name(annotation: Any) -> str:
     origin = typing.get_origin(annotation)
     if origin is Literal:
         return " | ".join(str(value) for value in typing.get_args(annotation))
+    if origin is Annotated:
+        inner, *notes = typing.get_args(annotation)
+        bounds = [_bounds(note) for note in notes if isinstance(note, FieldInfo)]
+        return " ".join(word for word in (_type_name(inner), *bounds) if word)
     if origin in (types.UnionType, typing.Union):
         return " | ".join(_type_name(part) for part in typing.get_args(annotation))
     if origin in (tuple, list):

@@ -7,7 +7,7 @@ ensemble of one, so that whatever predicts knows only `Voter`.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from mskray.errors import UserError
 from mskray.evaluation.calibration import apply_temperature
 from mskray.families import Images, Prediction, Predictor, load_predictor
 from mskray.families.flag_removal import FlagPredictor, check_flag_detector, load_flag_detector
+from mskray.families.vertebra_finding import check_tells_classes_apart
 from mskray.storage import Location, locate
 
 SCHEMA_VERSION = 1
@@ -79,16 +80,22 @@ class Vote:
         members: each member's own (n, classes) probabilities by name.
         parts: what parts of a single member say, (n, classes) by name; empty where several vote.
         boxes: where a single member looked, (n, 4) by name, in pixels of its canvas; empty where several vote.
+        errors: why a member could not judge some of the n, by place: there is no vote on these.
     """
 
     probabilities: np.ndarray
     members: Mapping[str, np.ndarray]
     parts: Mapping[str, np.ndarray]
     boxes: Mapping[str, np.ndarray]
+    errors: Mapping[int, str] = field(default_factory=dict)
 
 
 class Voter:
-    """A loaded ensemble, ready to predict in this process: `names`, `bundles` and `predictors`, an entry a member."""
+    """A loaded ensemble, ready to predict in this process.
+
+    `names`, `bundles` and `predictors` have an entry a member; `tasks` the classes of each of a vote's `parts`, where
+    these answer tasks of their own.
+    """
 
     def __init__(
         self,
@@ -101,6 +108,8 @@ class Voter:
         self.bundles = tuple(bundle for bundle, _ in members)
         self.names = tuple(_distinct([bundle.name for bundle in self.bundles]))
         self.predictors = tuple(predictor for _, predictor in members)
+        # Several vote on one question, the first of each; a single one answers all that it knows.
+        self.tasks = self.bundles[0].tasks if len(self.bundles) == 1 else {}
         weights = np.array([member.weight for member in ensemble.members], dtype=np.float64)
         self._weights = weights / weights.sum()
 
@@ -122,7 +131,8 @@ class Voter:
         scaled = apply_temperature(mean, self.ensemble.calibration.temperature)
         members = dict(zip(self.names, votes, strict=True))
         single = predictions[0] if len(predictions) == 1 else Prediction(mean)
-        return Vote(scaled.astype(np.float32), members, single.parts, single.boxes)
+        errors = {place: reason for prediction in predictions for place, reason in prediction.errors.items()}
+        return Vote(scaled.astype(np.float32), members, single.parts, single.boxes, errors)
 
 
 def join(
@@ -137,8 +147,8 @@ def join(
     Args:
         flag_remover: URI of a flag detector whose flags are removed before every prediction.
     Raises:
-        UserError: no bundles, weights that do not fit, bundles that answer different questions, or a remover that is
-            no flag detector.
+        UserError: no bundles, weights that do not fit, bundles that answer different questions, a remover that is no
+            flag detector, or one for what are no radiographs.
     """
     if not uris:
         raise UserError("an ensemble needs at least one bundle")
@@ -148,6 +158,8 @@ def join(
         if not 0 < weight < float("inf"):
             raise UserError(f"weight {weight:g} of a bundle: give a positive number, or leave the bundle out")
     described = [(str(locate(uri)), read_description(uri)) for uri in uris]
+    for uri, bundle in described:
+        check_tells_classes_apart(bundle, uri)
     first = described[0][1]
     for uri, bundle in described[1:]:
         if (bundle.task, bundle.classes, bundle.kind) != (first.task, first.classes, first.kind):
@@ -155,6 +167,8 @@ def join(
                 f"bundle {uri} answers {bundle.task} {'/'.join(bundle.classes)} on {bundle.kind}s, {uris[0]} answers "
                 f"{first.task} {'/'.join(first.classes)} on {first.kind}s: an ensemble needs one question"
             )
+    if flag_remover is not None and first.kind != "radiograph":
+        raise UserError(f"bundle {uris[0]} reads {first.kind}s: flags are removed from radiographs alone, leave it out")
     members = [
         Member(uri=uri, hash=bundle.hash, weight=weight)
         for (uri, bundle), weight in zip(described, weights or [1.0] * len(uris), strict=True)

@@ -31,6 +31,7 @@ def call(*words: str, capsys: pytest.CaptureFixture) -> tuple[int, str, str]:
         (["train", "job.yaml", "family=clasifier"], "did you mean classifier?"),
         (["train", "job.yaml", "loop.epoch=3"], "job.yaml and the command line: unknown key"),
         (["train", "job.yaml"], "cohort.json"),
+        (["spine-table", "job.yaml"], "family classifier has no branch points: spine-table trains spinenet"),
         (["families", "oracle"], "unknown family 'oracle'"),
         (["sources", "murra"], "unknown source 'murra'"),
         (["ingest", "mura", "--out", "out"], "needs the place of its files"),

@@ -35,7 +35,9 @@ def ingest(
         ),
     ] = None,
     out: Annotated[str, typer.Option(help="URI of the cohort to make.")] = ...,  # type: ignore[assignment]
-    size: Annotated[int, typer.Option(help="Side of the stored square images, px.")] = 224,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the stored images, px; the source's own if not given, mostly 224.")
+    ] = None,
     bits: Annotated[int, typer.Option(help="8 or 16 bits a stored pixel.")] = 8,
     fit: Annotated[str, typer.Option(help="pad keeps the aspect ratio, stretch does not.")] = "pad",
     split_fractions: Annotated[
@@ -52,13 +54,28 @@ def ingest(
     places = [word for word in words or [] if not _is_option(word)]
     if len(places) > 1:
         raise UserError(f"ingest takes one IN, not {len(places)}: {', '.join(places)}")
-    settings: dict[str, Any] = {"size": size, "bits": bits, "fit": fit, "seed": seed}
+    settings: dict[str, Any] = {"bits": bits, "fit": fit, "seed": seed}
+    if size is not None:
+        settings["size"] = size
     if split_fractions is not None:
         settings["split_fractions"] = _fractions(split_fractions)
     display = Display()
     summary = run(source, places[0] if places else None, out, apply_overrides({}, options), settings, display)
     display.end()
     print(ingest_lines(summary))
+
+
+@app.command()
+def montage(
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="File, folder or prefix of DICOM series, NIfTI or MetaImage.")
+    ],
+    out: Annotated[str, typer.Option(help="PNG to write.")] = "montage.png",
+) -> None:
+    """Print the geometry of volumes and draw their slices: what was read, before anything is learned from it."""
+    from mskray.verbs.montage import montage as run
+
+    print(run(source, out))
 
 
 @app.command("remove-flags")

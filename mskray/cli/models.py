@@ -54,8 +54,11 @@ def evaluate(
     gpu: Gpu = False,
 ) -> None:
     """Evaluate on held-out studies: figures with intervals, curves, the worst errors, as report.html."""
+    from mskray.prediction.tasks import answers_tasks
     from mskray.verbs.detection import detection_lines, evaluate_detector, is_detector
     from mskray.verbs.evaluate import REPORT, evaluate_model, figure_lines
+    from mskray.verbs.grading import evaluate_tasks, grading_lines
+    from mskray.verbs.vertebra_evaluation import evaluate_vertebrae, is_vertebra_detector, vertebra_lines
 
     display = Display()
     more: Any = {"workers": workers, "gpu": gpu, "resamples": resamples, "report": display}
@@ -63,6 +66,16 @@ def evaluate(
         figures, folder = evaluate_detector(model, cohort, split, out, **more)
         display.end()
         print(f"{detection_lines(figures)}\n{folder}")
+        return
+    if answers_tasks(model):
+        gradings, folder = evaluate_tasks(model, cohort, split, out, **more)
+        display.end()
+        print(f"{grading_lines(gradings)}\n{folder}")
+        return
+    if is_vertebra_detector(model):
+        spines, folder = evaluate_vertebrae(model, cohort, split, out, **more)
+        display.end()
+        print(f"{vertebra_lines(spines)}\n{folder}")
         return
     result, folder = evaluate_model(model, cohort, split, out, **more)
     display.end()

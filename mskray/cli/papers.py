@@ -37,3 +37,26 @@ def reproduce(
     text = run(table, cohort, results, configs, overrides or [], display)
     display.end()
     print(text)
+
+
+@app.command("spine-table")
+def spine_table(
+    config: Annotated[str, typer.Argument(metavar="CONFIG.yaml", help="A training job; its `out` is a folder.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]…")] = None,
+    branch: Annotated[
+        list[str] | None,
+        typer.Option(help="Branch points to train: none, conv3, conv4, conv5, fc6, fc7; all if not given."),
+    ] = None,
+) -> None:
+    """Train SpineNet at every branch point, twice, and print its Table 2 beside ours. Run again, it continues."""
+    from mskray.config import apply_overrides, read_yaml
+
+    data = apply_overrides(read_yaml(config), overrides or [])
+    from mskray.models.vgg_m import BRANCHES
+    from mskray.verbs.spine_table import MARKDOWN
+    from mskray.verbs.spine_table import spine_table as run
+
+    display = Display()
+    text, folder = run(data, f"{config} and the command line" if overrides else config, branch or BRANCHES, display)
+    display.end()
+    print(f"{text}\n{folder.join(MARKDOWN)}")

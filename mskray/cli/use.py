@@ -54,6 +54,24 @@ def explain(
     print(f"{images} explained, {len(done.unreadable):,} not readable: {out}")
 
 
+@app.command("find-vertebrae")
+def find_vertebrae(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A trained vertebra_detector.")],
+    source: Annotated[str, typer.Argument(metavar="IN", help="NIfTI, MetaImage or DICOM: file, folder or prefix.")],
+    out: Annotated[str, typer.Option(help="JSON file to write.")] = "corners.json",
+    overlay: Annotated[str | None, typer.Option(help="Folder of a picture for each volume.")] = None,
+    gpu: Gpu = False,
+) -> None:
+    """Find vertebral bodies in sagittal MR volumes: corners and names from S1 to T12."""
+    from mskray.verbs.find_vertebrae import find_vertebrae as run
+
+    display = Display()
+    done = run(bundle, source, out, overlay, gpu=gpu, report=display)
+    display.end()
+    print(done.lines())
+    print(f"{len(done.spines):,} volumes, {len(done.rejected):,} files or volumes left out: {out}")
+
+
 @app.command()
 def serve(
     model: Annotated[str, typer.Argument(metavar="ENSEMBLE|BUNDLE")],

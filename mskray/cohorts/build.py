@@ -48,7 +48,9 @@ _TASKS_A_CPU = 8
 class IngestSettings(Section):
     """How images are stored and patients split."""
 
-    size: int = setting(224, "side of the stored square image", unit="px", ge=32, le=4096)
+    size: int | None = setting(
+        None, "side of the stored images; without it the source's own, 224 for radiographs", unit="px", ge=32, le=4096
+    )
     bits: Literal[8, 16] = setting(8, "bits of a stored pixel", unit="bits")
     fit: Literal["pad", "stretch"] = setting("pad", "keep the aspect ratio and pad with black, or stretch")
     split_fractions: Fractions | None = setting(
@@ -76,7 +78,7 @@ class Build:
     @property
     def image(self) -> ImageFormat:
         dtype: Literal["uint8", "uint16"] = "uint8" if self.settings.bits == 8 else "uint16"
-        return ImageFormat(size=self.settings.size, dtype=dtype, fit=self.settings.fit)
+        return self.source.format(self.settings.size or self.source.size, dtype, self.settings.fit, self.options)
 
     @property
     def fractions(self) -> Fractions:
@@ -96,7 +98,7 @@ class Build:
                 "ingest": INGEST_VERSION,
                 "source": self.source.name,
                 "options": self.options.model_dump(mode="json"),
-                "image": self.image.model_dump(),
+                "image": self.image.model_dump(exclude_defaults=True),
                 "tasks": [task.model_dump() for task in self.tasks],
                 "key": self.keys.fingerprint,
             },
@@ -185,11 +187,13 @@ class Build:
         if plan.own_splits:
             method = "source, rest stratified" if plan.assigned else "source"
         return Manifest(
+            kind=self.source.kind,
             source=self.source.name,
             source_options=self.options.model_dump(mode="json"),
             tasks=self.tasks,
             image=self.image,
             masks=self.source.masks,
+            vertebrae=self.source.vertebrae,
             split=SplitMethod(
                 method=method,
                 seed=self.settings.seed,

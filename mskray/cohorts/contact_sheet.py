@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageDraw, ImageFont
 
 from mskray.cohorts.read import Cohort
-from mskray.cohorts.schema import Task, count_labels
+from mskray.cohorts.schema import CORNERS, Task, count_labels
 from mskray.imaging.intensity import to_uint8
 from mskray.imaging.regions import Placement, fit_to_canvas
 
@@ -23,6 +23,7 @@ _TEXT = (235, 235, 235)
 _ABNORMAL_TEXT = (255, 140, 120)
 _FINDING = (255, 80, 60)
 _FLAG = (80, 170, 255)
+_CORNERS = tuple(zip(CORNERS[::2], CORNERS[1::2], strict=True))
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def contact_sheet(cohort: Cohort, split: str, rows: int = 4, columns: int = 6, s
         (height, width, 3) uint8 RGB; findings are framed in red, L/R flags in blue.
     """
     names = ["instance_id", "body_part", "view", "laterality", "findings", *(task.column for task in cohort.tasks)]
+    names += ["vertebrae"] if cohort.manifest.vertebrae else []
     table = cohort.metadata(split, names)
     count = min(rows * columns, table.num_rows)
     chosen = np.random.default_rng(seed).choice(table.num_rows, count, replace=False)
@@ -81,12 +83,14 @@ def contact_sheet(cohort: Cohort, split: str, rows: int = 4, columns: int = 6, s
 
 
 def _tile(image: np.ndarray, record: dict[str, Any], task: Task | None) -> Image.Image:
-    pixels, placement = fit_to_canvas(to_uint8(image), _TILE)
+    pixels, placement = fit_to_canvas(to_uint8(shown(image)), _TILE)
     tile = Image.new("RGB", (_TILE, _TILE + _CAPTION))
     tile.paste(Image.fromarray(pixels).convert("RGB"), (0, 0))
     draw = ImageDraw.Draw(tile)
     for finding in record["findings"]:
         _frame(draw, finding, placement)
+    for body in record.get("vertebrae") or ():
+        draw.polygon([placement.to_canvas((body[x], body[y], 0, 0))[:2] for x, y in _CORNERS], outline=_FINDING)
     label = _label(record, task)
     words = [
         record["body_part"],
@@ -97,6 +101,13 @@ def _tile(image: np.ndarray, record: dict[str, Any], task: Task | None) -> Image
     colour = _ABNORMAL_TEXT if label else _TEXT
     draw.text((2, _TILE + 2), " ".join(word for word in words if word), fill=colour, font=ImageFont.load_default(13))
     return tile
+
+
+def shown(image: np.ndarray) -> np.ndarray:
+    """A plain image, both of a pair side by side, or the middle slice of a stack: (rows, columns)."""
+    if image.ndim == 2:
+        return image
+    return np.concatenate(list(image), axis=1) if len(image) == 2 else image[len(image) // 2]
 
 
 def _label(record: dict[str, Any], task: Task | None) -> int | None:

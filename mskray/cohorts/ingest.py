@@ -31,7 +31,7 @@ from mskray.cohorts import ledger
 from mskray.cohorts.build import Build, IngestSettings
 from mskray.cohorts.plan import ShardPlan
 from mskray.cohorts.read import read_manifest
-from mskray.cohorts.schema import MANIFEST, Counts, ImageFormat, Manifest
+from mskray.cohorts.schema import MANIFEST, Counts, Manifest
 from mskray.cohorts.shards import Entry
 from mskray.cohorts.sources import Source, get_source
 from mskray.cohorts.splits import check_fractions
@@ -196,15 +196,9 @@ def _check_same(run: Build, before: Manifest) -> None:
         if old != new:
             remedy = "use the key that made it (MSKRAY_HASH_KEY)" if what == "hash key" else "keep to that"
             raise UserError(
-                f"{run.out} already holds a cohort made with {what} {_words(old)} (now {_words(new)}): "
+                f"{run.out} already holds a cohort made with {what} {old} (now {new}): "
                 f"{remedy}, give another --out, or delete that cohort first"
             )
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, ImageFormat):
-        return ", ".join(f"{name} {each}" for name, each in value.model_dump().items())
-    return str(value)
 
 
 def _completed(run: Build, before: Manifest) -> dict[str, Any]:

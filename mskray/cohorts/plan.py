@@ -101,6 +101,7 @@ def plan_schema(tasks: Sequence[Task]) -> pa.Schema:
     text = ("path", "fingerprint", "instance_id", "study_id", "patient_id", "body_part", "view", "laterality", "own")
     fields = [pa.field(name, pa.string()) for name in text]
     fields += [pa.field("view_index", pa.int32()), pa.field("row", pa.int32()), pa.field("findings", pa.list_(FINDING))]
+    fields += [pa.field("address", pa.string())]
     return pa.schema(fields + [pa.field(task.column, pa.int32()) for task in tasks])
 
 
@@ -146,6 +147,7 @@ class _Listing:
             item.view_index,
             item.row,
             [{"kind": each.kind, **dict(zip("xywh", each.box, strict=True))} for each in item.findings],
+            item.address,
             *(item.labels.get(task.name) for task in self._tasks),
         )
         self._rows.append(row)
@@ -191,6 +193,8 @@ def make_plan(
     table = listing.table()
     if not pc.sum(pc.list_value_length(table["findings"])).as_py():
         table = table.drop_columns("findings")  # a source without boxes has the plans that it always had
+    if table["address"].null_count == table.num_rows:
+        table = table.drop_columns("address")
     own = table.column("own").to_pylist()
     own_splits = not resplit and any(own)
     places, keep, assigned = _split(table, [None] * len(own) if resplit else own, tasks, fractions, seed)

@@ -31,6 +31,7 @@ from mskray.cohorts.schema import (
     Manifest,
     Shard,
     Task,
+    content_hash,
     is_pixels,
     pixels,
     shard_schema,
@@ -47,6 +48,8 @@ class Cohort:
 
     location: Location
     manifest: Manifest
+    exchanged: bool = False
+    """Whether this is the cohort with its validation and test splits exchanged (`exchange`)."""
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -67,7 +70,7 @@ class Cohort:
 
     @cached_property
     def schema(self) -> pa.Schema:
-        return shard_schema(self.image, self.tasks, self.manifest.masks)
+        return shard_schema(self.image, self.tasks, self.manifest.masks, self.manifest.vertebrae)
 
     def task(self, name: str) -> Task:
         """Find a task, or raise UserError that names those there are."""
@@ -87,15 +90,30 @@ class Cohort:
         """Images of a split."""
         return sum(shard.rows for shard in self.shards(split))
 
+    def exchange(self) -> "Cohort":
+        """The same cohort with its validation and test splits exchanged: what was held out chooses, and the other way.
+
+        Nothing is written. Its content hash is another one, so that nothing learned from it is taken for the other's.
+        """
+        before, names = self.manifest, {"validation": "test", "test": "validation"}
+        shards = tuple(
+            shard.model_copy(update={"split": names.get(shard.split, shard.split)}) for shard in before.shards
+        )
+        splits = {names.get(split, split): count for split, count in before.counts.splits.items()}
+        counts = before.counts.model_copy(update={"splits": splits})
+        digest = content_hash(before.tasks, before.image, shards)
+        manifest = before.model_copy(update={"shards": shards, "counts": counts, "content_hash": digest})
+        return Cohort(self.location, manifest, not self.exchanged)
+
     def read_shard(self, shard: Shard, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Read one shard as arrays of its n rows.
 
         Args:
             columns: which to read; all by default.
         Returns:
-            `image` (n, size, size) uint8 or uint16 and `mask` (n, size, size) uint8, contiguous; labels int32 with
-            -1 for missing; spacings float32 with NaN for missing; strings as objects with None; `findings` as
-            lists of {kind, x, y, w, h}.
+            `image` (n, *shape) uint8 or uint16 and `mask` (n, *shape) uint8, contiguous; labels int32 with -1 for
+            missing; spacings float32 with NaN for missing; strings as objects with None; `findings` as lists of
+            {kind, x, y, w, h}, `vertebrae` as lists of {level, slice, x0, y0, … x3, y3}.
         """
         table = self._read(shard, self._known(columns))
         return {column.name: _array(table[column.name], column) for column in table.schema}
@@ -121,7 +139,7 @@ class Cohort:
         return {field.name: _array(table[field.name], field) for field in table.schema}
 
     def images(self, split: str, instance_ids: Iterable[str]) -> dict[str, np.ndarray]:
-        """The images (size, size) of some instances, reading only the row groups that hold them."""
+        """The images of some instances, reading only the row groups that hold them."""
         wanted = set(instance_ids)
         with ThreadPoolExecutor(_THREADS) as pool:
             parts = pool.map(lambda shard: self._some_images(shard, wanted), self.shards(split))

@@ -7,14 +7,16 @@
 
 `mskray cohort show URI` prints it.
 
-Images are stored as fixed-size binary cells of size × size pixels in C order, little endian, and not as lists of
-numbers: Parquet has no 8-bit type, so that a list column keeps every pixel as 32 bits with a repetition level. For
-326 radiographs of 224 px that costs 217 ms instead of 30 ms to write and 79 ms instead of 10 ms to read. The field's
-metadata names shape and dtype; `pixels` turns a column into one (n, size, size) array without touching its rows.
+Images are stored as fixed-size binary cells (a picture's size × size pixels, or a stack of slices) in C order, little
+endian, and not as lists of numbers: Parquet has no 8-bit type, so that a list column keeps every pixel as 32 bits with
+a repetition level. For 326 radiographs of 224 px that costs 217 ms instead of 30 ms to write and 79 ms instead of 10 ms
+to read. The field's metadata names shape and dtype; `pixels` turns a column into one (n, *shape) array without touching
+its rows.
 """
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -64,15 +66,30 @@ ABNORMALITY = Task(name="abnormality", classes=("normal", "abnormal"))
 
 
 class ImageFormat(_Part):
-    """Every image of a cohort is (size, size) of one dtype."""
+    """Every image of a cohort has one shape and dtype: (size, size), or a stack of slices (slices, rows, size).
+
+    Args:
+        slices: of a stack; 0 for a plain picture.
+        rows: of each slice; 0 where they are as many as its columns.
+    """
 
     size: int = Field(ge=16, le=8192)
     dtype: Literal["uint8", "uint16"]
     fit: Literal["pad", "stretch"]
+    slices: int = Field(default=0, ge=0, le=256)
+    rows: int = Field(default=0, ge=0, le=8192)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        plane = (self.rows or self.size, self.size)
+        return (self.slices, *plane) if self.slices else plane
 
     @property
     def bytes(self) -> int:
-        return self.size * self.size * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def __str__(self) -> str:
+        return f"{' × '.join(map(str, self.shape))} px, {self.dtype}, {self.fit}"
 
 
 class SplitMethod(_Part):
@@ -144,6 +161,7 @@ class Manifest(_Part):
     tasks: tuple[Task, ...]
     image: ImageFormat
     masks: bool
+    vertebrae: bool = False
     split: SplitMethod
     counts: Counts
     shards: tuple[Shard, ...]
@@ -160,7 +178,7 @@ def content_hash(tasks: Sequence[Task], image: ImageFormat, shards: Sequence[Sha
     """
     parts = {
         "tasks": [task.model_dump() for task in tasks],
-        "image": image.model_dump(),
+        "image": image.model_dump(exclude_defaults=True),
         "shards": [[shard.split, shard.rows, shard.sha256] for shard in shards],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -174,6 +192,9 @@ def count_labels(column: pa.ChunkedArray, task: Task) -> dict[str, int]:
 
 
 FINDING = pa.struct([("kind", pa.string()), *((name, pa.float32()) for name in ("x", "y", "w", "h"))])
+CORNERS = tuple(f"{axis}{number}" for number in range(4) for axis in "xy")
+"""Columns of a body's corners: upper anterior, upper posterior, lower posterior, lower anterior."""
+VERTEBRA = pa.struct([("level", pa.string()), ("slice", pa.float32()), *((name, pa.float32()) for name in CORNERS)])
 _PLAIN = [
     pa.field("instance_id", pa.string(), nullable=False),
     pa.field("study_id", pa.string(), nullable=False),
@@ -197,23 +218,25 @@ _GEOMETRY = [
 ]
 
 
-def shard_schema(image: ImageFormat, tasks: Sequence[Task], masks: bool) -> pa.Schema:
+def shard_schema(image: ImageFormat, tasks: Sequence[Task], masks: bool, vertebrae: bool = False) -> pa.Schema:
     """Columns of a shard, in order."""
-    fields = [_pixel_field("image", image.size, image.dtype), *_PLAIN]
+    fields = [_pixel_field("image", image.shape, image.dtype), *_PLAIN]
     fields += [pa.field(task.column, pa.int32()) for task in tasks]
     fields += _GEOMETRY
+    if vertebrae:
+        fields.append(pa.field("vertebrae", pa.list_(VERTEBRA), nullable=False))
     if masks:
-        fields.append(_pixel_field("mask", image.size, "uint8"))
+        fields.append(_pixel_field("mask", image.shape, "uint8"))
     return pa.schema(fields)
 
 
-def _pixel_field(name: str, size: int, dtype: str) -> pa.Field:
-    metadata = {"shape": json.dumps([size, size]), "dtype": dtype}
-    return pa.field(name, pa.binary(size * size * np.dtype(dtype).itemsize), nullable=False, metadata=metadata)
+def _pixel_field(name: str, shape: Sequence[int], dtype: str) -> pa.Field:
+    metadata = {"shape": json.dumps(list(shape)), "dtype": dtype}
+    return pa.field(name, pa.binary(math.prod(shape) * np.dtype(dtype).itemsize), nullable=False, metadata=metadata)
 
 
 def cells(images: np.ndarray) -> pa.Array:
-    """Turn images (n, size, size) into a column of n binary cells, without a copy where they are contiguous."""
+    """Turn images (n, *shape) into a column of n binary cells, without a copy where they are contiguous."""
     little = np.ascontiguousarray(images, dtype=images.dtype.newbyteorder("<"))
     width = int(np.prod(images.shape[1:])) * images.dtype.itemsize
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(images), [None, pa.py_buffer(little.reshape(-1))])
@@ -225,7 +248,7 @@ def is_pixels(field: pa.Field) -> bool:
 
 
 def pixels(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:
-    """Turn a column of binary cells back into one contiguous array (n, size, size) of the field's dtype."""
+    """Turn a column of binary cells back into one contiguous array (n, *shape) of the field's dtype."""
     metadata: Mapping[bytes, bytes] = field.metadata
     shape, dtype = json.loads(metadata[b"shape"]), np.dtype(metadata[b"dtype"].decode()).newbyteorder("<")
     result = np.empty((len(column), *shape), dtype)

@@ -20,13 +20,15 @@ import pyarrow.parquet as pq
 from mskray.cohorts.ahead import ahead
 from mskray.cohorts.careful import Crashed, apart
 from mskray.cohorts.plan import Quarantined, ShardPlan
-from mskray.cohorts.schema import ImageFormat, Shard, Task, cells, is_pixels, shard_schema
+from mskray.cohorts.schema import CORNERS, ImageFormat, Shard, Task, cells, is_pixels, shard_schema
 from mskray.cohorts.sources import UNKNOWN_PART, Finding, Loaded, Source
 from mskray.cohorts.unreadable import Unreadable, unreadable
 from mskray.config import Section
 from mskray.errors import UserError
 from mskray.imaging.decode import DecodedImage, DecodeError
+from mskray.imaging.intensity import to_dtype
 from mskray.imaging.regions import Placement, fit_mask_to_canvas, fit_to_format
+from mskray.imaging.spine import Vertebra
 from mskray.storage import Location, locate
 
 # Small row groups let a reader fetch a few images of a shard; below 64 rows the footer outgrows its use.
@@ -93,9 +95,8 @@ def write_shard(job: ShardJob, plan: ShardPlan, rows: list[dict[str, Any]], care
         UserError, OSError: storage that cannot be read or written after its retries. Nothing partial is left.
     """
     cv2.setNumThreads(1)
-    size, dtype = job.image.size, np.dtype(job.image.dtype)
-    images = np.zeros((len(rows), size, size), dtype)
-    masks = np.zeros((len(rows), size, size), np.uint8) if job.source.masks else None
+    images = np.zeros((len(rows), *job.image.shape), np.dtype(job.image.dtype))
+    masks = np.zeros((len(rows), *job.image.shape), np.uint8) if job.source.masks else None
     records: list[dict[str, Any]] = []
     quarantined: list[Quarantined] = []
     complete = True
@@ -107,10 +108,10 @@ def write_shard(job: ShardJob, plan: ShardPlan, rows: list[dict[str, Any]], care
                 if isinstance(data, Unreadable):
                     complete = complete and not data.passing
                     raise DecodeError(data.reason)
-                loaded = load(row["path"], data)
-                images[place], placement = fit_to_format(loaded.image.pixels, size, job.image.fit, job.image.dtype)
+                loaded = load(_address(row), data)
+                images[place], placement = _fitted(loaded.image.pixels, job.image)
                 if masks is not None:
-                    masks[place] = 0 if loaded.mask is None else fit_mask_to_canvas(loaded.mask, size, job.image.fit)
+                    masks[place] = 0 if loaded.mask is None else _fitted_mask(loaded.mask, job.image)
                 records.append(_record(row, loaded, placement, job))
             except DecodeError as error:
                 quarantined.append(Quarantined(row["path"], error.reason, "decode", plan.split, row["row"]))
@@ -141,9 +142,9 @@ def _read(
 
     def fetch(row: dict[str, Any]) -> bytes | Unreadable:
         try:
-            return job.source.fetch(root, row["path"])
+            return job.source.fetch(root, _address(row))
         except UserError as error:
-            return unreadable(error, root.join(row["path"]), root)
+            return unreadable(error, job.source.file(root, _address(row)), root)
 
     def fetch_all(group: Sequence[dict[str, Any]]) -> list[bytes | Unreadable]:
         return [fetch(row) for row in group]
@@ -155,19 +156,64 @@ def _read(
         yield from zip(group, data, strict=True)
 
 
+def _address(row: dict[str, Any]) -> str:
+    return row.get("address") or row["path"]
+
+
 def _load(job: ShardJob, path: str, data: bytes) -> Loaded:
     """Decode one image; whatever goes wrong with its bytes is a DecodeError, so that no file stops a shard."""
     try:
-        loaded = job.source.load(path, data, job.options)
+        loaded = job.source.load_as(job.image, path, data, job.options)
     except (DecodeError, MemoryError, UserError):
         raise
     except Exception as error:
         raise DecodeError(f"the decoder failed ({type(error).__name__})") from error
     if loaded.image.metadata.get("burned_in_annotation") == "YES" and not job.source.allows_burned_in(job.options):
         raise DecodeError("BurnedInAnnotation is YES: text, perhaps a name, is drawn into it (see allow_burned_in)")
-    if loaded.image.pixels.ndim != 2:
-        raise DecodeError(f"{loaded.image.pixels.shape[0]} frames: a radiograph has one")
+    shape = loaded.image.pixels.shape
+    if job.image.slices and (len(shape) != 3 or shape[0] != job.image.slices):
+        raise DecodeError(f"{shape[0] if len(shape) == 3 else 1} slices where {job.image.slices} are stored")
+    if not job.image.slices and len(shape) != 2:
+        raise DecodeError(f"{shape[0]} frames: a radiograph has one")
     return loaded
+
+
+def _fitted(pixels: np.ndarray, image: ImageFormat) -> tuple[np.ndarray, Placement]:
+    """Bring an image to its cell; a stack slice by slice, unless its source made it in the cell's shape."""
+    if pixels.ndim == 3 and pixels.shape == image.shape and pixels.dtype == image.dtype:
+        return pixels, Placement(1.0, 1.0, 0.0, 0.0)
+    if pixels.ndim == 2:
+        return fit_to_format(pixels, image.size, image.fit, image.dtype)
+    if image.rows:
+        return _resized(pixels, image)
+    slices = [fit_to_format(each, image.size, image.fit, image.dtype) for each in pixels]
+    return np.stack([each for each, _ in slices]), slices[0][1]
+
+
+def _resized(pixels: np.ndarray, image: ImageFormat) -> tuple[np.ndarray, Placement]:
+    """A stack whose source made it in the proportions of the cell, to its size."""
+    height, width = image.shape[-2:]
+    placement = Placement(width / pixels.shape[2], height / pixels.shape[1], 0.0, 0.0)
+    if pixels.shape != image.shape:
+        method = cv2.INTER_AREA if placement.scale_x < 1 else cv2.INTER_LINEAR
+        pixels = np.stack([cv2.resize(each, (width, height), interpolation=method) for each in pixels])
+    return to_dtype(pixels, image.dtype), placement
+
+
+def _fitted_mask(mask: np.ndarray, image: ImageFormat) -> np.ndarray:
+    if mask.ndim == 3 and mask.shape == image.shape:
+        return mask
+    if mask.ndim == 2:
+        return fit_mask_to_canvas(mask, image.size, image.fit)
+    if image.rows:
+        place = np.nonzero(mask)
+        height, width = image.shape[-2:]
+        found = np.zeros(image.shape, np.uint8)
+        # Small things must not vanish, and a value may hold several bits.
+        target = (place[0], place[1] * height // mask.shape[1], place[2] * width // mask.shape[2])
+        np.bitwise_or.at(found, target, mask[place].astype(np.uint8))
+        return found
+    return np.stack([fit_mask_to_canvas(each, image.size, image.fit) for each in mask])
 
 
 def _record(row: dict[str, Any], loaded: Loaded, placement: Placement, job: ShardJob) -> dict[str, Any]:
@@ -181,8 +227,8 @@ def _record(row: dict[str, Any], loaded: Loaded, placement: Placement, job: Shar
         "view": row["view"] or image.metadata.get("view_position") or None,
         "body_part": part if part != UNKNOWN_PART else str(image.metadata.get("body_part") or part).upper(),
         "laterality": side or (header_side if header_side in ("L", "R") else None),
-        "rows": image.pixels.shape[0],
-        "columns": image.pixels.shape[1],
+        "rows": image.pixels.shape[-2],
+        "columns": image.pixels.shape[-1],
         "row_spacing_mm": spacing[0],
         "column_spacing_mm": spacing[1],
         "bits": image.bits,
@@ -194,14 +240,20 @@ def _record(row: dict[str, Any], loaded: Loaded, placement: Placement, job: Shar
             {"kind": each.kind, **dict(zip("xywh", placement.to_canvas(each.box), strict=True))}
             for each in (*loaded.findings, *_listed(row, loaded.image, job.source.relative_boxes))
         ],
+        "vertebrae": [_vertebra(each, placement) for each in loaded.vertebrae],
     }
     record.update({task.column: row[task.column] for task in job.tasks})
     return record
 
 
+def _vertebra(body: Vertebra, placement: Placement) -> dict[str, Any]:
+    corners = [placement.to_canvas((x, y, 0, 0))[:2] for x, y in body.corners]
+    return {"level": body.level, "slice": body.slice, **dict(zip(CORNERS, np.ravel(corners).tolist(), strict=True))}
+
+
 def _listed(row: dict[str, Any], image: DecodedImage, relative: bool) -> Iterator[Finding]:
     """Findings that the listing knew, in pixels of the image."""
-    rows, columns = image.pixels.shape
+    rows, columns = image.pixels.shape[-2:]
     across, down = (columns, rows) if relative else (1, 1)
     for each in row.get("findings") or ():
         box = (each["x"] * across, each["y"] * down, each["w"] * across, each["h"] * down)
@@ -209,7 +261,7 @@ def _listed(row: dict[str, Any], image: DecodedImage, relative: bool) -> Iterato
 
 
 def _table(job: ShardJob, records: list[dict[str, Any]], images: np.ndarray, masks: np.ndarray | None) -> pa.Table:
-    schema = shard_schema(job.image, job.tasks, masks is not None)
+    schema = shard_schema(job.image, job.tasks, masks is not None, job.source.vertebrae)
     arrays = []
     for column in schema:
         if is_pixels(column):

@@ -77,6 +77,12 @@ def feature_network(backbone: str) -> Backbone:
 
 
 @torch.inference_mode()
+def feature_width(network: Backbone, size: int) -> int:
+    """Return how many features a network has of an image of `size` px a side."""
+    return int(network.maps(torch.zeros(1, 1, size, size)).shape[1])
+
+
+@torch.inference_mode()
 def features(network: Backbone, images: np.ndarray, batch_size: int, device: torch.device) -> np.ndarray:
     """Return features (n, channels) float32 of images (n, size, size), uint8 or uint16."""
     found: list[Tensor] = []

@@ -37,6 +37,28 @@ class Polynomial:
 
 
 @dataclass(frozen=True)
+class Rbf:
+    """k(x, v) = exp(−gamma · |x − v|²), as scikit-learn's "rbf" kernel."""
+
+    gamma: float
+
+    def __call__(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Return the kernel (n, m), float64, of rows (n, features) and (m, features)."""
+        first = left.astype(np.float64)
+        second = first if right is left else right.astype(np.float64)
+        values = first @ second.T
+        values *= -2
+        values += np.einsum("ij,ij->i", first, first)[:, None]
+        values += np.einsum("ij,ij->i", second, second)
+        np.maximum(values, 0, out=values)
+        values *= -self.gamma
+        return np.exp(values, out=values)
+
+
+Kernel = Polynomial | Rbf
+
+
+@dataclass(frozen=True)
 class Standard:
     """Features with mean 0 and standard deviation 1; one that does not vary becomes 0. `mean`, `scale`: (features,)."""
 
@@ -85,7 +107,7 @@ class PartModel:
     slopes: np.ndarray
     offsets: np.ndarray
 
-    def decision(self, features: np.ndarray, kernel: Polynomial) -> np.ndarray:
+    def decision(self, features: np.ndarray, kernel: Kernel) -> np.ndarray:
         """Return the mean decision (n, outputs) of the SVMs for features (n, features) as extracted."""
         given = self.standard(features)
         result = np.tile(self.intercepts, (len(given), 1))

@@ -5,7 +5,7 @@ of their images; the 2.5th and 97.5th percentiles of a figure over the resamples
 Samples of which too little is known get no interval and no figure, but a reason.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,11 +87,35 @@ def figures_with_intervals(
     def compute(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         return weighted_figures(samples.label, samples.prob, weights, threshold=threshold, ordinal=ordinal)
 
-    values = {name: float(found[0]) for name, found in compute(np.ones((1, len(samples)))).items()}
-    support = {name: _support(name, samples, patient) for name in values}
-    reasons = {name: _reason(name, samples, classes, int(patient.max()) + 1) for name in values}
+    def support(name: str) -> tuple[int, int]:
+        return _support(name, samples, patient)
+
+    def reason(name: str) -> str | None:
+        return too_few(patient) or _reason(name, samples, classes)
+
+    return bootstrapped(compute, patient, support, reason, resamples, seed)
+
+
+def bootstrapped(
+    compute: Callable[[NDArray[np.float64]], Mapping[str, NDArray[np.float64]]],
+    patient: NDArray[np.int64],
+    support: Callable[[str], tuple[int, int]],
+    reason: Callable[[str], str | None],
+    resamples: int,
+    seed: int,
+) -> dict[str, Figure]:
+    """Figures with their intervals by patient.
+
+    Args:
+        compute: weights (R, n) → values (R,) of each figure, NaN where a weighting leaves it undefined.
+        patient: (n,) patient number, 0 to P - 1.
+        support: of a figure's name, how many samples and patients it rests on.
+        reason: of a figure's name, why it must not be given, or None.
+    """
+    values = {name: float(found[0]) for name, found in compute(np.ones((1, patient.size))).items()}
+    reasons = {name: reason(name) for name in values}
     if all(reasons.values()):
-        return {name: Figure(None, None, None, *support[name], reasons[name]) for name in values}
+        return {name: Figure(None, None, None, *support(name), reasons[name]) for name in values}
 
     blocks = [compute(weights) for weights in resampled_weights(patient, resamples, seed)]
     figures = {}
@@ -99,19 +123,27 @@ def figures_with_intervals(
         drawn = np.concatenate([block[name] for block in blocks])
         defined = drawn[np.isfinite(drawn)]
         undefined = drawn.size - defined.size
-        reason = reasons[name]
-        if reason is None and not np.isfinite(value):
-            reason = "truth and calls all lie in one class"
-        if reason is None and undefined > UNDEFINED_SHARE * drawn.size:
-            reason = f"too few patients of each class: {undefined} of {drawn.size} resamples lack one"
-        if reason is not None:
-            figures[name] = Figure(None, None, None, *support[name], reason)
+        why = reasons[name]
+        if why is None and not np.isfinite(value):
+            why = "truth and calls all lie in one class"
+        if why is None and undefined > UNDEFINED_SHARE * drawn.size:
+            why = f"too few patients of each class: {undefined} of {drawn.size} resamples lack one"
+        if why is not None:
+            figures[name] = Figure(None, None, None, *support(name), why)
             continue
         low, high = np.percentile(defined, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
         # Calibration error grows when samples are drawn twice, so its percentiles can lie above the value itself.
         value, low, high = (round(float(end), DECIMALS) for end in (value, min(low, value), max(high, value)))
-        figures[name] = Figure(value, low, high, *support[name])
+        figures[name] = Figure(value, low, high, *support(name))
     return figures
+
+
+def too_few(patient: NDArray[np.int64]) -> str | None:
+    """Why patients, numbered 0 to P - 1, are too few for any interval; None where they are not."""
+    people = int(patient.max()) + 1
+    if people >= MINIMUM_PATIENTS:
+        return None
+    return f"{people} patient{'s' * (people != 1)}: an interval by patient needs at least {MINIMUM_PATIENTS}"
 
 
 def _support(name: str, samples: Samples, patient: NDArray[np.int64]) -> tuple[int, int]:
@@ -121,9 +153,7 @@ def _support(name: str, samples: Samples, patient: NDArray[np.int64]) -> tuple[i
     return int(counted.sum()), int(np.unique(patient[counted]).size)
 
 
-def _reason(name: str, samples: Samples, classes: Sequence[str], people: int) -> str | None:
-    if people < MINIMUM_PATIENTS:
-        return f"{people} patient{'s' * (people != 1)}: an interval by patient needs at least {MINIMUM_PATIENTS}"
+def _reason(name: str, samples: Samples, classes: Sequence[str]) -> str | None:
     present = np.unique(samples.label)
     if present.size > 1 or name in ONE_CLASS_FIGURES:
         return None

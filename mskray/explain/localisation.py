@@ -3,7 +3,9 @@
     truth = stacked_boxes([[(10, 20, 30, 30)], [], [(1, 2, 8, 8), (40, 40, 9, 9)]])
     pointing_hits(peaks(maps), truth), box_iou(boxes, truth)
 
-Boxes are x, y, w, h in pixels; pixel i covers i to i + 1.
+Boxes are x, y, w, h in pixels; pixel i covers i to i + 1. Volumes are compared with masks voxel by voxel:
+
+    mask_hits(volume_peaks(maps), masks, margin=zhang_margin(224))
 """
 
 from collections.abc import Sequence
@@ -55,3 +57,36 @@ def box_iou(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
     shares = intersection_over_union(boxes[:, None], truth)[:, 0]
     return np.nan_to_num(shares).max(axis=1, initial=0.0)
+
+
+ZHANG_MARGIN = 15 / 500
+"""Zhang et al. allow a point 15 px beside its object in images of 500 px (their section 4.1)."""
+
+
+def zhang_margin(longer_side: int) -> float:
+    """The margin of Zhang et al. in pixels, for images of that longer side."""
+    return ZHANG_MARGIN * longer_side
+
+
+def volume_peaks(maps: np.ndarray) -> np.ndarray:
+    """Where each map (n, slices, rows, columns) is largest: (n, 3) slice, row, column; NaN for a flat map."""
+    flat = maps.reshape(len(maps), -1)
+    points = np.stack(np.unravel_index(flat.argmax(axis=1), maps.shape[1:]), axis=1).astype(np.float64)
+    return np.where((flat.max(axis=1) > flat.min(axis=1))[:, None], points, np.nan)
+
+
+def mask_hits(points: np.ndarray, masks: np.ndarray, margin: float = 0.0, *, any_slice: bool = False) -> np.ndarray:
+    """Whether each point (n, 3) of `volume_peaks` lies on its volume's mask: (n,) bool; a NaN point never does.
+
+    Args:
+        masks: (n, slices, rows, columns) bool; a volume without a true voxel cannot be hit.
+        margin: pixels by which a point may lie beside the mask, within the slice: slices are too far apart.
+        any_slice: count the mask of every slice, as if they were laid on one another: is the place in the plane right?
+            By default the point's own slice must show it.
+    """
+    known = np.isfinite(points).all(axis=1)
+    at = np.where(known[:, None], points, 0).astype(int)
+    truth = masks.any(axis=1) if any_slice else masks[np.arange(len(masks)), at[:, 0]]
+    row, column = (np.arange(side) - at[:, axis, None] for axis, side in ((1, masks.shape[2]), (2, masks.shape[3])))
+    near = row[:, :, None] ** 2 + column[:, None, :] ** 2 <= margin**2
+    return known & (truth & near).any(axis=(1, 2))

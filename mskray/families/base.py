@@ -18,10 +18,11 @@ from mskray.training.run import Run, Trained
 
 @dataclass(frozen=True)
 class Images:
-    """A batch of radiographs of any sizes.
+    """A batch of radiographs of any sizes, or of stacks.
 
     Args:
-        pixels: (rows, columns) arrays, uint8 or uint16, display-ready (see `mskray.imaging.decode`).
+        pixels: (rows, columns) arrays, uint8 or uint16, display-ready (see `mskray.imaging.decode`); for a family that
+            reads stacks (slices, rows, columns), as a cohort's cells.
         body_parts: DICOM body part of each, or "" where it is not known.
         studies: a name of each one's study; images of one study stand together, in the order of their views. None
             where each is a study of its own.
@@ -42,13 +43,16 @@ class Prediction:
     Args:
         probabilities: (n, classes) float32; each row sums to 1. Where a family judges studies, each of a study's
             images has its study's probabilities.
-        parts: the same question answered by parts of the model, such as its local network; (n, classes) each.
+        parts: the same question answered by parts of the model, such as its local network; (n, classes) each. Where
+            the bundle has `tasks`, each task's answers, (n, its classes).
         boxes: named boxes (n, 4), x, y, w, h in pixels of the cohort's canvas: where the model looked.
+        errors: why some of the n could not be judged, by place; their probabilities are NaN.
     """
 
     probabilities: np.ndarray
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
     boxes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    errors: Mapping[int, str] = field(default_factory=dict)
 
 
 class Predictor(Protocol):
@@ -145,7 +149,7 @@ class Family(ABC):
             classes=task.classes,
             kind=cohort.manifest.kind,
             body_parts=tuple(sorted(set(cohort.metadata("train", ["body_part"])["body_part"].to_pylist()))),
-            image=cohort.image.model_dump(mode="json"),
+            image=cohort.image.model_dump(mode="json", exclude_defaults=True),
             state=trained.state,
             history=trained.history,
             best=trained.best,

@@ -10,51 +10,31 @@ seen) is judged by the model over all parts.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import ray
 import torch
 
 from mskray import cluster
-from mskray.bundles import ESTIMATOR, Fitted, read_description
+from mskray.bundles import ESTIMATOR, Fitted
 from mskray.cohorts import Cohort, Task
-from mskray.config import Section, setting
+from mskray.config import Section
 from mskray.errors import UserError
 from mskray.estimators.bagging import Bagging, Labelled
 from mskray.estimators.bags import BagSection, SvmSection
-from mskray.estimators.extract import Extraction, feature_network, features
+from mskray.estimators.extract import Extraction, feature_network, feature_width, features
 from mskray.estimators.features import FeatureFiles
 from mskray.estimators.svm import BaggedSVM
-from mskray.families.base import Family, Images, Prediction, Predictor, family, register
-from mskray.families.loading import load_predictor
-from mskray.families.torch_predictor import TorchPredictor
-from mskray.imaging.inputs import InputFormat, Intensity
+from mskray.families.base import Family, Images, Prediction, Predictor, register
+from mskray.families.feature_source import DataSection, NetworkSection, bundle_hash, check_bundle, feature_source
+from mskray.imaging.inputs import InputFormat
 from mskray.imaging.regions import fit_to_format
-from mskray.models.backbones import BACKBONES, Backbone, load_initial
+from mskray.models.backbones import Backbone
 from mskray.training.feed import LOADER_CPUS, describe_split
 from mskray.training.run import Run, Trained
 from mskray.training.samples import EachImage
 from mskray.training.validation import validation_metrics
-from mskray.training.weights import initial_weights
-
-
-class NetworkSection(Section):
-    """Whose features."""
-
-    bundle: str = setting("", "URI of a bundle whose network is used; empty for the backbone below")
-    backbone: Literal[BACKBONES] = setting("resnet152", "network without a bundle", source="ZHAW, section IV-C")  # type: ignore[valid-type]
-    weights: str = setting("imagenet", "none, imagenet, or the URI of a state dict, for the backbone", min_length=1)
-
-
-class DataSection(Section):
-    """What the network is given."""
-
-    image_size: int | None = setting(
-        None, "side of the square network input; null: the bundle's own, or 224", unit="px", ge=32, le=2048
-    )
-    intensity: Intensity | None = setting(None, "grey levels, as in classifier; null: the bundle's own, or stored")
-    batch_size: int = setting(32, "images at a time through the network", unit="images", ge=1, le=4096)
 
 
 class FeatureSvmConfig(Section):
@@ -103,7 +83,7 @@ class FeatureSvm(Family):
         return False  # its network has no logits of its own
 
     def depends_on(self, config: FeatureSvmConfig) -> dict[str, str]:
-        return {"network": read_description(config.network.bundle).hash} if config.network.bundle else {}
+        return bundle_hash(config.network)
 
     def check(self, cohort: Cohort, config: FeatureSvmConfig, task: Task) -> None:
         """Refuse also a class without an image: it has to be fitted in train and calibrated in validation."""
@@ -116,29 +96,22 @@ class FeatureSvm(Family):
                     f"cohort {cohort.location}, split {split}: no image of {', '.join(missing)} (task {task.name}), "
                     f"and {self.name} needs some of every class: split the cohort otherwise"
                 )
-        if config.network.bundle:
-            given = read_description(config.network.bundle)
-            if given.kind != cohort.manifest.kind:
-                raise UserError(
-                    f"network.bundle {config.network.bundle} reads {given.kind}s, cohort {cohort.location} holds "
-                    f"{cohort.manifest.kind}s: give a bundle for this kind"
-                )
-            if not family(given.family).sees_whole_images(given.config):
-                raise UserError(
-                    f"network.bundle {config.network.bundle} is of family {given.family}, without a network that takes "
-                    "one whole image: give one that has it, such as a classifier's"
-                )
+        check_bundle(config.network, cohort, (cohort.manifest.kind,))
 
     def fit(self, cohort: Cohort, config: FeatureSvmConfig, run: Run) -> Fitted:
         resources = run.resources
         need = cluster.Need("feature extraction", resources.workers, resources.cpus_per_worker, float(resources.gpu))
         cluster.require(need, LOADER_CPUS)
-        network, config = _network(config)
+        torch.manual_seed(config.bag.seed)
+        network, section, data = feature_source(config.network, config.data, default_size=224)
+        config = config.model_copy(update={"network": section, "data": data})
         folder = run.location.join(run.name)
         samples = EachImage(run.task.column)
         splits = {name: describe_split(cohort, name, samples, config.input_format) for name in ("train", "validation")}
         bagging = Bagging(len(run.task.classes), config.svm, config.bag, folder.join("bags"), run.report)
-        bagging.check(splits["train"][0].rows, _width(network, config), max(splits["train"][0].counts))
+        bagging.check(
+            splits["train"][0].rows, feature_width(network, config.input_format.size), max(splits["train"][0].counts)
+        )
         extraction = Extraction(
             config.network.backbone, ray.put(network.state_dict()), config.data.batch_size, resources, run.report
         )
@@ -177,34 +150,7 @@ class FeatureSvm(Family):
         }
 
 
-def _network(config: FeatureSvmConfig) -> tuple[Backbone, FeatureSvmConfig]:
-    """Return the network with its weights, and the config with what was left to the network filled in."""
-    section, data = config.network, config.data
-    if not section.bundle:
-        state = initial_weights(section.weights, section.backbone)
-        torch.manual_seed(config.bag.seed)
-        network, own = feature_network(section.backbone), InputFormat(224)
-        if state is not None:
-            load_initial(network, state, section.weights)
-    else:
-        _, source = load_predictor(section.bundle)
-        assert isinstance(source, TorchPredictor), "check let a family pass that has no network"
-        given, own_data = source.recipe.explained(source.network), source.recipe.config.data
-        own = InputFormat(given.input_size or own_data.image_size, own_data.intensity)
-        section = section.model_copy(update={"backbone": given.name})
-        network = feature_network(section.backbone)
-        load_initial(network, given.state_dict(), section.bundle)
-    filled = {"image_size": data.image_size or own.size, "intensity": data.intensity or own.intensity}
-    return network, config.model_copy(update={"network": section, "data": data.model_copy(update=filled)})
-
-
 def _parts(cohort: Cohort, name: str, run: Run) -> np.ndarray:
     """Return the body part (n,) of each labelled image."""
     rows = cohort.columns(name, [run.task.column, "body_part"])
     return rows["body_part"][rows[run.task.column] >= 0]
-
-
-@torch.inference_mode()
-def _width(network: Backbone, config: FeatureSvmConfig) -> int:
-    side = config.input_format.size
-    return int(network.maps(torch.zeros(1, 1, side, side)).shape[1])

@@ -6,7 +6,7 @@ so that bad data goes to quarantine with a reason and never stops a run.
 
 import mskray.imaging.dicom as dicom
 import mskray.imaging.raster as raster
-from mskray.imaging.decoded import DecodedImage, DecodeError, DecodeLimits
+from mskray.imaging.decoded import DecodedImage, DecodeError, DecodeLimits, only_decode_errors
 
 __all__ = ["DecodeError", "DecodeLimits", "DecodedImage", "decode"]
 
@@ -57,15 +57,9 @@ def decode(data: bytes, limits: DecodeLimits = DecodeLimits()) -> DecodedImage:
     if len(data) > limits.max_bytes:
         raise DecodeError(f"{len(data)} bytes are more than the limit of {limits.max_bytes}")
     kind = _sniff(data)
-    try:
+    # Four libraries and their C code stand behind this call.
+    with only_decode_errors(kind.upper()):
         return _READERS[kind](data, limits)
-    except DecodeError:
-        raise
-    except MemoryError:
-        raise DecodeError(f"{kind.upper()}: not enough memory to decode it") from None
-    # Four libraries and their C code stand behind this call; each raises what it likes on hostile bytes.
-    except Exception as error:
-        raise DecodeError(f"corrupt {kind.upper()} ({type(error).__name__})") from error
 
 
 def _sniff(data: bytes) -> str:

@@ -4,6 +4,8 @@ Apart from `decode.py`, so that the readers of each format can use these without
 Users import them from `mskray.imaging.decode`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,19 @@ class DecodeError(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+@contextmanager
+def only_decode_errors(kind: str) -> Iterator[None]:
+    """Whatever fails inside leaves as a `DecodeError`: the libraries that read a format raise what they like."""
+    try:
+        yield
+    except DecodeError:
+        raise
+    except MemoryError:
+        raise DecodeError(f"{kind}: not enough memory to decode it") from None
+    except Exception as error:
+        raise DecodeError(f"corrupt {kind} ({type(error).__name__})") from error
 
 
 @dataclass(frozen=True)

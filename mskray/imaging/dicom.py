@@ -80,16 +80,8 @@ def read_dicom(data: bytes, limits: DecodeLimits) -> DecodedImage:
     HTJ2K; RLE. MONOCHROME1/2, PALETTE COLOR, RGB, YBR; 8–16 stored bits in 8 or 16, signed too.
     Refused: 1-bit, 32-bit and float pixel data; objects without pictures (SR, PR, RT, SEG, DICOMDIR…); video.
     """
-    if data[:4] == b"DICM":
-        data = bytes(128) + data
     with quiet("pydicom", "openjpeg"):
-        _check_deflated(data, limits)
-        header = dcmread(BytesIO(data), force=True)
-        syntax = _transfer_syntax(header)
-        _check_picture(header)
-        shape = _checked_shape(header, limits)
-        if syntax not in _UNCOMPRESSED and syntax not in COMPRESSED:
-            raise DecodeError(f"DICOM transfer syntax {_known_name(syntax) or '(private)'} is not supported")
+        header, syntax, shape = open_picture(data, limits)
         pixels, bits, voi = dicom_pixels.read_pixels(header, syntax, shape)
         spacing, measured_at = _pixel_spacing(header)
         metadata = _metadata(header, syntax) | {"voi": voi, "spacing_at": measured_at}
@@ -104,6 +96,20 @@ def read_dicom(data: bytes, limits: DecodeLimits) -> DecodedImage:
             _text(header, "SeriesInstanceUID"),
             _text(header, "SOPInstanceUID"),
         )
+
+
+def open_picture(data: bytes, limits: DecodeLimits) -> tuple[Dataset, UID, dicom_pixels.Shape]:
+    """Parse a DICOM file and check that it holds a picture that can be decoded: (header, transfer syntax, shape)."""
+    if data[:4] == b"DICM":
+        data = bytes(128) + data
+    _check_deflated(data, limits)
+    header = dcmread(BytesIO(data), force=True)
+    syntax = _transfer_syntax(header)
+    _check_picture(header)
+    shape = _checked_shape(header, limits)
+    if syntax not in _UNCOMPRESSED and syntax not in COMPRESSED:
+        raise DecodeError(f"DICOM transfer syntax {_known_name(syntax) or '(private)'} is not supported")
+    return header, syntax, shape
 
 
 def _check_deflated(data: bytes, limits: DecodeLimits) -> None:
@@ -196,8 +202,8 @@ def _metadata(header: Dataset, syntax: UID) -> dict[str, str | float | int | Non
         "manufacturer": _text(header, "Manufacturer"),
         "presentation_intent": _code(header, "PresentationIntentType"),
         "burned_in_annotation": _code(header, "BurnedInAnnotation"),
-        "instance_number": int(number) if (number := _number(header, "InstanceNumber")) is not None else None,
-        "slice_thickness_mm": _number(header, "SliceThickness"),
+        "instance_number": int(number) if (number := decimal(header, "InstanceNumber")) is not None else None,
+        "slice_thickness_mm": decimal(header, "SliceThickness"),
     }
 
 
@@ -230,7 +236,8 @@ def term(header: Dataset, keyword: str) -> str | None:
     return text if alone or _ANATOMY_WORDS.issuperset(words) else None
 
 
-def _number(header: Dataset, keyword: str) -> float | None:
+def decimal(header: Dataset, keyword: str) -> float | None:
+    """A header element as a finite number, None where it is absent, blank, several or no number."""
     try:
         number = float(_text(header, keyword) or "")
     except ValueError:

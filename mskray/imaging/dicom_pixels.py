@@ -58,6 +58,32 @@ def read_pixels(header: Dataset, syntax: UID, shape: Shape) -> tuple[np.ndarray,
     return pixels[0] if shape.frames == 1 else pixels, shape.bits_stored, voi
 
 
+def read_values(header: Dataset, syntax: UID, shape: Shape) -> np.ndarray:
+    """(frames, rows, columns) float32: what the scanner measured, after the modality LUT or rescaling, unwindowed.
+
+    Slices of a volume stay comparable that way: windows may differ from slice to slice. High is bright; padding takes
+    the lowest value of its frame.
+    """
+    stored, photometric = _stored(header, syntax, shape)
+    if stored.ndim == 4 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise DecodeError(f"DICOM photometric interpretation {photometric or '(none)'}: a slice has grey levels")
+    transforms, padding = _Transforms(header, stored.dtype), _padding(header, stored.dtype)
+    half = 1 << (shape.bits_stored - 1)
+    bottom, top = (-half, half - 1) if stored.dtype.kind == "i" else (0, 2 * half - 1)
+    pixels: np.ndarray = np.empty(stored.shape, np.float32)
+    for frame, raw in enumerate(stored.view(_unsigned(stored))):
+        values = transforms.modality(frame)
+        if photometric == "MONOCHROME1":  # as if the stored values had been counted from the other end
+            values = values[bottom] + values[top] - values
+        pixels[frame] = values[raw]
+        outside = padding[raw]
+        if outside.any() and not outside.all():
+            pixels[frame][outside] = pixels[frame][~outside].min()
+    if not np.isfinite(pixels).all():
+        raise DecodeError("DICOM whose rescaled values are not finite")
+    return pixels
+
+
 def functional_group(header: Dataset, frame: int, sequence: str) -> Dataset:
     """The item that describes `frame` in an enhanced multi-frame object (PS3.3 C.7.6.16), else the header itself."""
     for groups, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):

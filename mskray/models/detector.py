@@ -91,6 +91,21 @@ class Detector(nn.Module):
 
 
 def _pyramid(name: str, channels: int, finest: int, norm: type[nn.Module]) -> BackboneWithFPN:
+    body, taken = stages(name, finest, norm)
+    return BackboneWithFPN(
+        body, {module: str(level) for level, (module, _) in enumerate(taken)}, [width for _, width in taken], channels
+    )
+
+
+def stages(name: str, finest: int, norm: type[nn.Module] = nn.BatchNorm2d) -> tuple[nn.Module, list[tuple[str, int]]]:
+    """Return a backbone without its classifier, and which of its modules end at each stride from `finest` to 32 px.
+
+    Args:
+        name: a member of DETECTOR_BACKBONES.
+        norm: BatchNorm2d, or FrozenBatchNorm2d to keep its statistics.
+    Returns:
+        The body, and (module, channels) of each stride, the finest first.
+    """
     # torchvision's get_model hands BatchNorm's type on to a ResNet alone.
     if name.startswith("resnet"):
         body: nn.Module = torchvision.models.get_model(name, weights=None, norm_layer=norm)
@@ -100,10 +115,7 @@ def _pyramid(name: str, channels: int, finest: int, norm: type[nn.Module]) -> Ba
         whole = torchvision.models.get_model(name, weights=None)
         body, ends = whole.features, _STRIDES[name]
         body = _frozen(body) if norm is FrozenBatchNorm2d else _followed(body)
-    taken = [end for stride, end in ends.items() if stride >= finest]
-    return BackboneWithFPN(
-        body, {module: str(level) for level, (module, _) in enumerate(taken)}, [width for _, width in taken], channels
-    )
+    return body, [end for stride, end in ends.items() if stride >= finest]
 
 
 def _frozen(module: nn.Module) -> nn.Module:

@@ -3,12 +3,12 @@
     mskray predict BUNDLE|ENSEMBLE IN --out predictions.parquet
 
 Ray Data reads and decodes in plain tasks and predicts in actors that load the model once. Every input has a row: a
-file that cannot be decoded has its error there and no probabilities.
+file that cannot be decoded, or that a model cannot judge, has its error there and no probabilities.
 """
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 from mskray import cluster
 from mskray.cohorts import Cohort
 from mskray.ensemble import Ensemble, Vote, check_members, doubt, load_members, matching_task
-from mskray.errors import user_error_in
+from mskray.errors import UserError, user_error_in
 from mskray.families import Images
 from mskray.prediction.readers import PIXELS, cohort_reader, file_reader, list_files, pixel_arrays
 from mskray.progress import Progress, Report, silent
@@ -49,6 +49,7 @@ class Predicting:
     ) -> None:
         self.model, self.ensemble, self.workers, self.gpu, self.report = model, ensemble, workers, gpu, report
         self.bundles = check_members(ensemble, model)
+        self.kind = self.bundles[0].kind  # an ensemble's members are all of one kind
 
     def cohort(self, cohort: Cohort, splits: Sequence[str], need_labels: bool = True) -> pa.Table:
         """Predict every image of the splits once.
@@ -60,8 +61,14 @@ class Predicting:
             One row an image, ordered by split, study and view: identity, `split`, `label` (null where missing),
             `prob_<class>`, `error` (null).
         Raises:
-            UserError: a split or the task is missing, or the task's classes are not the model's.
+            UserError: a split or the task is missing, the task's classes are not the model's, or the model does not
+                read cohorts of this kind.
         """
+        if cohort.manifest.kind != self.kind:
+            raise UserError(
+                f"{self.model} reads cohorts of the kind {self.kind}, {cohort.location} is of the kind "
+                f"{cohort.manifest.kind}: give it one that it can read"
+            )
         shards = [{"split": split, "shard": number} for split in splits for number in range(len(cohort.shards(split)))]
         name, classes = self.ensemble.task, self.ensemble.classes
         same = any(task.name == name and task.classes == tuple(classes) for task in cohort.tasks)
@@ -84,8 +91,10 @@ class Predicting:
         Returns:
             One row a file, ordered by path: `path`, `body_part`, `prob_<class>` and `error`, one of them null.
         Raises:
-            UserError: when there is no file.
+            UserError: when there is no file, or the model reads no pictures.
         """
+        if self.kind != "radiograph":
+            raise UserError(f"{self.model} reads cohorts of the kind {self.kind}, no files: make a cohort of {folder}")
         root, paths = list_files(folder)
         source = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=-(-len(paths) // _BATCH))
         read = source.map_batches(file_reader(root), batch_size=_FILES, num_cpus=_READER_CPUS)
@@ -140,8 +149,14 @@ class _Actor:
         taken = rows.filter(pa.array(readable))
         studies = taken["study_id"].to_pylist() if "study_id" in taken.column_names else None
         vote = self._voter(Images(list(pixel_arrays(taken)), taken["body_part"].to_pylist(), studies))
-        columns = probability_columns(vote, self._voter.classes)
+        columns = probability_columns(vote, self._voter.classes, self._voter.tasks)
         where = np.flatnonzero(readable)
+        if vote.errors:
+            errors = result["error"].to_pylist()
+            for place, reason in vote.errors.items():
+                errors[where[place]] = reason
+                readable[where[place]] = False
+            result = result.set_column(result.column_names.index("error"), "error", pa.array(errors, pa.string()))
         for name, values in columns.items():
             whole = np.full((len(rows), *values.shape[1:]), np.nan, np.float32)
             whole[where] = values
@@ -149,15 +164,21 @@ class _Actor:
         return result
 
 
-def probability_columns(vote: Vote, classes: Sequence[str]) -> dict[str, np.ndarray]:
+def probability_columns(
+    vote: Vote, classes: Sequence[str], tasks: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, np.ndarray]:
     """Columns of a vote on n images: `prob_<class>`, `<part>:prob_<class>` and `box_<name>` (n, 4).
 
     Parts are those of a single model, or the members where several vote.
+
+    Args:
+        tasks: classes of the parts that answer a task of their own; the others' are `classes`.
     """
     columns = {f"prob_{name}": vote.probabilities[:, index] for index, name in enumerate(classes)}
     parts = vote.parts or (vote.members if len(vote.members) > 1 else {})
     for part, probabilities in parts.items():
-        columns |= {f"{part}:prob_{name}": probabilities[:, index] for index, name in enumerate(classes)}
+        names = (tasks or {}).get(part, classes)
+        columns |= {f"{part}:prob_{name}": probabilities[:, index] for index, name in enumerate(names)}
     return columns | {f"box_{name}": boxes for name, boxes in vote.boxes.items()}
 
 

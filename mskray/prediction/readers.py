@@ -18,7 +18,7 @@ from mskray.imaging.decode import DecodeError, DecodeLimits, decode
 from mskray.storage import Location, locate
 
 IDENTITY = ("instance_id", "study_id", "patient_id", "body_part", "view_index")
-PIXELS = ("pixels", "rows", "columns", "dtype")
+PIXELS = ("pixels", "shape", "dtype")
 
 Reader = Callable[[Any], Any]
 """A function for `map_batches`: a batch of items as arrays in, an Arrow table out."""
@@ -86,8 +86,11 @@ def list_files(place: Location) -> tuple[Location, list[str]]:
 
 
 def pixel_arrays(rows: pa.Table) -> Iterator[np.ndarray]:
-    """Yield the (rows, columns) array of each row that has pixels: a read-only view of the table's bytes."""
-    dtypes, shapes = rows["dtype"].to_pylist(), zip(rows["rows"].to_pylist(), rows["columns"].to_pylist(), strict=True)
+    """Yield the array of each row that has pixels: a read-only view of the table's bytes.
+
+    Pictures are (rows, columns), stacks (slices, rows, columns).
+    """
+    dtypes, shapes = rows["dtype"].to_pylist(), rows["shape"].to_pylist()
     for pixels, dtype, shape in zip(rows["pixels"], dtypes, shapes, strict=True):
         if pixels.is_valid:
             yield np.frombuffer(pixels.as_buffer(), dtype).reshape(shape)
@@ -96,8 +99,7 @@ def pixel_arrays(rows: pa.Table) -> Iterator[np.ndarray]:
 def _pixel_columns(images: list[np.ndarray | None]) -> dict[str, Any]:
     return {
         "pixels": pa.array([None if each is None else each.tobytes() for each in images], pa.large_binary()),
-        "rows": pa.array([0 if each is None else each.shape[0] for each in images], pa.int32()),
-        "columns": pa.array([0 if each is None else each.shape[1] for each in images], pa.int32()),
+        "shape": pa.array([None if each is None else each.shape for each in images], pa.list_(pa.int32())),
         "dtype": pa.array(["" if each is None else each.dtype.name for each in images], pa.string()),
     }
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from mskray.ensemble import Ensemble, Vote, Voter, doubt
+from mskray.errors import UserError
 from mskray.evaluation.calibration import decision
 from mskray.families import Images
 from mskray.serving.schemas import (
@@ -49,9 +50,14 @@ class VoteQueue:
 
     Args:
         voter: the loaded ensemble; it is tried on a blank image before this returns.
+    Raises:
+        UserError: it reads no single radiographs.
     """
 
     def __init__(self, voter: Voter) -> None:
+        kind = voter.bundles[0].kind
+        if kind != "radiograph":
+            raise UserError(f"{voter.ensemble.name} reads {kind}s: a bundle or ensemble for radiographs can be served")
         self._voter = voter
         self._names = list(voter(Images([np.zeros((64, 64), np.uint8)])).members)
         self._waiting: deque[_Waiting] = deque()

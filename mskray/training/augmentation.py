@@ -74,12 +74,18 @@ def moved_boxes(boxes: Tensor, poses: Tensor, size: int) -> Tensor:
     Returns:
         (n, k, 4), not clipped to the image. A turned box is bounded by a larger one.
     """
-    x0, y0, x1, y1 = (boxes * (2 / size) - 1).unbind(-1)
+    x0, y0, x1, y1 = boxes.unbind(-1)
     corners = torch.stack([torch.stack([x, y], dim=-1) for x in (x0, x1) for y in (y0, y1)], dim=2)
-    # The pose maps the result to the image; boxes go the other way.
+    there = moved_points(corners.flatten(1, 2), poses, size).view_as(corners)
+    return torch.cat([there.amin(dim=2), there.amax(dim=2)], dim=-1)
+
+
+def moved_points(points: Tensor, poses: Tensor, size: int) -> Tensor:
+    """Return where points (n, k, 2), x and y in pixels of square images of side `size`, lie once these are posed."""
+    # The pose maps the result to the image; points go the other way.
     back = torch.linalg.inv(poses[:, :, :2]).transpose(1, 2)
-    there = (corners - poses[:, None, None, :, 2]) @ back[:, None]
-    return (torch.cat([there.amin(dim=2), there.amax(dim=2)], dim=-1) + 1) * (size / 2)
+    there = (points * (2 / size) - 1 - poses[:, None, :, 2]) @ back
+    return (there + 1) * (size / 2)
 
 
 def exposure(images: Tensor, config: AugmentSection) -> Tensor:

@@ -38,6 +38,7 @@ class Split:
         samples: how rows become samples.
         input: what the network is given of each image.
         counts: samples of each shard, in the order of `Cohort.shards`.
+        exchanged: of the cohort with its validation and test splits exchanged.
     """
 
     cohort: str
@@ -45,6 +46,7 @@ class Split:
     samples: Samples
     input: InputFormat
     counts: tuple[int, ...]
+    exchanged: bool = False
 
     @property
     def rows(self) -> int:
@@ -53,18 +55,20 @@ class Split:
     def load(self, shard: int) -> Arrays:
         """Read one shard: what `samples.load` makes of it."""
         cohort = open_cohort(self.cohort, check=False)
+        if self.exchanged:
+            cohort = cohort.exchange()
         rows = cohort.read_shard(cohort.shards(self.name)[shard], ["image", *self.samples.columns])
         return self.samples.load(rows, self.input)
 
 
 def describe_split(cohort: Cohort, name: str, samples: Samples, form: InputFormat) -> tuple[Split, np.ndarray]:
-    """Return a split and the labels (n,) int64 of its samples."""
+    """Return a split and the labels (n,) or (n, tasks) int64 of its samples."""
     pictures = {field.name for field in cohort.schema if is_pixels(field)}
     rows = cohort.columns(name, [column for column in samples.columns if column not in pictures])
     ends = np.cumsum([shard.rows for shard in cohort.shards(name)])[:-1]
     shards = zip(*(np.split(values, ends) for values in rows.values()), strict=True)
     labels = [samples.labels(dict(zip(rows, shard, strict=True))) for shard in shards]
-    split = Split(str(cohort.location), name, samples, form, tuple(len(each) for each in labels))
+    split = Split(str(cohort.location), name, samples, form, tuple(len(each) for each in labels), cohort.exchanged)
     return split, np.concatenate(labels)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mskray import cluster
 from mskray.cohorts import Cohort, Task
+from mskray.cohorts.schema import MISSING
 from mskray.errors import UserError, user_error_in
 from mskray.progress import Progress
 from mskray.training.feed import LOADER_CPUS, Split, choose_cache, describe_split, request
@@ -62,15 +63,15 @@ def fit(
         cluster.Need("training", resources.workers, resources.cpus_per_worker, 1.0 if resources.gpu else 0.0),
         LOADER_CPUS,
     )
-    train, labels = _checked_split(cohort, "train", run.task, samples, recipe)
-    validation, _ = _checked_split(cohort, "validation", run.task, samples, recipe)
+    tasks = recipe.tasks or (run.task,)
+    train, labels = _checked_split(cohort, "train", tasks, samples, recipe)
+    validation, _ = _checked_split(cohort, "validation", tasks, samples, recipe)
     step = recipe.config.data.batch_size * resources.workers
     if train.rows < step:
         raise UserError(
             f"the training split has {train.rows} labelled samples, fewer than one step of {resources.workers} "
             f"worker(s) × {recipe.config.data.batch_size}: lower data.batch_size or resources.workers"
         )
-    classes = run.task.classes
     weighted = recipe.config.loop.class_weights == "inverse_frequency"
     initial_weights = ray.put(initial())
     steps, left = divmod(train.rows, step)
@@ -87,24 +88,44 @@ def fit(
             validation=validation,
             train_shards=held[0],
             validation_shards=held[1],
-            class_weights=tuple(inverse_frequency(labels, len(classes))) if weighted else None,
+            class_weights=_class_weights(tasks, labels) if weighted else None,
             initial_weights=initial_weights,
             say=_Say(queue),
         )
         result = _train(work, run)
-    counts = np.bincount(labels, minlength=len(classes)).tolist()
-    return _collect(result, dict(zip(classes, counts, strict=True)))
+    return _collect(result, _counts(recipe, tasks, labels))
 
 
-def _checked_split(cohort: Cohort, name: str, task: Task, samples: Samples, recipe: Recipe) -> tuple[Split, np.ndarray]:
-    split, labels = describe_split(cohort, name, samples, recipe.config.data.input_format)
-    present = np.unique(labels)
-    if len(present) < 2:
-        raise UserError(
-            f"cohort {cohort.location}, split {name}: task {task.name} needs samples of at least two classes of "
-            f"{', '.join(task.classes)}; it has {len(labels)} of {len(present)}"
-        )
+def _checked_split(
+    cohort: Cohort, name: str, tasks: tuple[Task, ...], samples: Samples, recipe: Recipe
+) -> tuple[Split, list[np.ndarray]]:
+    """Return the split and, for each task, the labels of the samples that have one."""
+    split, found = describe_split(cohort, name, samples, recipe.config.data.input_format)
+    labels = [column[column != MISSING] for column in found.reshape(len(found), len(tasks)).T]
+    for task, known in zip(tasks, labels, strict=True):
+        present = np.unique(known)
+        if len(present) < 2:
+            raise UserError(
+                f"cohort {cohort.location}, split {name}: task {task.name} needs samples of at least two classes of "
+                f"{', '.join(task.classes)}; it has {len(known)} of {len(present)}"
+            )
     return split, labels
+
+
+def _class_weights(tasks: tuple[Task, ...], labels: list[np.ndarray]) -> tuple[float, ...]:
+    """Return the weights of each task's classes, task after task."""
+    weights = (inverse_frequency(known, len(task.classes)) for task, known in zip(tasks, labels, strict=True))
+    return tuple(weight for each in weights for weight in each)
+
+
+def _counts(recipe: Recipe, tasks: tuple[Task, ...], labels: list[np.ndarray]) -> dict[str, int]:
+    """Return the training samples of each class, of several tasks by "<task>/<class>"."""
+    counts = {}
+    for task, known in zip(tasks, labels, strict=True):
+        prefix = f"{task.name}/" if recipe.tasks else ""
+        for name, count in zip(task.classes, np.bincount(known, minlength=len(task.classes)).tolist(), strict=True):
+            counts[prefix + name] = count
+    return counts
 
 
 def _hold(recipe: Recipe, cohort: Cohort, train: Split, validation: Split) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

@@ -24,7 +24,7 @@ from mskray.training.plan import Plan, Rows, segment
 from mskray.training.recipe import Recipe, to_batch
 from mskray.training.schedules import Schedule, make_optimizer
 from mskray.training.session import Session, write_json
-from mskray.training.validation import HIGHER_IS_BETTER, validation_metrics
+from mskray.training.validation import HIGHER_IS_BETTER
 
 
 @dataclass(frozen=True)
@@ -195,17 +195,16 @@ class Trainer:
         split, batch = self.work.validation, self.config.data.batch_size
         mine = segment(list(enumerate(split.counts)), self.session.rank, self.session.world)
         parts = ((start, mine[start : start + batch]) for start in range(0, len(mine), batch))
-        probabilities, labels = [np.empty((0, self.recipe.classes))], [np.empty(0, np.int64)]
+        seen: list[tuple[np.ndarray, np.ndarray]] = []
         for _, arrays in feed(self.validation_shards, parts, ahead=self._ahead()):
             with self._autocast():
                 answer = self.recipe.answer(self.network, to_batch(arrays, self.session.device))
-            probabilities.append(answer.probabilities.float().cpu().numpy())
-            labels.append(arrays["label"])
-        gathered = self.session.gather((np.concatenate(probabilities), np.concatenate(labels)))
-        everything = np.concatenate([part[0] for part in gathered]), np.concatenate([part[1] for part in gathered])
-        assert len(everything[1]) == split.rows, "validation must see every row exactly once"
-        self._check_finite(everything[0])
-        return validation_metrics(*everything)
+            seen.append((self.recipe.judged(answer).float().cpu().numpy(), arrays["label"]))
+        everything = [batch for rank in self.session.gather(seen) for batch in rank]
+        judged, labels = (np.concatenate(each) for each in zip(*everything, strict=True))
+        assert len(labels) == split.rows, "validation must see every row exactly once"
+        self._check_finite(judged)
+        return self.recipe.judge(judged, labels)
 
     def _check_finite(self, values: Any) -> None:
         if not np.isfinite(values).all():

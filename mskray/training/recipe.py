@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mskray.cohorts import Task
 from mskray.errors import UserError
 from mskray.models.backbones import Backbone
 from mskray.training.augmentation import augment
 from mskray.training.config import TorchConfig
+from mskray.training.validation import validation_metrics
 
 Batch = Mapping[str, Tensor]
-"""What a family's samples hold, on the device: `image` in [0, 1], `label` (n,), and its own (`to_batch`)."""
+"""What a family's samples hold, on the device (`to_batch`): `image` in [0, 1], `label` (n,) or (n, tasks), its own."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Recipe(ABC):
     """A family's side of the loop. It travels to the workers, so it holds settings only, no tensors."""
 
     config: TorchConfig
-    classes: int
+    tasks: tuple[Task, ...] = ()
+    """Tasks learned at once, in the order of the labels (n, tasks); none: the run's task alone, with labels (n,)."""
     alternates: bool = False
     """Whether `set_training` changes which parameters learn from epoch to epoch."""
 
@@ -47,11 +50,23 @@ class Recipe(ABC):
 
     @abstractmethod
     def loss(self, network: nn.Module, batch: Batch, class_weights: Tensor | None) -> Tensor:
-        """Return the scalar loss of an augmented batch."""
+        """Return the scalar loss of an augmented batch.
+
+        Args:
+            class_weights: (classes,), of several tasks one after the other; None without weights.
+        """
 
     @abstractmethod
     def answer(self, network: nn.Module, batch: Batch) -> Answer:
         """Return what the network says of a batch without labels."""
+
+    def judged(self, answer: Answer) -> Tensor:
+        """Return what of an answer `judge` needs, (n, …)."""
+        return answer.probabilities
+
+    def judge(self, judged: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Return `val_<metric>` for every metric that `loop.metric` may name, of a whole validation split."""
+        return validation_metrics(judged, labels)
 
     def set_training(self, network: nn.Module, epoch: int) -> None:
         """Put the network in training mode for an epoch (from 0), its frozen parts excepted."""

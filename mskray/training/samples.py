@@ -29,14 +29,18 @@ class Samples(Protocol):
         ...
 
     def labels(self, rows: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return the label (n,) int64 of each sample that `load` would make of the `columns` of one shard."""
+        """Return the label of each sample that `load` would make of the `columns` of one shard.
+
+        Returns:
+            (n,) int64; of several tasks (n, tasks), -1 where one is missing.
+        """
         ...
 
     def load(self, rows: Mapping[str, np.ndarray], form: InputFormat) -> Arrays:
         """Make the samples of one shard from its `columns` and `image` (rows, size, size).
 
         Returns:
-            `image`, `label` (n,) int64 and whatever else the recipe needs, n entries each.
+            `image`, `label` as `labels` gives them and whatever else the recipe needs, n entries each.
         """
         ...
 

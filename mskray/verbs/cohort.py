@@ -66,7 +66,7 @@ def _facts(cohort: Cohort) -> str:
     return "\n".join(
         [
             f"{cohort.location}  source {manifest.source}{origin}  content {manifest.content_hash[:16]}",
-            f"images  {image.size} × {image.size} px, {image.dtype}, {image.fit}{', masks' if manifest.masks else ''}",
+            f"images  {image}{', masks' if manifest.masks else ''}",
             f"tasks   {tasks}",
             f"splits  {method}",
         ]

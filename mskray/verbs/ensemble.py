@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from mskray import cluster, ensemble
 from mskray.bundles import DESCRIPTION
@@ -56,7 +58,7 @@ def _calibrated(joined: Ensemble, cohort: Cohort, report: Report) -> Ensemble:
     predicting = Predicting(joined.name, joined, report=report)
     with cluster.session():
         table = predicting.cohort(cohort, [_SPLIT])
-    labelled = table.filter(table["label"].is_valid())
+    labelled = judged(table.filter(pc.is_valid(table["label"])), report)
     labels = labelled["label"].to_numpy()
     if len(np.unique(labels)) < 2:
         raise UserError(f"cohort {cohort.location}, split {_SPLIT}: calibration needs labelled images of two classes")
@@ -74,3 +76,12 @@ def _calibrated(joined: Ensemble, cohort: Cohort, report: Report) -> Ensemble:
     return joined.model_copy(
         update={"calibration": Calibration(temperature=temperature, fitted_on=fitted_on), "threshold": threshold}
     )
+
+
+def judged(table: pa.Table, report: Report = silent) -> pa.Table:
+    """Return the rows that have probabilities, and say how many have an error instead."""
+    good = pc.is_null(table["error"])
+    failed = len(table) - (pc.sum(good).as_py() or 0)
+    if failed:
+        report(Progress(f"{failed} of {len(table)} labelled images could not be judged: calibrated without them"))
+    return table.filter(good)

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from mskray.cohorts import Cohort
+from mskray.cohorts.contact_sheet import shown
 from mskray.ensemble import Ensemble, load_members
 from mskray.errors import UserError
 from mskray.evaluation.report import Box, Picture
@@ -29,7 +30,8 @@ def explained_pictures(
     """Make a picture of each instance: true findings, the members' mean maps, and the boxes of a single model.
 
     With two classes the maps are those of the finding, whatever was called; else those of the class called. A model of
-    which nothing can be explained gives pictures without maps.
+    which nothing can be explained gives pictures without maps. A pair is shown side by side, and of a
+    stack its middle slice.
 
     Args:
         name: of the model, for messages.
@@ -51,7 +53,7 @@ def explained_pictures(
             heats = {method: colours(each[index]) for method, each in maps.items()}
             truth = [Box(**box) for box in known[each]["findings"] or []]
             mine = [Box(*boxes[index], kind) for kind, boxes in looked.items()]
-            pictures.append(Picture(each, to_uint8(images[each]), truth, mine, heats))
+            pictures.append(Picture(each, to_uint8(shown(images[each])), truth, mine, heats))
     return pictures
 
 

@@ -18,6 +18,7 @@ from mskray.cohorts import Cohort, open_cohort
 from mskray.cohorts.derive import Derived
 from mskray.cohorts.plan import ShardPlan
 from mskray.cohorts.schema import Derivation, Shard, pixels
+from mskray.errors import UserError
 from mskray.families.flag_removal import FLAG, load_flag_detector
 from mskray.imaging.regions import shared_areas
 from mskray.prediction.shards import over_shards, use_threads
@@ -75,8 +76,13 @@ def remove_flags(
     model, place, target = locate(bundle), locate(cohort), locate(out)
     for where, write in ((model, False), (place, False), (target, True)):
         check_access(where, write)
-    described, _ = load_flag_detector(model)
     source = open_cohort(place)
+    if source.manifest.kind != "radiograph":
+        raise UserError(
+            f"cohort {place} holds {source.manifest.kind}s: flags are removed from radiographs alone, give a cohort of "
+            "them"
+        )
+    described, _ = load_flag_detector(model)
     step = Derivation(
         uri=str(place),
         content_hash=source.content_hash,

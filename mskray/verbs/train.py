@@ -36,6 +36,11 @@ class TrainJob(Section):
     cohort: str = setting(..., "URI of the cohort to learn from", min_length=1)
     out: str = setting(..., "URI of the bundle to write", min_length=1)
     task: str = setting("", "the cohort's task to learn; empty for its first")
+    exchange: bool = setting(
+        False,
+        "exchange the cohort's validation and test splits, for a second, independent result",
+        source="SpineNet §5",
+    )
     experiment: str = setting("mskray", "MLflow experiment", min_length=1)
     resources: Resources = Resources()
 
@@ -69,16 +74,11 @@ def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent) -
     check_access(cohort_location)
     check_access(out, write=True)
     cohort = open_cohort(cohort_location)
+    if job.exchange:
+        cohort = cohort.exchange()
     task = chosen.task(cohort, job.task)
     chosen.check(cohort, config, task)
-    fingerprint = run_name(
-        family=chosen.name,
-        config=config.model_dump(mode="json"),
-        cohort=cohort.content_hash,
-        task=task.name,
-        workers=job.resources.workers,
-        **chosen.depends_on(config),
-    )
+    fingerprint = fingerprint_of(job, chosen, config, cohort)
     finished = _finished(out, fingerprint)
     if finished is not None:
         report(Progress(f"{out} is already trained by this very job"))
@@ -86,6 +86,18 @@ def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent) -
     _tell_of_strangers(cohort, report)
     with cluster.session():
         return _train(job, chosen, config, cohort, task, out, fingerprint, report)
+
+
+def fingerprint_of(job: TrainJob, chosen: Family, config: Any, cohort: Cohort) -> str:
+    """Return what a job's bundle is known by: a hash of all that decides its result, `cohort` as the job sees it."""
+    return run_name(
+        family=chosen.name,
+        config=config.model_dump(mode="json"),
+        cohort=cohort.content_hash,
+        task=chosen.task(cohort, job.task).name,
+        workers=job.resources.workers,
+        **chosen.depends_on(config),
+    )
 
 
 def _train(

@@ -18,11 +18,26 @@ def listing(name, folder, **options):
 
 
 def test_the_registry_knows_each_file():
-    assert source_names() == ["dicom", "grazpedwri", "knee-oa", "manifest", "mura", "phantom"]
+    assert source_names() == [
+        "dicom",
+        "discs",
+        "grazpedwri",
+        "knee-oa",
+        "knee-pairs",
+        "manifest",
+        "mura",
+        "pairs",
+        "phantom",
+        "phantom-discs",
+        "phantom-pairs",
+        "phantom-spine",
+        "rsna-lumbar",
+        "spider",
+    ]
 
 
 def test_an_unknown_source_names_the_known_ones():
-    with pytest.raises(UserError, match="dicom, grazpedwri, knee-oa, manifest, mura, phantom"):
+    with pytest.raises(UserError, match=", ".join(source_names())):
         get_source("mira")
 
 

@@ -14,7 +14,8 @@ from mskray.config import Section
 from mskray.errors import UserError
 from mskray.families import family
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe
-from mskray.families.feature_svm import FeatureSvmConfig, _network
+from mskray.families.feature_source import DataSection, NetworkSection, feature_source
+from mskray.families.feature_svm import FeatureSvmConfig
 from mskray.families.kalm import KalmConfig, LocalRecipe
 from mskray.families.zoom import LookingConfig, ZoomRecipe
 from mskray.models.sampling import shrink
@@ -66,14 +67,13 @@ def test_the_network_of_a_bundle_comes_with_its_own_input_size(tmp_path: Path, n
     torch.manual_seed(0)
     whole = recipe.build().eval()
     uri = saved(tmp_path / name, name, recipe.config, whole.state_dict())
-    network, config = _network(FeatureSvmConfig.model_validate({"network": {"bundle": uri}}))
-    assert (config.data.image_size, config.data.intensity) == (size, "rescaled")
-    assert config.network.backbone == "resnet18"
+    network, section, data = feature_source(NetworkSection(bundle=uri), DataSection(), default_size=299)
+    assert (data.image_size, data.intensity) == (size, "rescaled")
+    assert section.backbone == "resnet18"
     images = torch.rand(2, 1, 128, 128)
     with torch.inference_mode():
         torch.testing.assert_close(network.maps(shrink(images, size)), recipe.explained(whole).maps(images))
-    _, told = _network(FeatureSvmConfig.model_validate({"network": {"bundle": uri}, "data": {"image_size": 96}}))
-    assert told.data.image_size == 96
+    assert feature_source(section, DataSection(image_size=96), default_size=299)[2].image_size == 96
 
 
 @pytest.mark.parametrize(

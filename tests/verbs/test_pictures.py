@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_discs import disc_cohort, disc_job, untrained
+from small_pairs import fitted, pair_cohort
 from small_run import untrained_bundle
 from torch import nn
 
+from mskray.bundles import save_bundle
 from mskray.cohorts import Cohort
 from mskray.cohorts.schema import ABNORMALITY
 from mskray.ensemble import describe, join
@@ -18,6 +21,7 @@ from mskray.families import Images, Prediction
 from mskray.families.classifier import ClassifierRecipe
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.models.backbones import Backbone
+from mskray.storage import locate
 from mskray.training.recipe import Recipe
 from mskray.verbs.pictures import explained_pictures
 
@@ -74,3 +78,19 @@ def test_a_model_that_cannot_be_explained_leaves_plain_pictures(
 
 def test_every_method_is_worded() -> None:
     assert set(wording.METHODS) == set(METHODS)
+
+
+def test_of_a_pair_both_images_are_shown_and_of_a_stack_its_middle(tmp_path: Path) -> None:
+    cohort = pair_cohort(tmp_path / "pairs", {"test": [0, 1, 2]})
+    save_bundle(fitted(), locate(tmp_path / "bovw"), "f00")
+    names = cohort.metadata("test", ["instance_id"])["instance_id"].to_pylist()
+    pictures = explained_pictures(describe(tmp_path / "bovw"), "bovw", cohort, "test", names)
+    for name, image in cohort.images("test", names).items():
+        np.testing.assert_array_equal(pictures[names.index(name)].image, np.hstack([image[0], image[1]]))
+
+    cohort = disc_cohort(tmp_path / "discs")
+    untrained(disc_job(cohort, tmp_path / "spinenet"))
+    (name,) = cohort.metadata("test", ["instance_id"])["instance_id"].to_pylist()[:1]
+    (one,) = explained_pictures(describe(tmp_path / "spinenet"), "spinenet", cohort, "test", [name])
+    np.testing.assert_array_equal(one.image, cohort.images("test", [name])[name][2])
+    assert not one.heats

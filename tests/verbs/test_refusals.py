@@ -4,8 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import ray
+from small_pairs import fitted as pair_bundle
 
 from mskray import ensemble
 from mskray.bundles import DESCRIPTION, WEIGHTS, Fitted, save_bundle
@@ -13,12 +15,15 @@ from mskray.cohorts import open_cohort, schema
 from mskray.errors import UserError
 from mskray.families import families, family
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe
+from mskray.progress import Progress
+from mskray.serving.members import VoteQueue
 from mskray.storage import locate
 from mskray.training.run import Run
 from mskray.verbs import train as train_verb
-from mskray.verbs.ensemble import make_ensemble
+from mskray.verbs.ensemble import judged, make_ensemble
 from mskray.verbs.evaluate import evaluate_model
 from mskray.verbs.papers import reproduce
+from mskray.verbs.remove_flags import remove_flags
 from mskray.verbs.train import parse_job, train
 
 CLASSES = ("normal", "abnormal")
@@ -127,6 +132,23 @@ def test_an_ensemble_does_not_go_into_the_folder_of_a_bundle(bundle: Path) -> No
     assert not (bundle / ensemble.DESCRIPTION).exists()
 
 
+def test_what_is_no_radiograph_has_no_flags_and_is_not_served(tmp_path: Path, bundle: Path) -> None:
+    save_bundle(pair_bundle(), locate(tmp_path / "bovw"), "f01")
+    uri = cohort(tmp_path / "cohort", schema.ABNORMALITY, kind="pair")
+    removed = "flags are removed from radiographs alone"
+    refused(lambda: make_ensemble([str(tmp_path / "bovw")], str(tmp_path / "e"), remove_flags=str(bundle)), removed)
+    refused(lambda: remove_flags(str(bundle), uri, str(tmp_path / "out")), removed)
+    refused(lambda: VoteQueue(ensemble.load(tmp_path / "bovw")), "bovw reads pairs: .* for radiographs can be served")
+
+
+def test_what_could_not_be_judged_is_not_calibrated_on() -> None:
+    said: list[Progress] = []
+    table = pa.table({"label": [0, 1, 1], "prob_a": [0.5, None, 0.2], "error": [None, "no key point", None]})
+    assert judged(table, said.append)["prob_a"].to_pylist() == [0.5, 0.2]
+    assert [each.stage for each in said] == ["1 of 3 labelled images could not be judged: calibrated without them"]
+    assert len(judged(table.slice(0, 0))) == 0
+
+
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_weight_is_a_positive_number(tmp_path: Path, bundle: Path, weight: float) -> None:
     refused(lambda: make_ensemble([str(bundle)], str(tmp_path / "out"), weights=[weight]), "give a positive number")
@@ -173,10 +195,10 @@ def test_a_cohort_without_tasks_cannot_be_learnt_from(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", families())
 def test_a_cohort_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
-    opened = open_cohort(cohort(tmp_path / "cohort", schema.ABNORMALITY, kind="pair"), check=False)
+    opened = open_cohort(cohort(tmp_path / "cohort", schema.ABNORMALITY, kind="film"), check=False)
     refused(
         lambda: family(name).check(opened, None, schema.ABNORMALITY),
-        f"family {name} reads radiograph cohorts, .* holds pairs",
+        f"family {name} reads {' or '.join(family(name).kinds)} cohorts, .* holds films",
     )
 
 

@@ -10,15 +10,16 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 
-from mskray.cohorts.schema import Fractions, Task
+from mskray.cohorts.schema import Fractions, ImageFormat, Task
 from mskray.config import Section
 from mskray.errors import UserError, did_you_mean
 from mskray.imaging.decode import DecodedImage, DecodeLimits, decode
-from mskray.imaging.regions import Box
+from mskray.imaging.regions import Box, FitMode
+from mskray.imaging.spine import Vertebra
 from mskray.storage import FileEntry, Location
 
 OptionsT = TypeVar("OptionsT", bound=Section)
@@ -45,6 +46,8 @@ class Item:
         instance_id: raw and unique, where the source has one; else the path stands for it.
         row: line of the listing that named it, where there is one.
         findings: boxes that the listing knows, in the unit of `Source.relative_boxes`; `load` adds what the file knows.
+        address: what `fetch` and `load` are given in place of `path`, where it does not say all that they need (several
+            files, corners); never shown.
     """
 
     path: str
@@ -60,6 +63,7 @@ class Item:
     instance_id: str | None = None
     row: int | None = None
     findings: "tuple[Finding, ...]" = ()
+    address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +88,14 @@ class Loaded:
     """A decoded image with the truth that its source knows.
 
     Args:
-        mask: (rows, columns) uint8, above 0 = abnormal; None where the source has no masks.
+        mask: uint8 as large as the image, above 0 = abnormal; None where the source has no masks.
+        vertebrae: bodies of a spine, corners in pixels of the image.
     """
 
     image: DecodedImage
     findings: tuple[Finding, ...] = ()
     mask: np.ndarray | None = None
+    vertebrae: tuple[Vertebra, ...] = ()
 
 
 class Source(ABC, Generic[OptionsT]):
@@ -101,7 +107,9 @@ class Source(ABC, Generic[OptionsT]):
         kind: kind of cohort that it makes.
         Options: its options, a `Section`.
         located: whether it reads from a location; a phantom needs none.
+        size: side of its stored images, px, where the user gives none.
         masks: whether `load` gives masks.
+        vertebrae: whether `load` gives vertebral bodies.
         relative_boxes: whether boxes of its items are shares of the image's sides, not pixels.
         split_note: what is worth knowing about its own splits; goes into cohort.json.
     """
@@ -111,7 +119,9 @@ class Source(ABC, Generic[OptionsT]):
     kind: ClassVar[str] = "radiograph"
     Options: ClassVar[type[Section]]
     located: ClassVar[bool] = True
+    size: ClassVar[int] = 224
     masks: ClassVar[bool] = False
+    vertebrae: ClassVar[bool] = False
     relative_boxes: ClassVar[bool] = False
     split_note: ClassVar[str] = ""
 
@@ -127,6 +137,10 @@ class Source(ABC, Generic[OptionsT]):
     def items(self, location: Location | None, options: OptionsT) -> Iterator[Item | Rejected]:
         """List every input once, in a reproducible order, without decoding; paths are relative to `root`."""
 
+    def format(self, size: int, dtype: Literal["uint8", "uint16"], fit: FitMode, options: OptionsT) -> ImageFormat:
+        """How images are stored: square pictures, unless the source overrides it. Raises UserError."""
+        return ImageFormat(size=size, dtype=dtype, fit=fit)
+
     def fractions(self, options: OptionsT) -> Fractions:
         """How to cut patients that have no split of their own, when the user does not say."""
         return (0.7, 0.15, 0.15)
@@ -141,9 +155,17 @@ class Source(ABC, Generic[OptionsT]):
             raise ValueError(f"{self.name} reads no files")
         return root.join(path).read_bytes(max_bytes=DecodeLimits().max_bytes)
 
+    def file(self, root: Location, path: str) -> Location:
+        """The file to look at when `fetch` could not read `path`: one that is gone, if it needs several."""
+        return root.join(path)
+
     def load(self, path: str, data: bytes, options: OptionsT) -> Loaded:
         """Turn bytes into an image. Raises mskray.imaging.decode.DecodeError with the reason."""
         return Loaded(decode(data))
+
+    def load_as(self, image: ImageFormat, path: str, data: bytes, options: OptionsT) -> Loaded:
+        """As `load`, for cells of this format: for sources that make their images as large as they are stored."""
+        return self.load(path, data, options)
 
 
 _SOURCES: dict[str, "Source[Any]"] = {}

@@ -1,6 +1,6 @@
 """CSV files that people write by hand: read once, checked as a whole, labels turned into class indices.
 
-Used by the sources `manifest` (one row an image) and `dicom` (one row a labelled UID).
+Used by the sources `manifest` (one row an image), `discs` (one row a disc) and `dicom` (one row a labelled UID).
 """
 
 import csv
@@ -17,6 +17,15 @@ from mskray.storage import Location
 _MOST_BYTES = 512 * 2**20
 # More distinct values than this are not classes: most likely a column of identifiers or measurements.
 _MOST_DISCOVERED = 50
+
+#: What people call the splits.
+SPLIT_NAMES = {
+    "train": "train",
+    "validation": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "test": "test",
+}
 
 Row = dict[str, str]
 

@@ -10,6 +10,7 @@ cohort without one. `--split-fractions` cuts anew by subject instead.
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from mskray.cohorts.schema import ABNORMALITY, Task
 from mskray.cohorts.sources import Item, Rejected, Source, child_folders, fingerprint, register
@@ -22,6 +23,18 @@ _FILE = re.compile(r"(?P<grade>[0-4])/(?P<subject>\d{7})(?P<side>[LR])\.(png|jpe
 _ABNORMAL_FROM = 2
 
 KL_GRADE = Task(name="kl_grade", classes=tuple(f"KL{grade}" for grade in range(5)), ordinal=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Radiograph:
+    """One file of the layout; `side` is "L" or "R", `grade` that of Kellgren and Lawrence."""
+
+    path: str
+    split: str
+    subject: str
+    side: str
+    grade: int
+    fingerprint: str
 
 
 class KneeOptions(Section):
@@ -49,26 +62,36 @@ class KneeOA(Source[KneeOptions]):
 
     def items(self, location: Location | None, options: KneeOptions) -> Iterator[Item | Rejected]:
         assert location is not None
-        for folder in child_folders(location, tuple(_SPLITS)):
-            seen: dict[str, int] = {}
-            for entry in location.join(folder).walk():
-                path = f"{folder}/{entry.path}"
-                match = _FILE.fullmatch(entry.path)
-                if match is None:
-                    yield Rejected(path, "not <grade 0 to 4>/<7 digits><L or R>.png")
-                    continue
-                grade, subject = int(match["grade"]), match["subject"]
-                # The walk goes grade by grade: a subject's images are counted as they come.
-                seen[subject] = seen.get(subject, -1) + 1
-                yield Item(
-                    path=path,
-                    patient_id=subject,
-                    study_id=subject,
-                    fingerprint=fingerprint(entry),
-                    labels={ABNORMALITY.name: int(grade >= _ABNORMAL_FROM), KL_GRADE.name: grade},
-                    body_part="KNEE",
-                    view="PA",
-                    view_index=seen[subject],
-                    laterality=match["side"].upper(),
-                    split=_SPLITS[folder],
-                )
+        seen: dict[tuple[str, str], int] = {}
+        for found in radiographs(location):
+            if isinstance(found, Rejected):
+                yield found
+                continue
+            # The walk goes grade by grade: a subject's images are counted as they come.
+            key = (found.split, found.subject)
+            seen[key] = seen.get(key, -1) + 1
+            yield Item(
+                path=found.path,
+                patient_id=found.subject,
+                study_id=found.subject,
+                fingerprint=found.fingerprint,
+                labels={ABNORMALITY.name: int(found.grade >= _ABNORMAL_FROM), KL_GRADE.name: found.grade},
+                body_part="KNEE",
+                view="PA",
+                view_index=seen[key],
+                laterality=found.side,
+                split=found.split,
+            )
+
+
+def radiographs(location: Location) -> Iterator[Radiograph | Rejected]:
+    """Every file of the layout, in the order of its paths."""
+    for folder in child_folders(location, tuple(_SPLITS)):
+        for entry in location.join(folder).walk():
+            path = f"{folder}/{entry.path}"
+            match = _FILE.fullmatch(entry.path)
+            if match is None:
+                yield Rejected(path, "not <grade 0 to 4>/<7 digits><L or R>.png")
+                continue
+            side, split = match["side"].upper(), _SPLITS[folder]
+            yield Radiograph(path, split, match["subject"], side, int(match["grade"]), fingerprint(entry))

@@ -26,23 +26,19 @@ A category is a kind of finding; `kinds.marker=flag` renames one. Images that on
 the COCO file knows go to quarantine.
 """
 
-import posixpath
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
 from mskray.cohorts.schema import Task
-from mskray.cohorts.sources import BURNED_IN, UNKNOWN_PART, Item, Rejected, Source, fingerprint, register
+from mskray.cohorts.sources import BURNED_IN, UNKNOWN_PART, Item, Rejected, Source, register
 from mskray.cohorts.sources._boxes import CocoBoxes
-from mskray.cohorts.sources._table import Labels, Row, Table, find_labels, read_table
+from mskray.cohorts.sources._paths import fingerprints, inside
+from mskray.cohorts.sources._table import SPLIT_NAMES, Labels, Row, Table, find_labels, read_table
 from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.storage import Location, locate
 
-_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "valid": "validation", "test": "test"}
-# Another store's URI or a Windows drive.
-_FOREIGN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[/\\]")
 _SIDES = {"": None, "l": "L", "left": "L", "r": "R", "right": "R"}
 
 
@@ -79,13 +75,13 @@ class ManifestCsv(Source[ManifestOptions]):
         root = self.root(location, options)
         for line, reason in table.malformed:
             yield Rejected(f"{table.name} line {line}", reason, line)
-        paths = {path for _, row in table.rows if (path := _inside(row["path"], root)) is not None}
+        paths = {path for _, row in table.rows if (path := inside(row["path"], root)) is not None}
         boxes = CocoBoxes(locate(options.annotations), options.kinds, paths) if options.annotations else None
-        files = _fingerprints(root, paths)
+        files = {path: marks[path] for path, marks in fingerprints(root, paths).items() if path in marks}
         seen: set[str] = set()
         views: Counter[tuple[str, str]] = Counter()
         for line, row in table.rows:
-            path = _inside(row["path"], root)
+            path = inside(row["path"], root)
             try:
                 if path is None:
                     raise ValueError("no path" if not row["path"] else f"path is not inside {root}")
@@ -117,7 +113,7 @@ def _item(row: Row, line: int, path: str, mark: str, labels: Labels, views: Coun
     side, split = row.get("laterality", "").lower(), row.get("split", "").lower()
     if side not in _SIDES:
         raise ValueError(f"laterality {row['laterality']!r} is neither L nor R")
-    if split and split not in _SPLITS:
+    if split and split not in SPLIT_NAMES:
         raise ValueError(f"split {row['split']!r} is none of train, validation, test")
     values = labels.of(row)
     index = row.get("view_index", "")
@@ -136,27 +132,6 @@ def _item(row: Row, line: int, path: str, mark: str, labels: Labels, views: Coun
         view=row.get("view", "").upper() or None,
         view_index=place,
         laterality=_SIDES[side],
-        split=_SPLITS.get(split),
+        split=SPLIT_NAMES.get(split),
         row=line,
     )
-
-
-def _inside(path: str, root: Location) -> str | None:
-    """The path relative to the root, None where it is empty or leads out of the root."""
-    path = path.removeprefix(root.uri.rstrip("/") + "/")
-    if not path or _FOREIGN.match(path):
-        return None
-    folder = posixpath.normpath(root.path).rstrip("/") + "/"
-    whole = posixpath.normpath(posixpath.join(folder, path.replace("\\", "/")))
-    return whole.removeprefix(folder) if whole.startswith(folder) else None
-
-
-def _fingerprints(root: Location, wanted: set[str]) -> dict[str, str]:
-    """Fingerprints of those paths that are files, by one listing of the folder that they share."""
-    if not wanted:
-        return {}
-    shared = posixpath.commonpath([posixpath.dirname(path) for path in wanted])
-    place, prefix = (root.join(shared), f"{shared}/") if shared else (root, "")
-    if not place.is_dir():
-        return {}
-    return {path: fingerprint(entry) for entry in place.walk() if (path := prefix + entry.path) in wanted}

@@ -66,14 +66,14 @@ class PhantomSpec:
     parts: tuple[str, ...] = BODY_PARTS
 
     def __post_init__(self) -> None:
-        _require_int("patients", self.patients, 1, _PATIENTS_MOST)
-        _require_int("seed", self.seed, 0, 2**63 - 1)
-        _require_int("image_size", self.image_size, 64, 2000)
+        require_int("patients", self.patients, 1, _PATIENTS_MOST)
+        require_int("seed", self.seed, 0, 2**63 - 1)
+        require_int("image_size", self.image_size, 64, 2000)
         if self.bits not in (8, 16):
             raise UserError(f"phantom option bits={self.bits!r}: allowed are 8 and 16")
-        _require_float("abnormal_fraction", self.abnormal_fraction, 0.0, 1.0)
-        _require_float("flag_fraction", self.flag_fraction, 0.0, 1.0)
-        _require_float("flag_bias", self.flag_bias, 0.5, 1.0)
+        require_float("abnormal_fraction", self.abnormal_fraction, 0.0, 1.0)
+        require_float("flag_fraction", self.flag_fraction, 0.0, 1.0)
+        require_float("flag_bias", self.flag_bias, 0.5, 1.0)
         object.__setattr__(self, "kinds", _require_names("kinds", self.kinds, KINDS))
         object.__setattr__(self, "parts", _require_names("parts", self.parts, BODY_PARTS))
         object.__setattr__(self, "lesion_scale", _require_range("lesion_scale", self.lesion_scale, 0.1, 1.0))
@@ -156,12 +156,12 @@ def _in_block(seed: int, purpose: int, index: int, length: int) -> int:
     return int(stream(seed, purpose, block).permutation(length)[place])
 
 
-def _require_int(name: str, value: Any, least: int, most: int) -> None:
+def require_int(name: str, value: Any, least: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
         raise UserError(f"phantom option {name}={value!r}: give a whole number from {least} to {most}")
 
 
-def _require_float(name: str, value: Any, least: float, most: float) -> None:
+def require_float(name: str, value: Any, least: float, most: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise UserError(f"phantom option {name}={value!r}: give a number from {least} to {most}")
 

@@ -1,0 +1,189 @@
+"""What sources of discs share: a row is one disc, its address says in which files it lies and between which bodies.
+
+Six rows read the same volume. Their files are fetched once (`_shared`), and the volume that was decoded last is kept in
+its process, by the bytes it was decoded from: one volume, whatever the number of sources. It is never written to.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import ClassVar, Literal, TypeVar
+
+import numpy as np
+
+from mskray.cohorts.schema import ImageFormat
+from mskray.cohorts.sources import Loaded, Source
+from mskray.cohorts.sources._shared import SharedFiles
+from mskray.config import Section
+from mskray.errors import UserError
+from mskray.imaging.body_corners import Bodies, mask_bodies
+from mskray.imaging.decode import DecodedImage, DecodeError, DecodeLimits
+from mskray.imaging.discs import DiscVolume, disc_shape, disc_volume
+from mskray.imaging.intensity import full_range
+from mskray.imaging.regions import FitMode
+from mskray.imaging.spine import LEVELS, Vertebra
+from mskray.imaging.volumes import Volume, to_sagittal
+from mskray.imaging.volumes.found import read_volumes
+from mskray.imaging.volumes.metaimage import read_metaimage
+from mskray.storage import Location
+
+#: Names of discs, from above.
+DISCS: tuple[str, ...] = tuple(f"{upper}/{lower}" for upper, lower in pairwise(LEVELS))
+BODY_PART = "LSPINE"
+
+_SIZE = 320
+_KEPT_BYTES = 128 * 2**20
+_FILES = SharedFiles(_KEPT_BYTES)
+
+OptionsT = TypeVar("OptionsT", bound=Section)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a disc lies.
+
+    Args:
+        files: path below the root → fingerprint; several of a DICOM series, image and mask of SPIDER.
+        level: such as "L4/L5".
+        bodies: the body above and the one below as (slice, x0, y0, … x3, y3), () where a mask shows them.
+    """
+
+    files: Mapping[str, str]
+    level: str
+    bodies: tuple[tuple[float, ...], ...] = ()
+
+    @classmethod
+    def between(cls, files: Mapping[str, str], level: str, bodies: Mapping[str, Vertebra]) -> "Address":
+        """Of the disc between two of the bodies. Raises ValueError with the one that is missing."""
+        pair = level.split("/")
+        missing = [name for name in pair if name not in bodies]
+        if missing:
+            raise ValueError(f"no corners of {' and '.join(missing)}")
+        chosen = [(float(bodies[name].slice), *bodies[name].corners.ravel().tolist()) for name in pair]
+        return cls(files, level, tuple(chosen))
+
+    @classmethod
+    def read(cls, text: str) -> "Address":
+        content = json.loads(text)
+        return cls(content["files"], content["level"], tuple(map(tuple, content["bodies"])))
+
+    def __str__(self) -> str:
+        return json.dumps({"files": dict(self.files), "level": self.level, "bodies": self.bodies})
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(str(self).encode()).hexdigest()[:16]
+
+    @property
+    def vertebrae(self) -> tuple[Vertebra, Vertebra]:
+        upper, lower = (
+            Vertebra(level, slice_, np.array(corners).reshape(4, 2))
+            for level, (slice_, *corners) in zip(self.level.split("/"), self.bodies, strict=True)
+        )
+        return upper, lower
+
+
+class DiscSource(Source[OptionsT]):
+    """A source whose rows are discs; `path` is "volume#L4-L5", `address` an `Address`."""
+
+    kind: ClassVar[str] = "disc"
+    size: ClassVar[int] = _SIZE
+
+    def format(self, size: int, dtype: Literal["uint8", "uint16"], fit: FitMode, options: OptionsT) -> ImageFormat:
+        if size % 20 or size > _SIZE:
+            # The network's input is 0.35 and 0.7 of it, the rows 0.6.
+            raise UserError(f"--size {size}: discs are stored in multiples of 20 columns, at most {_SIZE}")
+        slices, rows, columns = disc_shape(size)
+        return ImageFormat(size=columns, dtype=dtype, fit=fit, slices=slices, rows=rows)
+
+    def fractions(self, options: OptionsT) -> tuple[float, float, float]:
+        return (0.8, 0.1, 0.1)  # SpineNet section 5
+
+    def fetch(self, root: Location | None, path: str) -> bytes:
+        assert root is not None
+        files = Address.read(path).files
+        return _FILES.get((root.uri, *files.items()), lambda: _read(root, tuple(files)))
+
+    def file(self, root: Location, path: str) -> Location:
+        files = [root.join(each) for each in Address.read(path).files]
+        return next((each for each in files if not each.is_file()), files[0])
+
+    def load(self, path: str, data: bytes, options: OptionsT) -> Loaded:
+        address = Address.read(path)
+        volume, bodies = _opened(data, not address.bodies)
+        upper, lower = (
+            address.vertebrae if address.bodies else (_body(bodies, each) for each in address.level.split("/"))
+        )
+        return loaded(disc_volume(volume, upper, lower, size=_SIZE))
+
+
+def disc_path(volume: str, level: str) -> str:
+    """What quarantine shows of a disc."""
+    return f"{volume}#{level.replace('/', '-')}"
+
+
+def read_level(text: str) -> str:
+    """A disc's name in any of the usual spellings, such as "L4/L5", "l4-l5", "L4_L5". Raises ValueError."""
+    level = text.upper().replace("-", "/").replace("_", "/").replace(" ", "")
+    if level not in DISCS:
+        raise ValueError(f"level {text!r} is none of {', '.join(DISCS)}" if text else "no level")
+    return level
+
+
+def loaded(disc: DiscVolume, mask: np.ndarray | None = None) -> Loaded:
+    """A disc volume as it is stored, and what is changed in it as a mask of its size."""
+    pixels = full_range(disc.pixels, np.uint16)
+    spacing = (disc.spacing_mm, disc.spacing_mm)
+    image = DecodedImage(pixels=pixels, format="disc", bits=16, pixel_spacing_mm=spacing, metadata={})
+    return Loaded(image, mask=mask)
+
+
+def _body(bodies: Bodies, level: str) -> Vertebra:
+    if level not in bodies.found:
+        raise DecodeError(bodies.missing[level])
+    return bodies.found[level]
+
+
+def _read(root: Location, files: tuple[str, ...]) -> bytes:
+    """The files one after the other, after a line of JSON with their names and lengths."""
+    left = DecodeLimits().max_bytes
+    parts = []
+    for path in files:
+        parts.append(root.join(path).read_bytes(max_bytes=left))
+        left -= len(parts[-1])
+    head = json.dumps([[path, len(part)] for path, part in zip(files, parts, strict=True)]).encode()
+    return b"".join([head, b"\n", *parts])
+
+
+def _unpacked(data: bytes) -> list[tuple[str, bytes]]:
+    place = data.index(b"\n") + 1
+    files = []
+    for path, length in json.loads(data[:place]):
+        files.append((path, data[place : place + length]))
+        place += length
+    return files
+
+
+@lru_cache(maxsize=1)
+def _opened(data: bytes, masked: bool) -> tuple[Volume, Bodies]:
+    """The volume in these files, sagittal, and the bodies that the second of them shows if it is a mask."""
+    files = _unpacked(data)
+    if masked:
+        image, mask = (to_sagittal(read_metaimage(content)) for _, content in files)
+        if image.pixels.shape != mask.pixels.shape:
+            raise DecodeError(f"image and mask differ: {_size(image)} and {_size(mask)} voxels")
+        return image, mask_bodies(mask)
+    found = read_volumes(files)
+    if len(found.volumes) > 1:
+        raise DecodeError(f"{len(found.volumes)} volumes where one is expected")
+    if not found.volumes:
+        reasons = [reason for _, reason in found.rejected]
+        raise DecodeError(max(reasons, key=reasons.count))
+    return to_sagittal(found.volumes[0]), Bodies({}, {})
+
+
+def _size(volume: Volume) -> str:
+    return " × ".join(str(length) for length in volume.pixels.shape)

@@ -1,0 +1,151 @@
+"""A CSV with one row a disc: the documented way to bring graded discs of any volumes.
+
+    mskray ingest discs discs.csv --out URI corners=corners.json
+
+| column | |
+| --- | --- |
+| `path` | required: NIfTI or MetaImage file, or folder of a DICOM series, relative to the CSV's folder (or to `root`) |
+| `patient_id` | required: who it is; never stored, only its keyed hash |
+| `level` | required: T12/L1 … L5/S1 |
+| `split` | train, validation (or val, valid) or test; a patient without one is assigned |
+| `label_<task>` | class names, or their index with `classes.<task>`; empty = not known |
+| `slice`, `upper_x0`, `upper_y0`, … `lower_y3` | corners of the bodies above and below, and their mid-sagittal slice |
+
+Corners are those of `corners.json` (`mskray find-vertebrae` writes it; its paths are those of the CSV), or the 17
+columns: upper anterior, upper posterior, lower posterior, lower anterior, in pixels of the volume in sagittal order. A
+row's own columns go before the file. SpineNet's tasks (`label_pfirrmann`, `label_narrowing`, …) have its classes where
+the column holds their names; other tasks as in the source `manifest`.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from mskray.cohorts.corners import read_corners
+from mskray.cohorts.schema import Task
+from mskray.cohorts.sources import Item, Rejected, register
+from mskray.cohorts.sources._discs import BODY_PART, DISCS, Address, DiscSource, disc_path, read_level
+from mskray.cohorts.sources._paths import fingerprints, inside
+from mskray.cohorts.sources._table import SPLIT_NAMES, Labels, Row, Table, find_labels, read_table
+from mskray.config import Section, setting
+from mskray.errors import UserError
+from mskray.imaging.spine import SPINE_TASKS, Vertebra
+from mskray.storage import Location, locate
+
+_COLUMNS = {body: [f"{body}_{axis}{number}" for number in range(4) for axis in "xy"] for body in ("upper", "lower")}
+_ALL = ["slice", *_COLUMNS["upper"], *_COLUMNS["lower"]]
+
+
+class DiscsOptions(Section):
+    root: str = setting("", "folder or URI that paths are relative to; empty: the folder of the CSV")
+    corners: str = setting("", "corners.json with the bodies of these volumes; empty: corners are columns of the CSV")
+    classes: dict[str, list[str]] = setting({}, "task → class names in the order of their index")
+
+
+@register
+class Discs(DiscSource[DiscsOptions]):
+    name = "discs"
+    summary = "a CSV with path, patient_id, level and labels of discs; corners from columns or corners.json"
+    Options = DiscsOptions
+    split_note = "splits as in the CSV's column, where it has one"
+
+    def root(self, location: Location, options: DiscsOptions) -> Location:
+        if not location.is_file():
+            raise UserError(f"{location} is not a file: the source discs reads a CSV")
+        return locate(options.root) if options.root else locate(location.uri.rpartition("/")[0])
+
+    def tasks(self, location: Location | None, options: DiscsOptions) -> tuple[Task, ...]:
+        assert location is not None
+        return _read(location, options)[1].tasks
+
+    def items(self, location: Location | None, options: DiscsOptions) -> Iterator[Item | Rejected]:
+        assert location is not None
+        table, labels = _read(location, options)
+        corners = read_corners(locate(options.corners)) if options.corners else {}
+        root = self.root(location, options)
+        for line, reason in table.malformed:
+            yield Rejected(f"{table.name} line {line}", reason, line)
+        files = fingerprints(root, {path for _, row in table.rows if (path := inside(row["path"], root)) is not None})
+        seen: set[str] = set()
+        for line, row in table.rows:
+            try:
+                path = inside(row["path"], root)
+                if path is None:
+                    raise ValueError("no path" if not row["path"] else f"path is not inside {root}")
+                item = _item(row, line, path, files.get(path, {}), corners.get(path, {}), labels)
+                if item.path in seen:
+                    raise ValueError("listed more than once")
+                seen.add(item.path)
+                yield item
+            except ValueError as error:
+                yield Rejected(f"{row['path'] or table.name} line {line}", str(error), line)
+
+
+def _read(location: Location, options: DiscsOptions) -> tuple[Table, Labels]:
+    table = read_table(location, ("path", "patient_id", "level"))
+    missing = [name for name in _ALL if name not in table.columns]
+    if missing and not options.corners:
+        raise UserError(
+            f"{table.name} has no corners: give corners=corners.json, or the column(s) {', '.join(missing[:3])}"
+            + (", …" if len(missing) > 3 else "")
+        )
+    known = {
+        task: list(classes)
+        for task, classes in SPINE_TASKS.items()
+        if (column := f"label_{task}") in table.columns
+        and {row[column].lower() for _, row in table.rows} <= {"", *(name.lower() for name in classes)}
+    }
+    labels = find_labels(table, {**known, **options.classes})
+    return table, labels
+
+
+def _item(
+    row: Row, line: int, path: str, files: Mapping[str, str], bodies: Mapping[str, Vertebra], labels: Labels
+) -> Item:
+    """One row as a disc. Raises ValueError with the reason."""
+    if not row["patient_id"]:
+        raise ValueError("no patient_id")
+    level, split = read_level(row["level"]), row.get("split", "").lower()
+    if split and split not in SPLIT_NAMES:
+        raise ValueError(f"split {row['split']!r} is none of train, validation, test")
+    if not files:
+        raise ValueError("there is no such file or folder of files")
+    own = _own_corners(row, level)
+    if own is None and not bodies:
+        raise ValueError("no corners of this volume")
+    address = Address.between(files, level, own or bodies)
+    return Item(
+        path=disc_path(path, level),
+        patient_id=row["patient_id"],
+        study_id=path,
+        fingerprint=address.fingerprint,
+        labels=labels.of(row),
+        body_part=BODY_PART,
+        view=level,
+        view_index=DISCS.index(level),
+        split=SPLIT_NAMES.get(split),
+        row=line,
+        address=str(address),
+    )
+
+
+def _own_corners(row: Row, level: str) -> dict[str, Vertebra] | None:
+    """Bodies that the row itself states, None where it states none. Raises ValueError for a part of them."""
+    words = [row.get(name, "") for name in _ALL]
+    if not any(words):
+        return None
+    try:
+        place, *numbers = (float(word) for word in words)
+    except ValueError:
+        wrong = next(name for name, word in zip(_ALL, words, strict=True) if not _is_number(word))
+        raise ValueError(f"{wrong} {row.get(wrong, '')!r} is not a number") from None
+    points = np.array(numbers).reshape(2, 4, 2)
+    return {name: Vertebra(name, place, corners) for name, corners in zip(level.split("/"), points, strict=True)}
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,75 @@
+"""Which centre is nearest to each row, and which rows to start from: the arithmetic of k-means on arrays."""
+
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_matrix
+
+_BLOCK = 2048
+"""Rows whose distances to all centres are held at once: 4 MB for 500 centres."""
+_SUMMED = 8192
+
+
+def nearest(rows: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the number (n,) int64 of each row's nearest centre, and its squared distance (n,) float32.
+
+    |x − c|² = |x|² − 2 x·c + |c|²: a matrix product in blocks, of rows and centres less the centres' mean, so that
+    what all have in common takes no digits. The first of equally near centres is taken.
+
+    Args:
+        rows: (n, width) float32; centres: (k, width) float32.
+    """
+    middle = centres.mean(axis=0)
+    others = centres - middle
+    factors, norms = np.ascontiguousarray(-2 * others.T), np.einsum("ij,ij->i", others, others)
+    labels, distances = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
+    scores = np.empty((min(_BLOCK, len(rows)), len(centres)), np.float32)
+    for start in range(0, len(rows), _BLOCK):
+        block = rows[start : start + _BLOCK] - middle
+        part, found = slice(start, start + len(block)), scores[: len(block)]
+        np.matmul(block, factors, out=found)
+        found += norms
+        found.argmin(axis=1, out=labels[part])
+        own = np.take_along_axis(found, labels[part, None], axis=1)[:, 0]
+        distances[part] = np.maximum(own + np.einsum("ij,ij->i", block, block), 0)
+    return labels, distances
+
+
+def plus_plus(rows: np.ndarray, words: int, seed: int) -> np.ndarray:
+    """Choose `words` of rows (n, width) float32 as k-means++ does: each with a chance that grows with its distance.
+
+    Of 2 + ln k candidates the one that lowers the sum of squared distances most is taken, as scikit-learn does.
+    """
+    random = np.random.default_rng([seed, 1])
+    tries = 2 + int(np.log(words))
+    chosen = [int(random.integers(len(rows)))]
+    norms = np.einsum("ij,ij->i", rows, rows)
+    closest = _distances(rows, norms, chosen)[0]
+    while len(chosen) < words:
+        total = closest.cumsum(dtype=np.float64)
+        # Where all rows stand on a chosen one, any will do.
+        drawn = np.searchsorted(total, random.random(tries) * total[-1], side="right").clip(max=len(rows) - 1)
+        candidates = np.minimum(_distances(rows, norms, drawn), closest)
+        best = int(candidates.sum(axis=1, dtype=np.float64).argmin())
+        chosen.append(int(drawn[best]))
+        closest = candidates[best]
+    return rows[chosen]
+
+
+def _distances(rows: np.ndarray, norms: np.ndarray, chosen: Any) -> np.ndarray:
+    """Return squared distances (m, n) of all rows from the chosen ones."""
+    result = rows[chosen] @ rows.T
+    result *= -2
+    result += norms
+    result += norms[chosen][:, None]
+    return np.maximum(result, 0, out=result)
+
+
+def sums_of(rows: np.ndarray, labels: np.ndarray, words: int) -> np.ndarray:
+    """Return the sums (k, width) float64 of the rows of each label: float32 within blocks, float64 across them."""
+    total = np.zeros((words, rows.shape[1]))
+    for start in range(0, len(rows), _SUMMED):
+        block, label = rows[start : start + _SUMMED], labels[start : start + _SUMMED]
+        places = csr_matrix((np.ones(len(block), rows.dtype), label, np.arange(len(block) + 1)), (len(block), words))
+        total += places.T.tocsr() @ block
+    return total

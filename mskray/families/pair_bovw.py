@@ -1,0 +1,182 @@
+"""Pairs of images as bags of visual words: CRMO's second model.
+
+mskray train jobs/configs/knee-pair-bovw.yaml
+
+Key points (ORB, SIFT or SURF) of all images are clustered into words; an image is the histogram of its words, a pair
+is two histograms one after the other, and a support vector machine or naive Bayes judges it. Descriptors are found
+once with Ray Data and kept in the cache, so that another vocabulary or classifier begins with the clustering. The
+words are learned from the training pairs alone, without their noisy copies.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from mskray import cluster
+from mskray.bundles import ESTIMATOR, Fitted
+from mskray.cohorts import Cohort, Task
+from mskray.cohorts.change import PAIR
+from mskray.config import Section, setting
+from mskray.errors import UserError
+from mskray.estimators.cache import Cache, CacheSection
+from mskray.estimators.kmeans import KMeansSection, fit_kmeans
+from mskray.estimators.pair_samples import MEMBERS
+from mskray.estimators.pair_words import (
+    KeyPointSection,
+    PairWords,
+    count_on_ray,
+    extract,
+    of_copies,
+    refusals,
+    usable,
+    vocabulary_line,
+)
+from mskray.estimators.pairs import AugmentSection, Pairs, check_reversal
+from mskray.estimators.pieces import Spread
+from mskray.estimators.words import ClassifierSection, class_probabilities, count_words, fit_classifier, pair_rows
+from mskray.families.base import Family, Images, Prediction, Predictor, register
+from mskray.imaging.inputs import InputFormat
+from mskray.imaging.intensity import to_uint8
+from mskray.imaging.keypoints import describe
+from mskray.imaging.regions import fit_to_format
+from mskray.progress import Progress
+from mskray.training.run import Run, Trained
+from mskray.training.validation import validation_metrics
+
+_WORDS = "words"
+_TOLD = 5
+
+
+class PairBovwConfig(Section):
+    """Config of the `pair_bovw` family."""
+
+    keypoints: KeyPointSection = KeyPointSection()
+    vocabulary: int = setting(500, "visual words", unit="words", source="CRMO: 50, 500", ge=2, le=100_000)
+    kmeans: KMeansSection = KMeansSection()
+    classifier: ClassifierSection = ClassifierSection()
+    augment: AugmentSection = AugmentSection()
+    cache: CacheSection = CacheSection()
+
+
+@dataclass
+class PairBovwPredictor:
+    """Words, and what the classifier makes of their histograms."""
+
+    classes: tuple[str, ...]
+    config: PairBovwConfig
+    centres: np.ndarray
+    model: Any
+    image: dict[str, Any]
+
+    def __call__(self, images: Images) -> Prediction:
+        """Judge pairs, each (2, rows, columns); one with an image without a key point gets an error and no answer."""
+        kind, most = self.config.keypoints.descriptor, self.config.keypoints.most
+        form = InputFormat(self.image["size"], self.config.keypoints.intensity)
+        canvas = self.image["size"], self.image["fit"], self.image["dtype"]
+        seen = [to_uint8(form(fit_to_format(image, *canvas)[0])) for pair in images.pixels for image in pair]
+        found = [describe(image, kind, most) for image in seen]
+        lengths = np.array([len(each.descriptors) for each in found]).reshape(-1, MEMBERS)
+        empty = describe(np.zeros((0, 0), np.uint8), kind, 1).descriptors
+        descriptors = np.concatenate([empty, *(each.descriptors for each in found)])
+        counts = count_words(descriptors, kind, lengths, self.centres)
+        judged = (lengths > 0).all(axis=1)
+        result = np.full((len(lengths), len(self.classes)), np.nan, np.float32)
+        if judged.any():
+            result[judged] = class_probabilities(self.model, pair_rows(counts[judged], self.config.classifier))
+        errors = {
+            int(place): "; ".join(
+                f"{name}: {found[MEMBERS * place + member].reason}"
+                for member, name in enumerate(("before", "after"))
+                if not lengths[place, member]
+            )
+            for place in np.flatnonzero(~judged)
+        }
+        return Prediction(result, errors=errors)
+
+
+@register
+class PairBovw(Family):
+    name = "pair_bovw"
+    summary = "visual words (ORB, SIFT, SURF) of an image pair → SVM-RBF or naive Bayes"
+    kinds: ClassVar[tuple[str, ...]] = (PAIR,)
+    sample = "pair"
+    Config = PairBovwConfig
+
+    def sees_whole_images(self, config: Any) -> bool:
+        return False
+
+    def check(self, cohort: Cohort, config: PairBovwConfig, task: Task) -> None:
+        super().check(cohort, config, task)
+        check_reversal(task, config.augment)
+
+    def fit(self, cohort: Cohort, config: PairBovwConfig, run: Run) -> Fitted:
+        cluster.require(cluster.Need("key points and words", 1, 1.0))
+        cache, given = Cache.of(config.cache, cohort), {}
+        for split in ("train", "validation"):
+            words = PairWords.open(cohort, split, run.task, config.keypoints, config.augment, cache)
+            extract(words, run.report)
+            given[split] = words, self._usable(cohort, words, run)
+        held, held_rows = given["validation"]
+        labels = Pairs.read(cohort, "validation", run.task).labels[held_rows]
+        check_left(labels, run.task, f"cohort {cohort.location}, split validation")
+        words, rows = given["train"]
+        vocabulary = fit_kmeans(words.pieces(rows), config.vocabulary, config.kmeans, Spread, run.report)
+        run.report(Progress(vocabulary_line(vocabulary)))
+        centres = vocabulary.centres
+        pairs = Pairs.read(cohort, "train", run.task)
+        copies = pairs.copies(rows, config.augment)
+        counts, seen = of_copies(count_on_ray(words, centres), copies)
+        model = fit_classifier(
+            pair_rows(counts[seen], config.classifier),
+            copies.labels[seen],
+            pairs.patients[copies.pair[seen]],
+            run.task.classes,
+            config.classifier,
+        )
+        judged = pair_rows(count_on_ray(held, centres)[held_rows, 0], config.classifier)
+        facts = {f"kmeans_{key}": value for key, value in vocabulary.facts().items()}
+        figures = {"epoch": 1, **facts, **validation_metrics(class_probabilities(model, judged), labels)}
+        for tracker in run.trackers:
+            tracker.epoch({**figures, "prefix": run.prefix})
+        learned = np.bincount(pairs.labels[rows], minlength=len(run.task.classes)).tolist()
+        trained = Trained(
+            {_WORDS: torch.from_numpy(centres)}, [figures], figures, dict(zip(run.task.classes, learned, strict=True))
+        )
+        return replace(self.fitted(cohort, config, run.task, trained), estimator=model)
+
+    def predictor(self, fitted: Fitted, device: str = "cpu") -> Predictor:
+        if fitted.estimator is None or _WORDS not in fitted.state:
+            raise UserError(f"a bundle of {self.name} without its {ESTIMATOR} or words: restore it or train again")
+        config = PairBovwConfig.model_validate(fitted.config)
+        return PairBovwPredictor(fitted.classes, config, fitted.state[_WORDS].numpy(), fitted.estimator, fitted.image)
+
+    def search_space(self) -> dict[str, Any]:
+        return {
+            "keypoints.descriptor": ["orb", "sift", "surf"],
+            "vocabulary": [50, 100, 200, 500, 1000],
+            "classifier.name": ["svm", "gaussian_nb", "multinomial_nb"],
+            "classifier.C": (1e-2, 1e3),
+            "classifier.gamma": (1e-2, 1e3),
+        }
+
+    def _usable(self, cohort: Cohort, words: PairWords, run: Run) -> np.ndarray:
+        """Return the rows of the pairs that can be learned from, and say which are left out."""
+        lengths = words.lengths()
+        reasons = list(refusals(cohort, words, lengths))
+        if reasons:
+            some = "; ".join(reasons[:_TOLD]) + (" …" if len(reasons) > _TOLD else "")
+            run.report(Progress(f"{words.split.name}: {len(reasons)} of {words.pairs} pairs left out: {some}"))
+        return np.flatnonzero(usable(lengths))
+
+
+def check_left(labels: np.ndarray, task: Task, where: str) -> None:
+    """Raise UserError where the pairs with key points, whose labels (n,) are given, are not of two classes."""
+    present = [name for index, name in enumerate(task.classes) if (labels == index).any()]
+    if len(present) < 2:
+        left = f"all are {present[0]}" if present else "none is left"
+        raise UserError(
+            f"{where}: of its pairs with key points in both images {left} (task {task.name}), and two classes are "
+            "needed: choose another keypoints.descriptor, or bring more pairs"
+        )

@@ -1,0 +1,205 @@
+"""A CSV of discs: corners from its columns or from corners.json, NIfTI, MetaImage and DICOM alike."""
+
+from dataclasses import replace
+from threading import Barrier, Thread
+
+import nibabel
+import numpy as np
+import pytest
+from block_spine import BlockSpine
+from disc_layouts import ingest, is_level_disc, listing, metaimage, series
+
+from mskray.cohorts.corners import Body, write_corners
+from mskray.cohorts.sources import get_source
+from mskray.cohorts.sources._discs import read_level
+from mskray.cohorts.sources._shared import SharedFiles
+from mskray.errors import UserError
+from mskray.storage import locate
+
+CORNERS = ["slice", *(f"{body}_{axis}{number}" for body in ("upper", "lower") for number in range(4) for axis in "xy")]
+
+
+def own(spine):
+    """The 17 columns of L4 and L5."""
+    upper, lower = spine.vertebrae["L4"], spine.vertebrae["L5"]
+    return ",".join(str(each) for each in [upper.slice, *upper.corners.ravel(), *lower.corners.ravel()])
+
+
+def nifti(path, volume):
+    lps = volume.affine.copy()
+    ras = np.diag([-1, -1, 1, 1]) @ lps
+    nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(volume.pixels.transpose(2, 1, 0)), ras), path)
+
+
+def test_three_formats_and_two_ways_of_corners(tmp_path):
+    root = tmp_path / "in"
+    root.mkdir()
+    spines = {name: BlockSpine(tilt=tilt) for name, tilt in (("a.nii.gz", 20), ("b.mha", -15), ("c/series", 5))}
+    nifti(root / "a.nii.gz", spines["a.nii.gz"].volume)
+    metaimage(root / "b.mha", spines["b.mha"].volume)
+    series(root / "c/series", spines["c/series"].volume)
+    rows = [f"{name},p{number},L4/L5,{number + 1},{{}}" for number, name in enumerate(spines)]
+    header = "path,patient_id,level,label_pfirrmann," + ",".join(CORNERS)
+    words = [row.format(own(spine)) for row, spine in zip(rows, spines.values(), strict=True)]
+    (root / "own.csv").write_text("\n".join([header, *words]) + "\n")
+    (root / "plain.csv").write_text("path,patient_id,level\n" + "".join(f"{name},p,l4-l5\n" for name in spines))
+    bodies = {name: [Body.of(body) for body in spine.vertebrae.values()] for name, spine in spines.items()}
+    write_corners(locate(root / "corners.json"), bodies)
+    by_columns = ingest("discs", root / "own.csv", tmp_path / "columns")
+    by_file = ingest("discs", root / "plain.csv", tmp_path / "file", corners=str(root / "corners.json"))
+    assert by_columns.reasons == by_file.reasons == {}
+    assert sorted(row["label_pfirrmann"] for row in by_columns.rows) == [0, 1, 2]
+    for found in (by_columns, by_file):
+        assert [row["view"] for row in found.rows] == ["L4/L5"] * 3
+        assert all(is_level_disc(stack) for stack in found.image)
+    assert len({row["study_id"] for row in by_file.rows}) == 3
+    assert len({row["patient_id"] for row in by_file.rows}) == 1
+
+
+def test_rows_that_are_no_discs(tmp_path):
+    for name in ("a.mha", "b.mha"):
+        (tmp_path / name).write_bytes(b"placeholder")
+    upper_only = [Body.of(BlockSpine().vertebrae["L4"])]
+    write_corners(locate(tmp_path / "corners.json"), {"a.mha": upper_only})
+    rows = [
+        "a.mha,p,L4/L5,,",
+        "b.mha,p,L4/L5,,",
+        "b.mha,p,C3/C4,,",
+        "b.mha,,L4/L5,,",
+        "z.mha,p,L4/L5,,",
+        "../a.mha,p,L4/L5,,",
+        "a.mha,p,,,",
+        "a.mha,p,L4/L5,some,",
+        "a.mha,p,L4/L5,,x",
+    ]
+    (tmp_path / "t.csv").write_text("path,patient_id,level,split,slice\n" + "\n".join(rows) + "\n")
+    items, reasons = listing("discs", tmp_path / "t.csv", corners=str(tmp_path / "corners.json"))
+    assert items == {}
+    assert [reason.split(":")[0].replace(str(tmp_path), "") for reason in reasons.values()] == [
+        "no corners of L5",
+        "no corners of this volume",
+        "level 'C3/C4' is none of T12/L1, L1/L2, L2/L3, L3/L4, L4/L5, L5/S1",
+        "no patient_id",
+        "there is no such file or folder of files",
+        "path is not inside file",
+        "no level",
+        "split 'some' is none of train, validation, test",
+        "slice 'x' is not a number",
+    ]
+
+
+def test_bad_volumes_and_corners_go_to_quarantine_alone(tmp_path):
+    root = tmp_path / "in"
+    spine = BlockSpine()
+    metaimage(root / "good.mha", spine.volume)
+    metaimage(root / "flat.mha", replace(spine.volume, pixels=spine.volume.pixels[5:6]))
+    (root / "text.mha").write_text("no image")
+    series(root / "two", spine.volume)
+    series(root / "two", replace(spine.volume, pixels=spine.volume.pixels[:, :200]), "b")
+    far = BlockSpine()
+    far.vertebrae["L5"] = replace(far.vertebrae["L5"], corners=far.vertebrae["L5"].corners + np.array([0, 200]))
+    bodies = {
+        name: [Body.of(body) for body in spine.vertebrae.values()]
+        for name in ("good.mha", "flat.mha", "text.mha", "two")
+    }
+    write_corners(locate(root / "corners.json"), bodies)
+    header = "path,patient_id,level," + ",".join(CORNERS)
+    rows = [f"{name},p,L4/L5" for name in bodies]
+    metaimage(root / "far.mha", spine.volume)
+    (root / "t.csv").write_text("\n".join([header, *rows, f"far.mha,p,L4/L5,{own(far)}"]) + "\n")
+    found = ingest("discs", root / "t.csv", tmp_path / "out", corners=str(root / "corners.json"))
+    assert len(found.rows) == 1
+    assert found.reasons == {
+        "flat.mha#L4-L5": "a volume of one slice: at least 2 are needed",
+        "text.mha#L4-L5": "not DICOM, NIfTI or MetaImage",
+        "two#L4-L5": "mixed geometry: rows × columns differ within the series",
+        "far.mha#L4-L5": "the disc L4/L5 lies outside the field of view",
+    }
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("path,level", "lacks the column.s. patient_id"),
+        ("path,patient_id,level", r"has no corners: give corners=corners.json, or the column\(s\) slice, upper_x0"),
+        ("path,patient_id,level," + ",".join(CORNERS[:-1]), r"column\(s\) lower_y3$"),
+    ],
+)
+def test_a_table_without_what_it_needs_is_one_line(tmp_path, header, message):
+    (tmp_path / "t.csv").write_text(header + "\n")
+    source = get_source("discs")
+    with pytest.raises(UserError, match=message):
+        source.tasks(locate(tmp_path / "t.csv"), source.Options())
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "labels"),
+    [
+        (["I", "iii", ""], ("I", "II", "III", "IV", "V"), [0, 2, None]),
+        # Numbers are names here: a grade 1 must not become the second class.
+        (["1", "3", ""], ("1", "3"), [0, 1, None]),
+    ],
+)
+def test_classes_of_known_tasks(tmp_path, values, classes, labels):
+    spine = BlockSpine()
+    header = "path,patient_id,level,label_pfirrmann," + ",".join(CORNERS)
+    rows = [f"v{number}.mha,p,L4/L5,{value},{own(spine)}" for number, value in enumerate(values)]
+    (tmp_path / "t.csv").write_text("\n".join([header, *rows]) + "\n")
+    for number in range(len(values)):
+        (tmp_path / f"v{number}.mha").write_bytes(b"placeholder")
+    source = get_source("discs")
+    (task,) = source.tasks(locate(tmp_path / "t.csv"), source.Options())
+    assert task.classes == classes
+    items, _ = listing("discs", tmp_path / "t.csv")
+    assert [item.labels["pfirrmann"] for item in items.values()] == labels
+
+
+@pytest.mark.parametrize("text", ["L4/L5", "l4-l5", "L4_L5", "L4 / L5"])
+def test_spellings_of_a_level(text):
+    assert read_level(text) == "L4/L5"
+
+
+def test_threads_share_one_reading():
+    files = SharedFiles(100)
+    barrier = Barrier(4)
+    calls, results = [], []
+
+    def read():
+        calls.append(1)
+        return b"x" * 60
+
+    def ask():
+        barrier.wait()
+        results.append(files.get("a", read))
+
+    threads = [Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [b"x" * 60] * 4
+    assert len(calls) == 1
+
+
+def test_only_the_last_files_are_kept_and_failures_are_not():
+    files = SharedFiles(100)
+    calls = []
+
+    def read(name, size=60):
+        def call():
+            calls.append(name)
+            if size < 0:
+                raise OSError(name)
+            return bytes(size)
+
+        return call
+
+    for name in ("a", "a", "b", "a", "b"):
+        files.get(name, read(name))
+    assert calls == ["a", "b", "a", "b"], "two of 60 bytes are more than 100"
+    for _ in range(2):
+        with pytest.raises(OSError, match="c"):
+            files.get("c", read("c", -1))
+    assert calls[4:] == ["c", "c"]
+    assert files.get("b", read("b")) == bytes(60)
+    assert calls[6:] == []

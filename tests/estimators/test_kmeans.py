@@ -1,0 +1,168 @@
+"""k-means by hand and against scikit-learn; that neither tasks, cut nor order of the rows change what is found."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+
+from mskray.errors import UserError
+from mskray.estimators.kmeans import KMeansSection, assign, fit_kmeans, refine
+from mskray.estimators.nearest import nearest, plus_plus
+from mskray.estimators.pieces import Arrays, Here, Sampled, Spread, row_hashes
+
+
+def cloud(rows: int = 3000, width: int = 8, groups: int = 12, seed: int = 0) -> np.ndarray:
+    """Overlapping groups."""
+    random = np.random.default_rng(seed)
+    middles = random.normal(0, 2, (groups, width))
+    return (middles[random.integers(groups, size=rows)] + random.normal(size=(rows, width))).astype(np.float32)
+
+
+def cut(rows: np.ndarray, parts: int) -> Arrays:
+    return Arrays(tuple(np.array_split(rows, parts)))
+
+
+def test_one_update_by_hand() -> None:
+    """0 and 2 are nearest to 1, 9 and 13 to 10; the centres move to 1 and 11: shift 0² + 1², inertia 1 + 1 + 1 + 9."""
+    rows, centres = np.array([[0], [2], [9], [13]], np.float32), np.array([[1], [10]], np.float32)
+    found = assign(iter([rows]), centres)
+    np.testing.assert_array_equal(found.sums, [[2], [22]])
+    np.testing.assert_array_equal(found.counts, [2, 2])
+    assert found.inertia == 12
+    once = refine(Here(Arrays((rows,))), centres, KMeansSection(iterations=1), 0)
+    np.testing.assert_array_equal(once.centres, [[1], [11]])
+    assert (once.shift, once.converged, once.passes) == (1, False, 1)
+    done = refine(Here(Arrays((rows,))), centres, KMeansSection(tolerance=0), 0)
+    assert (done.converged, done.passes, done.inertia) == (True, 2, 1 + 1 + 4 + 4)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0], ids=["", "far from 0"])
+def test_it_agrees_with_scikit_learn(offset: float) -> None:
+    rows = cloud() + np.float32(offset)
+    start = rows[:20]
+    peer = KMeans(20, init=start.astype(np.float64), n_init=1, tol=0, max_iter=500, algorithm="lloyd")
+    peer.fit(rows.astype(np.float64))
+    ours = refine(Here(cut(rows, 4)), start, KMeansSection(tolerance=0, iterations=500), 0)
+    assert ours.converged
+    np.testing.assert_allclose(ours.centres, peer.cluster_centers_, atol=2e-3)
+    assert ours.inertia == pytest.approx(peer.inertia_, rel=1e-5)
+    assert (nearest(rows, ours.centres)[0] == peer.labels_).mean() > 0.998
+
+
+def test_the_tolerance_is_that_of_scikit_learn() -> None:
+    rows = cloud()
+    peer = KMeans(20, init=rows[:20], n_init=1, tol=1e-2, algorithm="lloyd").fit(rows)
+    section = KMeansSection(tolerance=1e-2)
+    ours = refine(Here(cut(rows, 3)), rows[:20], section, section.tolerance * float(rows.var(axis=0).mean()))
+    assert ours.converged
+    assert ours.passes == peer.n_iter_ < 40
+
+
+@pytest.mark.parametrize("most", [0, 1500])
+def test_cut_and_order_of_the_rows_change_nothing(most: int) -> None:
+    rows = cloud()
+    section = KMeansSection(most=most, tolerance=0)
+    one = fit_kmeans(cut(rows, 1), 10, section, Here)
+    other = fit_kmeans(cut(rows[np.random.default_rng(1).permutation(len(rows))], 7), 10, section, Here)
+    np.testing.assert_allclose(one.centres, other.centres, atol=1e-5)
+    assert one.passes == other.passes
+    assert one.facts()["rows"] == (most or 3000)
+    assert one.facts()["of"] == 3000
+
+
+@pytest.mark.parametrize("block", [1, 5, 5000])
+def test_distances_are_the_same_in_any_block(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, centres = cloud(100), cloud(9, seed=1)
+    monkeypatch.setattr("mskray.estimators.nearest._BLOCK", block)
+    labels, distances = nearest(rows, centres)
+    exact = np.square(rows[:, None].astype(np.float64) - centres).sum(axis=2)
+    np.testing.assert_array_equal(labels, exact.argmin(axis=1))
+    np.testing.assert_allclose(distances, exact.min(axis=1), rtol=1e-4)
+
+
+def test_the_start_is_spread_out() -> None:
+    """Of ten groups that lie far apart, k-means++ takes one row each."""
+    middles = np.arange(10, dtype=np.float32)[:, None] * 1000
+    rows = (np.repeat(middles, 50, axis=0) + np.random.default_rng(0).normal(size=(500, 1))).astype(np.float32)
+    chosen = np.rint(plus_plus(rows, 10, seed=3)[:, 0] / 1000)
+    assert sorted(chosen) == list(range(10))
+
+
+def test_an_empty_word_is_put_on_the_farthest_row() -> None:
+    """The centre at 100 has no row; 30 lies farthest from its own, which is that of 0, 1, 2 and 30."""
+    rows, start = np.array([[0], [1], [2], [30], [50]], np.float32), np.array([[1], [50], [100]], np.float32)
+    runs = [refine(Here(cut(rows, parts)), start, KMeansSection(tolerance=0), 0) for parts in (1, 3)]
+    for found in runs:
+        np.testing.assert_allclose(np.sort(found.centres[:, 0]), [1, 30, 50])
+        assert found.facts()["empty"] == 0
+
+
+def test_more_words_than_distinct_rows_stay_empty_and_end() -> None:
+    rows = np.repeat(np.array([[0.0, 1], [5, 5], [9, 0]], np.float32), 20, axis=0)
+    found = fit_kmeans(cut(rows, 2), 5, KMeansSection(tolerance=0), Here)
+    assert found.converged
+    assert found.facts()["empty"] == 2
+    assert found.inertia == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "section", "message"),
+    [
+        (31, {}, "a vocabulary of 31 words needs as many descriptors, there are 30$"),
+        (11, {"most": 10}, "there are 10 that kmeans.most draws from 30"),
+    ],
+)
+def test_a_vocabulary_larger_than_the_descriptors_is_refused(words: int, section: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        fit_kmeans(cut(cloud(30), 3), words, KMeansSection(**section), Here)
+
+
+def test_mini_batches_come_near_to_all_at_once() -> None:
+    rows = cloud()
+    whole = fit_kmeans(cut(rows, 3), 12, KMeansSection(tolerance=0), Here)
+    section = KMeansSection(batch=200, epochs=8, tolerance=0)
+    small, again = (fit_kmeans(cut(rows, 3), 12, section, Here) for _ in range(2))
+    np.testing.assert_array_equal(small.centres, again.centres)
+    assert small.passes == 8
+    assert assign(iter([rows]), small.centres).inertia < 1.1 * whole.inertia
+
+
+def test_a_mini_batch_by_hand() -> None:
+    """One batch of 0 and 4 moves the centre from 9 to their mean; the next, of 8 rows at 12, by 8 / 10 of the way."""
+    found = refine(
+        Here(Arrays((np.array([[0], [4]], np.float32), np.full((8, 1), 12, np.float32)))),
+        np.array([[9]], np.float32),
+        KMeansSection(batch=8, epochs=1),
+        0,
+    )
+    np.testing.assert_allclose(found.centres, [[2 + (12 - 2) * 8 / 10]])
+
+
+def test_a_sample_depends_on_values_alone() -> None:
+    rows = cloud(1000)
+    hashes = row_hashes(rows, 5)
+    limit = int(np.sort(hashes)[249])
+    drawn = Sampled(cut(rows, 3), 5, limit)
+    turned = Sampled(cut(rows[::-1], 4), 5, limit)
+    first, second = (np.concatenate([each.read(n) for n in each.numbers]) for each in (drawn, turned))
+    assert len(first) == 250
+    np.testing.assert_array_equal(np.sort(first[:, 0]), np.sort(second[:, 0]))
+    assert not np.array_equal(row_hashes(rows, 6), hashes)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("by_value")
+def test_tasks_find_what_one_process_finds(ray_cluster: str) -> None:
+    rows = cloud()
+    section = KMeansSection(tolerance=0, most=2000)
+    alone, spread = (fit_kmeans(cut(rows, 5), 15, section, runner) for runner in (Here, Spread))
+    np.testing.assert_allclose(alone.centres, spread.centres, atol=1e-5)
+    assert alone.passes == spread.passes
+    with pytest.raises(UserError, match="as many descriptors"):
+        Spread(cut(rows, 2))(partial(_too_few))
+
+
+def _too_few(pieces: Any) -> None:
+    fit_kmeans(Arrays(tuple(pieces)), 10_000, KMeansSection(), Here)
