@@ -20,6 +20,7 @@ from mskray.errors import UserError
 from mskray.evaluation.calibration import apply_temperature
 from mskray.families import Images, Prediction, Predictor, load_predictor
 from mskray.families.flag_removal import FlagPredictor, check_flag_detector, load_flag_detector
+from mskray.families.vertebra_finding import check_tells_classes_apart
 from mskray.storage import Location, locate
 
 SCHEMA_VERSION = 1
@@ -157,6 +158,8 @@ def join(
         if not 0 < weight < float("inf"):
             raise UserError(f"weight {weight:g} of a bundle: give a positive number, or leave the bundle out")
     described = [(str(locate(uri)), read_description(uri)) for uri in uris]
+    for uri, bundle in described:
+        check_tells_classes_apart(bundle, uri)
     first = described[0][1]
     for uri, bundle in described[1:]:
         if (bundle.task, bundle.classes, bundle.kind) != (first.task, first.classes, first.kind):

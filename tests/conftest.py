@@ -72,6 +72,16 @@ def ray_cluster(object_store: ObjectStore) -> Iterator[str]:
         ray.shutdown()
 
 
+@pytest.fixture
+def by_value(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ray's workers cannot import a test file: its classes and functions travel as they are."""
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(request.module)
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(request.module)
+
+
 @pytest.fixture(scope="session")
 def phantom_cohort(ray_cluster: str, object_store: ObjectStore) -> "Iterator[Cohort]":
     """About 150 synthetic radiographs of 64 px in the object store, split 60:20:20."""

@@ -98,7 +98,7 @@ def write_cohort(
 
 
 def _row(split: str, number: int, image: ImageFormat) -> dict[str, Any]:
-    study = f"{split}-{number // 2}"
+    study = f"{split}-{number // 2:03}"
     names = {"instance_id": f"{split}-{number:03}", "study_id": study, "patient_id": study, "view_index": number % 2}
     geometry = {"rows": image.shape[-2], "columns": image.shape[-1], "bits": 8, "findings": []}
     placement = {"scale_x": 1.0, "scale_y": 1.0, "offset_x": 0.0, "offset_y": 0.0}

@@ -69,7 +69,7 @@ def find_vertebrae(
     done = run(bundle, source, out, overlay, gpu=gpu, report=display)
     display.end()
     print(done.lines())
-    print(f"{len(done.spines):,} volumes, {len(done.rejected):,} files not read: {out}")
+    print(f"{len(done.spines):,} volumes, {len(done.rejected):,} files or volumes left out: {out}")
 
 
 @app.command()

@@ -3,7 +3,8 @@
     {"schema_version": 1, "volumes": {"p1/t2.nii.gz": [{"level": "L5", "slice": 7.0, "corners": [[x, y] × 4], …}]}}
 
 `mskray find-vertebrae` writes it. A volume's name is its path, or that of its DICOM series' folder, relative to where
-it was found. Corners are in pixels of the volume in the order of `mskray.imaging.volumes.to_sagittal`: upper anterior,
+it was searched for; a series or file that was itself the place searched goes by its name, as seen from the folder
+above. Corners are in pixels of the volume in the order of `mskray.imaging.volumes.to_sagittal`: upper anterior,
 upper posterior, lower posterior, lower anterior.
 """
 

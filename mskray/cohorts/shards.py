@@ -163,7 +163,7 @@ def _address(row: dict[str, Any]) -> str:
 def _load(job: ShardJob, path: str, data: bytes) -> Loaded:
     """Decode one image; whatever goes wrong with its bytes is a DecodeError, so that no file stops a shard."""
     try:
-        loaded = job.source.load(path, data, job.options)
+        loaded = job.source.load_as(job.image, path, data, job.options)
     except (DecodeError, MemoryError, UserError):
         raise
     except Exception as error:

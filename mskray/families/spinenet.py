@@ -4,8 +4,8 @@
     mskray train jobs/configs/phantom-spinenet.yaml
     mskray train jobs/configs/knee-spinenet.yaml         radiographs: any tasks of any such cohort
 
-Learns every task that `tasks.names` names, by default all that the cohort has; samples without a label of a task say
-nothing of it. A prediction is the mean over 54 views of the disc unless `predict.augment` is off.
+Learns every task that `tasks.names` names, by default all that the cohort has but second readings; samples without a
+label of a task say nothing of it. A prediction is the mean over 54 views of the disc unless `predict.augment` is off.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ from mskray.bundles import Fitted
 from mskray.cohorts import Cohort, Task
 from mskray.cohorts.schema import ImageFormat
 from mskray.errors import UserError
+from mskray.evaluation.grading import SECOND
 from mskray.families.base import Family, Images, Prediction, Predictor, register
 from mskray.families.spinenet_config import SpineNetConfig
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.imaging.intensity import to_dtype
-from mskray.imaging.spine import SPINE_TASKS
 from mskray.models.vgg_m import BRANCHES, SMALLEST_SIDE, SpineNet
 from mskray.progress import Progress
 from mskray.training.disc_samples import DiscSamples, StackInput, stack_input
@@ -78,9 +78,10 @@ class SpineNetRecipe(Recipe):
         return self._answer(network, batch["image"][self.given.middle])
 
     def averaged(self, network: nn.Module, batch: Batch) -> Answer:
-        """The mean of what is said of the 54 views (`views_of_test`)."""
+        """The mean of what is said of the 54 views (`views_of_test`), 27 to a network that saw no order reversed."""
         images, shape = batch["image"], self.given.shape
-        said = [self._answer(network, look(images, views, shape)).parts for views in views_of_test(images, shape)]
+        views = views_of_test(images, shape, both_orders=self.config.augment.slice_flip > 0)
+        said = [self._answer(network, look(images, each, shape)).parts for each in views]
         parts = {task.name: torch.stack([each[task.name] for each in said]).mean(dim=0) for task in self.tasks}
         return Answer(parts[self.tasks[0].name], parts)
 
@@ -125,6 +126,10 @@ class SpineNetPredictor(TorchPredictor):
         )
 
 
+# Tasks whose answer depends on which side of the body a slice is, as the RSNA 2024 lumbar data name them.
+_SIDES = ("left_", "right_")
+
+
 @register
 class SpineNetFamily(Family):
     name: ClassVar[str] = "spinenet"
@@ -139,9 +144,16 @@ class SpineNetFamily(Family):
         return super().task(cohort, name)
 
     def tasks(self, cohort: Cohort, config: SpineNetConfig) -> tuple[Task, ...]:
-        """Return the tasks to learn, in order. Raises UserError for one that the cohort lacks."""
-        names = config.tasks.names or [task.name for task in cohort.tasks]
-        return tuple(cohort.task(name) for name in names)
+        """Return the tasks to learn, in order: the named ones, or all that are no second reading of another.
+
+        Raises:
+            UserError: the cohort lacks one.
+        """
+        if config.tasks.names:
+            return tuple(cohort.task(name) for name in config.tasks.names)
+        known = {task.name for task in cohort.tasks}
+        again = {name for name in known if name.endswith(SECOND) and name.removesuffix(SECOND) in known}
+        return tuple(task for task in cohort.tasks if task.name not in again)
 
     def sees_whole_images(self, config: Mapping[str, Any]) -> bool:
         return False
@@ -158,6 +170,12 @@ class SpineNetFamily(Family):
             )
         if not any(config.tasks.weights.get(name, 1.0) for name in names):
             raise UserError("tasks.weights gives every task the weight 0: nothing would be learned")
+        sided = [name for name in names if name.startswith(_SIDES)]
+        if sided and cohort.image.slices and config.augment.slice_flip:
+            raise UserError(
+                f"augment.slice_flip = {config.augment.slice_flip:g}: slices in reverse show a spine's mirror image, "
+                f"in which {', '.join(sided)} would be of the other side: set augment.slice_flip=0"
+            )
         for each in tasks:
             self.check_classes(cohort, each)
         if cohort.image.slices and config.data.intensity != "stored":
@@ -202,7 +220,6 @@ class SpineNetFamily(Family):
         return {
             "network.branch": list(BRANCHES),
             "network.dropout": (0.0, 0.6),
-            "tasks.weights": [{}, *({name: 2.0} for name in SPINE_TASKS)],
             "optimizer.learning_rate": (1e-4, 1e-1),
             "optimizer.weight_decay": (1e-5, 1e-2),
             "augment.rotation": (0.0, 20.0),

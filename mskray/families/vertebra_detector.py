@@ -186,8 +186,8 @@ class VertebraDetector(Family):
         self.check_kind(cohort)
         if not cohort.manifest.vertebrae:
             raise UserError(
-                f"cohort {cohort.location} has no corners of vertebral bodies: ingest one with them (source "
-                "phantom-spine, or spider with its masks)"
+                f"cohort {cohort.location} has no corners of vertebral bodies: ingest one with them "
+                "(source phantom-spine)"
             )
         if cohort.image.slices < SLICES:
             raise UserError(f"cohort {cohort.location} holds {cohort.image.slices} slices a spine, fewer than {SLICES}")

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from mskray.bundles import Bundle, Fitted
 from mskray.config import Section, setting
 from mskray.errors import UserError
+from mskray.families.base import Images, Prediction
+from mskray.families.explanation import Explanation
 from mskray.families.loading import load_predictor
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.imaging.spine import FoundVertebra
@@ -23,6 +25,7 @@ from mskray.storage import Location
 from mskray.training.recipe import Recipe, to_batch
 
 FAMILY = "vertebra_detector"
+NO_CLASSES = f"a {FAMILY} finds bodies, tells no classes apart: use mskray find-vertebrae or evaluate"
 MOST = 16
 """Peaks that are looked at."""
 _APART = 0.5  # of a body's height: nearer peaks are of one body
@@ -145,6 +148,20 @@ class VertebraPredictor(TorchPredictor):
         super().__init__(recipe, fitted, device)
         self.finding = finding
 
+    def __call__(self, images: Images) -> Prediction:
+        """Raise UserError: there are no classes to tell apart."""
+        raise UserError(NO_CLASSES)
+
+    def explain(
+        self,
+        images: Images,
+        methods: Sequence[str],
+        target: np.ndarray | None = None,
+        prediction: Prediction | None = None,
+    ) -> Explanation:
+        """Raise UserError: there are no classes to tell apart."""
+        raise UserError(NO_CLASSES)
+
     @torch.inference_mode()
     def find(self, stacks: Sequence[NDArray[np.uint8]]) -> list[Spine]:
         """Find the bodies of stacks (slices, size, size) as a cohort of spines holds them; in their pixels."""
@@ -177,3 +194,9 @@ def load_vertebra_detector(uri: str | Location, device: str = "cpu") -> tuple[Bu
             f"bundle {uri} is a {bundle.family}: vertebrae are found by a {FAMILY} (mskray train with family: {FAMILY})"
         )
     return bundle, predictor
+
+
+def check_tells_classes_apart(bundle: Bundle, uri: str | Location) -> None:
+    """Raise UserError where a bundle is a vertebra detector, which has no vote."""
+    if bundle.family == FAMILY:
+        raise UserError(f"bundle {uri}: {NO_CLASSES}")

@@ -72,14 +72,15 @@ def spine_cell(volume: Volume, size: int = SIZE, slices: int = SLICES) -> SpineC
     top, left, height, width = Fit(size).content(tall, wide)
     cell = np.zeros((slices, size, size), np.uint8)
     shrinks = height < rows or width < columns
-    grey = _grey(volume.pixels[taken[there]])
+    grey = display_levels(volume.pixels[taken[there]])
     for place, each in zip(np.flatnonzero(there), grey, strict=True):
         fitted = cv2.resize(each, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         cell[place, top : top + height, left : left + width] = fitted
     return SpineCell(cell, Placement(width / columns, height / rows, float(left), float(top)), first, step)
 
 
-def _grey(pixels: np.ndarray) -> NDArray[np.uint8]:
+def display_levels(pixels: np.ndarray) -> NDArray[np.uint8]:
+    """Grey levels of a volume or slice, stretched from its percentiles to black and white."""
     low, high = np.percentile(pixels, (_LOW, _HIGH))
     stretched = (pixels - low) * (255 / max(high - low, 1e-9))
     return np.clip(np.rint(stretched), 0, 255).astype(np.uint8)

@@ -38,7 +38,7 @@ def draw_spine(
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
     for number, body in enumerate(bodies):
         colour = COLOURS[number % len(COLOURS)]
-        outline = [tuple(point) for point in ((body.corners + 0.5) * scale).tolist()]
+        outline = [tuple(point) for point in (body.corners * scale).tolist()]
         pen.line([*outline, outline[0]], fill=(0, 0, 0), width=4)
         pen.line([*outline, outline[0]], fill=colour, width=2)
         right, middle = max(x for x, _ in outline) + _GAP, sum(y for _, y in outline) / 4

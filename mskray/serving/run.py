@@ -18,6 +18,7 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import ApplicationStatus
 
+from mskray.bundles import read_description
 from mskray.cluster import Need, require, session
 from mskray.ensemble import describe, load
 from mskray.errors import UserError
@@ -42,7 +43,7 @@ def serve_forever(
     Raises:
         UserError: see `start`.
     """
-    describe(ensemble)  # what is neither ensemble nor bundle is refused before Ray starts
+    _check_kind(ensemble)  # what cannot be served is refused before Ray starts
     with session(), _termination_interrupts():
         try:
             url = start(ensemble, host, port, limits=limits, report=report)
@@ -80,6 +81,7 @@ def start(
     port = _free_port(host, port)
     uri = str(locate(ensemble))
     report(Progress("checking the model"))
+    _check_kind(uri)
     load(uri)
     cpus = _cpus()
     require(Need("serving", 1, cpus), reading_cpus=0.0)
@@ -108,6 +110,13 @@ def start(
 def stop() -> None:
     """Shut Serve down; without one it does nothing."""
     serve.shutdown()
+
+
+def _check_kind(ensemble: str) -> None:
+    """Raise UserError for what is neither ensemble nor bundle, and for one that reads other things than pictures."""
+    kind = read_description(describe(ensemble).members[0].uri).kind  # members are all of one kind
+    if kind != "radiograph":
+        raise UserError(f"{locate(ensemble)} reads {kind}s; pictures are served: use mskray predict with a cohort")
 
 
 def _free_port(host: str, port: int) -> int:

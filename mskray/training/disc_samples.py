@@ -11,7 +11,8 @@ from mskray.imaging.inputs import InputFormat, StackFormat
 from mskray.training.samples import Arrays, shaped
 
 # Of the context that a disc is stored with, the network's input is the middle: 9 × 112 × 224 of 15 × 192 × 320 where
-# nothing was made smaller. So shifts, turns and windows of other slices bring in what is there, and no padding.
+# nothing was made smaller. So shifts and windows of other slices bring in what is there; the corners of an input that
+# is turned and shrunk as well may reach past it.
 _MIDDLE_ROWS, _MIDDLE_COLUMNS = 112 / 192, 224 / 320
 
 

@@ -84,16 +84,19 @@ def random_views(images: Tensor, shape: Shape, config: DiscAugment) -> Views:
     return Views(matrices(turn, shift, images.shape, shape), windows(slices, flipped, images.shape[1], shape[0]))
 
 
-def views_of_test(images: Tensor, shape: Shape) -> Iterator[Views]:
+def views_of_test(images: Tensor, shape: Shape, both_orders: bool = True) -> Iterator[Views]:
     """Yield the views that a prediction is the mean of, for a batch of contexts (n, slices, rows, columns).
 
     Nine places, the middle and eight 16 px from it (of 224 columns); each with the slices in both orders; each with the
     window of slices in the middle and one to either side: 54, the middle one first. Stacks without slices beside the
     input's have no other window, and a single slice has no order.
+
+    Args:
+        both_orders: whether the slices' reverse is a view, which it is not to a network that never saw one.
     """
     step = round(_TEST_SHIFT * shape[2] / _COLUMNS)
     reach = window_reach(images.shape[1], shape[0], 1)
-    orders = (False, True) if shape[0] > 1 else (False,)
+    orders = (False, True) if both_orders and shape[0] > 1 else (False,)
     places = itertools.product((0, -step, step), repeat=2)
     offsets = (0, *(each for each in (-1, 1) if reach))
     turn = torch.eye(2, device=images.device).expand(len(images), 2, 2)

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 
 import mskray
 from mskray import cluster, ensemble
-from mskray.bundles import read_description
-from mskray.cohorts import open_cohort
+from mskray.bundles import Bundle, read_description
+from mskray.cohorts import Cohort, open_cohort
+from mskray.errors import UserError
 from mskray.evaluation.bootstrap import Figure
 from mskray.evaluation.published import published_figures
 from mskray.evaluation.report import Context, write_report
@@ -52,12 +53,17 @@ def evaluate_model(
     described = ensemble.describe(location)
     cohort = open_cohort(cohort_uri)
     cohort.shards(split)  # an unknown split is refused here, before anything is loaded
+    bundles = [read_description(member.uri) for member in described.members]
+    for bundle in bundles:
+        check_held_out(bundle, cohort, split)
     task = ensemble.matching_task(described, cohort)
     target = locate(out) if out else location.join(EVALUATION, f"{split}-{cohort.content_hash[:8]}")
     check_access(target, write=True)
     predicting = Predicting(str(location), described, workers, gpu, report)
     with cluster.session():
         table = predicting.cohort(cohort, [split])
+    if cohort.manifest.kind == "disc":  # graded each for itself, whatever volume it is of
+        table = table.set_column(table.column_names.index("study_id"), "study_id", table["instance_id"])
     judged = pc.is_null(table["error"])
     if not pc.all(judged).as_py():
         failed = len(table) - pc.sum(judged).as_py()
@@ -70,7 +76,6 @@ def evaluate_model(
         threshold=described.threshold,
         resamples=resamples,
     )
-    bundles = [read_description(member.uri) for member in described.members]
     history = bundles[0].history if len(bundles) == 1 else []
     context: Context = {
         "bundle": described.name,
@@ -90,6 +95,17 @@ def evaluate_model(
     target.join(METRICS).write_json({"model": str(location), "cohort": where, "split": split, **result.to_dict()})
     target.join(REPORT).write_bytes(page.encode())
     return result, target
+
+
+def check_held_out(bundle: Bundle, cohort: Cohort, split: str) -> None:
+    """Raise UserError where a bundle was trained with validation and test exchanged and this split chose its epoch."""
+    if split != "test" or cohort.exchanged or bundle.cohort["content_hash"] == cohort.content_hash:
+        return
+    if "validation" in cohort.splits and bundle.cohort["content_hash"] == cohort.exchange().content_hash:
+        raise UserError(
+            f"{bundle.name} was trained with validation and test exchanged: its epoch was chosen on test; evaluate it "
+            "with --split validation, which it has not seen"
+        )
 
 
 def figure_lines(result: Evaluation) -> str:

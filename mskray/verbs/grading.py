@@ -19,7 +19,7 @@ from mskray.evaluation.result import check_resamples, evaluate
 from mskray.prediction.tasks import predict_tasks, shared_tasks
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
-from mskray.verbs.evaluate import EVALUATION, PREDICTIONS, parquet_bytes
+from mskray.verbs.evaluate import EVALUATION, PREDICTIONS, check_held_out, parquet_bytes
 from mskray.verbs.tables import table as draw
 
 GRADING = "grading.json"
@@ -63,6 +63,7 @@ def evaluate_tasks(
         check_access(locate(cohort))
         cohort = open_cohort(cohort)
     bundle = read_description(location)
+    check_held_out(bundle, cohort, split)
     tasks = _labelled(bundle, cohort, split, str(location))
     target = evaluation_folder(location, cohort, split) if out is None else locate(out)
     check_access(target, write=True)

@@ -17,6 +17,7 @@ from mskray.config import apply_overrides
 from mskray.errors import UserError, did_you_mean
 from mskray.evaluation.grading import SECOND, intra_rater
 from mskray.evaluation.spinenet_table import PAPER, PAPER_INTRA_RATER, blocks, summary, to_dict
+from mskray.families.spinenet import SpineNetFamily
 from mskray.models.vgg_m import BRANCHES
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
@@ -26,7 +27,6 @@ from mskray.verbs.train import parse_job, train
 
 JSON, MARKDOWN = "spine-table.json", "spine-table.md"
 SCHEMA_VERSION = 1
-FAMILY = "spinenet"
 HELD_OUT = "test"
 
 
@@ -49,8 +49,8 @@ def spine_table(
                 f"{where}: no branch point {branch!r}: {did_you_mean(branch, BRANCHES)}there are {', '.join(BRANCHES)}"
             )
     base, chosen, config = parse_job(data, where)
-    if chosen.name != FAMILY:
-        raise UserError(f"{where}: family {chosen.name} has no branch points: spine-table trains {FAMILY}")
+    if not isinstance(chosen, SpineNetFamily):
+        raise UserError(f"{where}: family {chosen.name} has no branch points: spine-table trains {SpineNetFamily.name}")
     if base.exchange:
         raise UserError(
             f"{where}: spine-table trains with validation and test as they are and exchanged: leave out exchange"
@@ -59,7 +59,7 @@ def spine_table(
     check_access(locate(base.cohort))
     check_access(out, write=True)
     cohort = open_cohort(base.cohort)
-    tasks = tasks_of(cohort, config.tasks.names)
+    tasks = chosen.tasks(cohort, config)
     cohort.shards(HELD_OUT)  # a cohort without it is refused here
     jobs = {}
     for branch in branches:
@@ -109,16 +109,6 @@ def write_table(out: Location, cohort: Cohort, tasks: Sequence[Task]) -> str:
     )
     out.join(MARKDOWN).write_bytes(("\n\n".join(block.markdown() for block in made) + "\n").encode())
     return "\n\n".join(f"{block.title}\n{draw(block.columns, block.rows)}" for block in made)
-
-
-def tasks_of(cohort: Cohort, names: Sequence[str]) -> list[Task]:
-    """The tasks to learn: the named ones, or all of the cohort's that are no second reading of another."""
-    if names:
-        return [cohort.task(name) for name in names]
-    known = {task.name for task in cohort.tasks}
-    return [
-        task for task in cohort.tasks if not (task.name.endswith(SECOND) and task.name.removesuffix(SECOND) in known)
-    ]
 
 
 def second_readings(cohort: Cohort, tasks: Sequence[Task]) -> dict[str, float]:

@@ -239,15 +239,6 @@ class Torchless(KneeOA):
         return super().load(path, data, options)
 
 
-@pytest.fixture
-def by_value():
-    """Workers cannot import this file: its classes travel as they are."""
-    module = sys.modules[__name__]
-    ray.cloudpickle.register_pickle_by_value(module)
-    yield
-    ray.cloudpickle.unregister_pickle_by_value(module)
-
-
 @pytest.mark.usefixtures("by_value")
 def test_a_killed_worker_costs_nothing_and_doubles_nothing(copy):
     done = ingest(Deadly(), copy / "in", copy / "again", settings=SMALL, key=KEY)

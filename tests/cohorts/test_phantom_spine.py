@@ -12,6 +12,7 @@ from mskray.cohorts.shards import ShardJob, write_shard
 from mskray.cohorts.sources import get_source
 from mskray.imaging.phantoms.spine import SpineSpec, spine
 from mskray.imaging.spine import LEVELS
+from mskray.imaging.spine_cell import spine_cell
 from mskray.storage import locate
 
 
@@ -38,6 +39,8 @@ def test_a_shard_holds_volumes_and_corners(tmp_path: Path, size: int) -> None:
     assert found[:, 4].max() == 255
     for index, row in enumerate(table.to_pylist()):
         phantom = spine(SpineSpec(2, 4), index)
+        # The cell is what a detector of this size makes of the volume, not a cell of another size resized.
+        np.testing.assert_array_equal(found[index], spine_cell(phantom.volume, size).pixels)
         assert [body["level"] for body in row["vertebrae"]] == list(LEVELS)
         across, down = row["column_spacing_mm"] / row["scale_x"], row["row_spacing_mm"] / row["scale_y"]
         for stored, body in zip(row["vertebrae"], phantom.vertebrae, strict=True):

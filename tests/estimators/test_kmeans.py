@@ -153,6 +153,7 @@ def test_a_sample_depends_on_values_alone() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("by_value")
 def test_tasks_find_what_one_process_finds(ray_cluster: str) -> None:
     rows = cloud()
     section = KMeansSection(tolerance=0, most=2000)

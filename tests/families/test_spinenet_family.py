@@ -203,6 +203,37 @@ def test_a_split_without_two_classes_of_a_task_is_refused(tmp_path: Path) -> Non
     assert "split validation: task type needs labelled images of at least two classes" in refused(tmp_path, "", splits)
 
 
+def test_a_task_of_one_side_wants_slices_in_their_order(tmp_path: Path) -> None:
+    """In reverse they show the mirror image, whose left is the other side: neither learned so nor averaged over."""
+    left = Task(name="left_narrowing", classes=("none", "severe"))
+    stacks, labels = discs(12, seed=0, missing=0)
+    splits = dict.fromkeys(("train", "validation"), (stacks, {"left_narrowing": labels["type"]}))
+    assert "left_narrowing would be of the other side" in refused(tmp_path / "a", "", splits, {"tasks": (left,)})
+    cohort = write_cohort(tmp_path / "b", splits, (left,))
+    ordered = config(augment={"slice_flip": 0}, predict={"augment": True})
+    family("spinenet").check(cohort, ordered, left)
+    made = SpineNetRecipe(ordered, recipe().given, (left,))
+    seen = []
+
+    def network(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        seen.append(images)
+        return {"left_narrowing": torch.zeros(len(images), 2)}
+
+    steps = torch.arange(5.0).view(1, 5, 1, 1).expand(1, *made.given.context.shape) / 4
+    made.averaged(network, {"image": steps})  # type: ignore[arg-type]
+    assert len(seen) == 27
+    assert all((each.diff(dim=1) > 0).all() for each in seen)
+
+
+def test_second_readings_are_no_tasks_unless_they_are_named(tmp_path: Path) -> None:
+    again = Task(name="type_second", classes=TILT.classes)
+    stacks, labels = discs(12, seed=0)
+    cohort = write_cohort(tmp_path, {"train": (stacks, {**labels, "type_second": labels["type"]})}, (SIDE, TILT, again))
+    chosen = family("spinenet")
+    assert chosen.tasks(cohort, config()) == (SIDE, TILT)
+    assert chosen.tasks(cohort, config(tasks={"names": ["type_second"]})) == (again,)
+
+
 def test_radiographs_need_one_slice(tmp_path: Path) -> None:
     pictures = np.zeros((4, 48, 48), np.uint8)
     labels = {"grade": np.array([0, 1, 0, 1])}

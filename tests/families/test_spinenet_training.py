@@ -29,7 +29,7 @@ def test_two_tasks_are_learned_at_once(tmp_path: Path) -> None:
             "out": str(locate(tmp_path / "bundle")),
             "data": {"image_size": 84, "slices": 3, "batch_size": 16, "shuffle_window": 128},
             "network": {"width": 0.1, "dropout": 0},
-            "optimizer": {"name": "adam", "learning_rate": 2e-3},
+            "optimizer": {"name": "adam", "learning_rate": 1e-3},
             "augment": still,
             "loop": {"epochs": 6},
             "predict": {"augment": False},

@@ -17,9 +17,9 @@ def test_outlines_follow_the_corners(spacing: tuple[float, float], shape: tuple[
     coloured = (picture.max(axis=2) > 200).nonzero()
     down, across = shape[0] / 64, shape[1] / 64
     left = coloured[1].min()
-    assert left == pytest.approx(10.5 * across, abs=2)
-    assert coloured[0].min() == pytest.approx(20.5 * down, abs=2)
-    assert coloured[0].max() == pytest.approx(35.5 * down, abs=2)
+    assert left == pytest.approx(10 * across, abs=2)
+    assert coloured[0].min() == pytest.approx(20 * down, abs=2)
+    assert coloured[0].max() == pytest.approx(35 * down, abs=2)
     # Its name and score stand at its right.
     assert coloured[1].max() > 31 * across + 10
 

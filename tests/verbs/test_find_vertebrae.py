@@ -1,16 +1,25 @@
 """`mskray find-vertebrae` on files: what is read, what is left out, what is refused."""
 
+import json
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from series_files import write_series
 from small_run import untrained_bundle
 from spine_run import vertebra_bundle
 
-from mskray.cohorts.corners import read_corners
+from mskray import ensemble
+from mskray.cohorts.corners import Body, read_corners, write_corners
+from mskray.cohorts.sources import Item, get_source
 from mskray.errors import UserError
+from mskray.families import Images
 from mskray.families.vertebra_detector import VertebraDetectorConfig
+from mskray.families.vertebra_finding import load_vertebra_detector
+from mskray.imaging.spine import Vertebra
+from mskray.progress import Progress
+from mskray.serving.run import serve_forever
 from mskray.storage import locate
 from mskray.verbs.find_vertebrae import find_vertebrae
 
@@ -23,10 +32,13 @@ def detector(tmp_path: Path) -> str:
     return vertebra_bundle(tmp_path / "bundle", VertebraDetectorConfig.model_validate(SMALL))
 
 
-def write_volume(path: Path) -> None:
+def write_volume(path: Path, across: int = 0, slices: int = 9) -> None:
+    """Slices of 4 mm across the left (0), anterior (1) or superior (2) axis."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(0).integers(0, 900, (9, 50, 40)).astype(np.int16)
-    affine = np.diag([4.0, 1.0, 1.0, 1.0])
+    shape, spacing = [50, 50, 50], [1.0, 1.0, 1.0, 1.0]
+    shape[across], spacing[across] = slices, 4.0
+    pixels = np.random.default_rng(0).integers(0, 900, shape).astype(np.int16)
+    affine = np.diag(spacing)
     nibabel.save(nibabel.Nifti1Image(pixels, affine), path)
 
 
@@ -41,7 +53,7 @@ def test_volumes_of_a_folder_are_searched_and_other_files_counted(detector: str,
     assert sorted(done.spines) == ["a/one.nii.gz", "two.nii"]
     lines = done.lines().splitlines()
     assert "a/one.nii.gz  no vertebral body was found" in lines
-    assert sum(line.startswith("not read: 1 × ") for line in lines) == 2
+    assert sum(line.startswith("left out: 1 × ") for line in lines) == 2
     assert sorted(read_corners(locate(out))) == ["a/one.nii.gz", "two.nii"]
     assert (overlay / "a" / "one.nii.gz.png").read_bytes().startswith(b"\x89PNG")
     alone = find_vertebrae(detector, str(given / "two.nii"), str(out))
@@ -52,8 +64,83 @@ def test_what_holds_no_volume_is_refused_and_nothing_is_written(detector: str, t
     given, out = tmp_path / "given", tmp_path / "corners.json"
     given.mkdir()
     (given / "readme.txt").write_text("not a volume")
-    with pytest.raises(UserError, match=r"holds no volume \(readme.txt: not DICOM, NIfTI or MetaImage\)"):
+    with pytest.raises(UserError, match=r"holds no volume \(1 × not DICOM, NIfTI or MetaImage, such as readme.txt\)"):
         find_vertebrae(detector, str(given), str(out))
     with pytest.raises(UserError, match="vertebrae are found by a vertebra_detector"):
         find_vertebrae(untrained_bundle(tmp_path / "classifier"), str(given), str(out))
     assert not out.exists()
+
+
+def test_a_series_in_the_place_itself_goes_by_its_name_and_discs_can_be_cut_from_it(
+    detector: str, tmp_path: Path
+) -> None:
+    write_series(tmp_path / "knee", [0, 1, 3, 4])
+    out, overlay = tmp_path / "corners.json", tmp_path / "overlays"
+    done = find_vertebrae(detector, str(tmp_path / "knee"), str(out), str(overlay))
+    (line,) = done.lines().splitlines()
+    assert line.startswith("knee  1 slice missing after slice 1")
+    assert line.endswith("no vertebral body was found")
+    assert [file.name for file in overlay.iterdir()] == ["knee.png"]
+    corners = np.array([[5.0, 5], [20, 5], [20, 12], [5, 12]])
+    found = [Body.of(Vertebra("L4", 2, corners)), Body.of(Vertebra("L5", 2, np.add(corners, (0, 15))))]
+    write_corners(locate(out), dict.fromkeys(read_corners(locate(out)), found))
+    table = tmp_path / "discs.csv"
+    table.write_text("path,patient_id,level,label_narrowing\nknee,p1,L4/L5,none\n")
+    source = get_source("discs")
+    (item,) = source.items(locate(table), source.Options(corners=str(out)))
+    assert isinstance(item, Item)
+
+
+def test_single_slices_and_other_planes_are_left_out_with_their_reason(detector: str, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    write_volume(given / "sagittal.nii")
+    write_volume(given / "coronal.nii", across=1)
+    write_volume(given / "axial.nii", across=2)
+    write_volume(given / "one.nii", slices=1)
+    out = tmp_path / "corners.json"
+    done = find_vertebrae(detector, str(given), str(out))
+    assert list(read_corners(locate(out))) == list(done.spines) == ["sagittal.nii"]
+    assert dict(done.rejected) == {
+        "coronal.nii": "coronal slices: bodies are found on sagittal ones",
+        "axial.nii": "axial slices: bodies are found on sagittal ones",
+        "one.nii": "a volume of one slice: at least 2 are needed",
+    }
+
+
+def test_what_was_found_outlives_an_interruption(
+    detector: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        write_volume(tmp_path / "given" / f"{number}.nii")
+    out = tmp_path / "corners.json"
+    monkeypatch.setattr("mskray.verbs.find_vertebrae._BETWEEN_WRITES", 2)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.stage == "volumes" and progress.done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_vertebrae(detector, str(tmp_path / "given"), str(out), report=interrupt)
+    assert list(read_corners(locate(out))) == ["0.nii", "1.nii"]
+
+
+def test_a_detector_is_not_asked_for_classes(detector: str) -> None:
+    said = "finds bodies, tells no classes apart: use mskray find-vertebrae or evaluate"
+    with pytest.raises(UserError, match=said):
+        ensemble.join([detector], "spines")
+    with pytest.raises(UserError, match=said):
+        ensemble.describe(detector)
+    _, predictor = load_vertebra_detector(detector)
+    images = Images([np.zeros((64, 64), np.uint8)])
+    with pytest.raises(UserError, match=said):
+        predictor(images)
+    with pytest.raises(UserError, match=said):
+        predictor.explain(images, ["grad-cam"])
+
+
+def test_a_model_that_reads_no_pictures_is_not_served(tmp_path: Path) -> None:
+    bundle = Path(untrained_bundle(tmp_path / "discs"))
+    description = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps(description | {"kind": "disc"}))
+    with pytest.raises(UserError, match="reads discs; pictures are served"):
+        serve_forever(str(bundle))

@@ -1,14 +1,14 @@
 """`mskray montage`: geometry in words, slices in a picture, and what was left out."""
 
+import gc
 import gzip
+import weakref
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from series_files import write_series
 
 from mskray.cli import main
 from mskray.errors import UserError
@@ -17,29 +17,6 @@ from mskray.imaging.volumes.montage import montage as draw
 from mskray.imaging.volumes.montage import shown_plane
 from mskray.storage import Location, locate
 from mskray.verbs.montage import montage
-
-ROWS, COLUMNS = 40, 30
-
-
-def write_series(folder: Path, slices: list[int], echo: int = 1) -> None:
-    """Sagittal slices 4 mm apart, brighter from one to the next, named against their order."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for index in slices:
-        header = Dataset()
-        header.SOPClassUID, header.SOPInstanceUID = MRImageStorage, generate_uid()
-        header.SeriesInstanceUID, header.PatientName, header.PatientID = "1.2.3", "Doe^Jane", "MRN-0042"
-        header.Modality, header.EchoNumbers, header.EchoTime = "MR", echo, 10.0 * echo
-        header.ImagePositionPatient = [-4.0 * index, 0.0, 0.0]
-        header.ImageOrientationPatient, header.PixelSpacing = [0, 1, 0, 0, 0, -1], [0.5, 1.0]
-        header.SliceThickness = 3
-        header.Rows, header.Columns, header.SamplesPerPixel = ROWS, COLUMNS, 1
-        header.PhotometricInterpretation = "MONOCHROME2"
-        header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 12, 11, 0
-        header.PixelData = np.full((ROWS, COLUMNS), 100 * index, np.uint16).tobytes()
-        header["PixelData"].VR = "OW"
-        header.file_meta = FileMetaDataset()
-        header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        header.save_as(folder / f"{echo}-{99 - index}.dcm", enforce_file_format=True)
 
 
 def test_a_folder_of_two_echoes_and_other_things(tmp_path: Path) -> None:
@@ -116,9 +93,7 @@ def test_one_file_in_a_bucket(s3_folder: Location) -> None:
     assert out.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_folder_without_volumes_is_refused_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_without_volumes_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.gz").write_bytes(gzip.compress(b"nothing"))
     out = tmp_path / "out.png"
@@ -127,9 +102,38 @@ def test_a_folder_without_volumes_is_refused_before_anything_is_written(
     assert not out.exists()
     with pytest.raises(UserError, match="nowhere"):
         montage(str(tmp_path / "nowhere"), str(out))
-    monkeypatch.setattr("mskray.verbs.montage._MOST_BYTES", 1)
-    with pytest.raises(UserError, match="more than the 1 read at once"):
-        montage(str(tmp_path / "in"), str(out))
+
+
+def test_a_folder_too_large_to_hold_is_left_out_and_the_others_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path / "a", [0, 1, 2, 3])
+    write_series(tmp_path / "b", [0, 1])
+    size = max(file.stat().st_size for file in tmp_path.rglob("*.dcm"))
+    monkeypatch.setattr("mskray.verbs.volume_files._MOST_BYTES", 3 * size)
+    lines = montage(str(tmp_path), str(tmp_path / "out.png")).splitlines()
+    assert lines[0].startswith("b  MR  2 slices")
+    assert lines[1:3] == [
+        "1 not in a volume",
+        f"  1 × a folder of more than {3 * size:,} bytes of DICOM: split it, such as a",
+    ]
+
+
+def test_volumes_are_drawn_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a volume is drawn, those before it are gone."""
+    for name in "abcd":
+        write_series(tmp_path / name, [0, 1])
+    held: list[weakref.ref] = []
+
+    def drawing(volume: Volume) -> np.ndarray:
+        gc.collect()
+        assert sum(each() is not None for each in held) == 0
+        held.append(weakref.ref(volume.pixels))
+        return draw(volume)
+
+    monkeypatch.setattr("mskray.verbs.montage.draw", drawing)
+    montage(str(tmp_path), str(tmp_path / "out.png"))
+    assert len(held) == 4
 
 
 def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

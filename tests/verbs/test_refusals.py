@@ -195,10 +195,10 @@ def test_a_cohort_without_tasks_cannot_be_learnt_from(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", families())
 def test_a_cohort_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
-    opened = open_cohort(cohort(tmp_path / "cohort", schema.ABNORMALITY, kind="pair"), check=False)
+    opened = open_cohort(cohort(tmp_path / "cohort", schema.ABNORMALITY, kind="film"), check=False)
     refused(
         lambda: family(name).check(opened, None, schema.ABNORMALITY),
-        f"family {name} reads radiograph cohorts, .* holds pairs",
+        f"family {name} reads {' or '.join(family(name).kinds)} cohorts, .* holds films",
     )
 
 

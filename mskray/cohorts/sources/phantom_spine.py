@@ -60,15 +60,15 @@ class PhantomSpine(Source[PhantomSpineOptions]):
                 instance_id=patient,
             )
 
-    def load(self, path: str, data: bytes, options: PhantomSpineOptions) -> Loaded:
+    def load_as(self, image: ImageFormat, path: str, data: bytes, options: PhantomSpineOptions) -> Loaded:
         phantom = spine(SpineSpec(options.patients, options.seed, options.changes), int(path.split("/")[1]))
-        cell = spine_cell(phantom.volume)
+        cell = spine_cell(phantom.volume, image.size)
         _, down, across = phantom.volume.spacing_mm
-        image = DecodedImage(
+        decoded = DecodedImage(
             pixels=cell.pixels,
             format="phantom",
             bits=8,
             pixel_spacing_mm=(down / cell.placement.scale_y, across / cell.placement.scale_x),
             metadata={"modality": phantom.volume.modality},
         )
-        return Loaded(image, vertebrae=tuple(cell.to_cell(body) for body in phantom.vertebrae))
+        return Loaded(decoded, vertebrae=tuple(cell.to_cell(body) for body in phantom.vertebrae))

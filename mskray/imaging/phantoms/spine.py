@@ -190,7 +190,8 @@ def _vertebra(body: Body, taken: Protocol) -> Vertebra:
     grid = taken.grid
     origin = np.array((grid.columns[0], grid.rows[0]), float)
     place = (body.lateral - float(grid.x[0])) / taken.pitch
-    return Vertebra(body.name, place, (body.corners - origin) / grid.pixel)
+    # The grid holds the centres of pixels, corners count from the edge of the first.
+    return Vertebra(body.name, place, (body.corners - origin) / grid.pixel + 0.5)
 
 
 def _volume(pixels: Array, taken: Protocol) -> Volume:

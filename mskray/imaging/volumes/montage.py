@@ -22,11 +22,17 @@ def shown_plane(volume: Volume) -> Plane:
     Of its slices, where these lie further apart than the pixels in them; else of the axis with the fewest voxels, for
     NIfTI and MetaImage order their axes as they like and a stack of sagittal slices may be stored crosswise.
     """
+    return stack_plane(volume) or _plane_across(volume, int(np.argmin(volume.pixels.shape)))
+
+
+def stack_plane(volume: Volume) -> Plane | None:
+    """The plane of slices that lie further apart than the pixels in them; None where voxels are about cubes."""
     spacing = np.array(volume.spacing_mm)
-    if spacing.max() > _ANISOTROPIC * spacing.min():
-        axis = int(spacing.argmax())
-    else:
-        axis = int(np.argmin(volume.pixels.shape))
+    return _plane_across(volume, int(spacing.argmax())) if spacing.max() > _ANISOTROPIC * spacing.min() else None
+
+
+def _plane_across(volume: Volume, axis: int) -> Plane:
+    """The plane of the body nearest to the slices across an axis of the array."""
     order = [(axis + shift) % 3 for shift in range(3)]
     directions = volume.affine[:3, :3].T[::-1][order]
     affine = np.eye(4)
