@@ -135,7 +135,8 @@ class PairSoftmaxFamily(Family):
         told = ", ".join(f"C {each:g}: {f1:.3f}" for each, f1 in dev_f1.items())
         run.report(Progress(f"F1 over {config.folds.count} folds: {told}; chosen {C:g}"))
         model = fit_softmax(found["train"], copies, len(run.task.classes), config.softmax, C)
-        probabilities = model.probabilities(found["validation"][:, 0])
+        # In the precision of a prediction: the loss is bounded by what is the smallest number beside 1.
+        probabilities = model.probabilities(found["validation"][:, 0]).astype(np.float32)
         figures = {"epoch": 1, "C": C, "dev_f1": dev_f1[C], **validation_metrics(probabilities, held.labels)}
         for tracker in run.trackers:
             tracker.epoch({**figures, "prefix": run.prefix})
