@@ -10,12 +10,11 @@ from functools import partial
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models import inception
 
 from mskray.errors import UserError
 from mskray.models.sampling import shrink
+from mskray.models.vision import torchvision
 
 BACKBONES = (
     "resnet18",
@@ -246,7 +245,7 @@ def _widen(network: nn.Module, channels: int) -> None:
     setattr(network.get_submodule(parent), own, new)
 
 
-class _ConvNormAct(inception.BasicConv2d):
+class _ConvNormAct(torchvision.models.inception.BasicConv2d):
     """inception_v3's convolution with its ReLU as a module, so that hooks reach it; names and values are the same."""
 
     def __init__(self, in_channels: int, out_channels: int, **options: Any) -> None:
@@ -258,9 +257,9 @@ class _ConvNormAct(inception.BasicConv2d):
 
 
 def _inception_blocks() -> list[Any]:
-    blocks = (inception.InceptionA, inception.InceptionB, inception.InceptionC, inception.InceptionD)
-    rest = (inception.InceptionE, inception.InceptionAux)
-    return [_ConvNormAct, *(partial(block, conv_block=_ConvNormAct) for block in (*blocks, *rest))]
+    of = torchvision.models.inception
+    blocks = (of.InceptionA, of.InceptionB, of.InceptionC, of.InceptionD, of.InceptionE, of.InceptionAux)
+    return [_ConvNormAct, *(partial(block, conv_block=_ConvNormAct) for block in blocks)]
 
 
 def _halves(network: Any, name: str) -> tuple[list[nn.Module], list[nn.Module]]:

@@ -4,13 +4,13 @@ import io
 from typing import Any
 
 import torch
-import torchvision
 from huggingface_hub import hf_hub_download
 from safetensors.torch import load, load_file
 from torch import Tensor
 
 from mskray.errors import UserError
 from mskray.models.backbones import TIMM, Backbone, load_initial
+from mskray.models.vision import torchvision
 from mskray.storage import locate
 from mskray.training.recipe import Recipe
 
