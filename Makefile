@@ -1,5 +1,6 @@
 # make demo            the whole path on synthetic radiographs   (DATA=<folder> for MURA or knee-oa, STORE=file for no object store)
-# make test            every test that this machine can run      make system   the Debian packages that some tests use
+# make test            all tests but whole trainings              make test-all   every test that this machine can run
+# make system          the Debian packages that some tests use
 # make lint            ruff, mypy, import-linter                 make bench    ratios against peers (tests/benchmarks)
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SYSTEM_PACKAGES := iproute2 chromium
 
-.PHONY: demo test test-fast lint format lock system install bench clean
+.PHONY: demo test test-all test-fast lint format lock system install bench clean
 
 install: $(STAMP)
 
@@ -24,8 +25,12 @@ demo: $(STAMP)
 	@exec $(BIN)/python jobs/demo.py $(if $(DATA),--data "$(DATA)") $(if $(STORE),--store $(STORE))
 
 # Two processes: all tests that share the Ray cluster in one, everything else in the other.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(PYTEST) -m "not long" $(ARGS)
+
+test-all: $(STAMP)
+	$(PYTEST) $(ARGS)
 
 # Without the tests that start Ray, train or serve.
 test-fast: $(STAMP)

@@ -11,6 +11,9 @@ os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 # As mskray.cluster.session has them.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+# Two processes of pytest, Ray's workers and the commands under test share few cores: threads that wait for each other
+# there cost more than they bring. Read when torch is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

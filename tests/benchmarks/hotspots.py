@@ -15,7 +15,8 @@ The exit status is 1 where the paper's hotspots hit less than 0.8 within the mar
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import nullcontext
 
 import numpy as np
@@ -32,7 +33,6 @@ from mskray.imaging.phantoms.spine import SpineSpec
 GOAL = 0.8
 PAPER, PEER, MIDDLE = "hotspots", "Simonyan", "middle of the disc"
 GROUPS = {"endplates": CHANGES[:2], "marrow": CHANGES[2:]}
-Maps = Callable[[Tensor, str], Tensor]
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def main() -> None:
         print(f"  {name:16} average per-class accuracy {value:.3f}")
     missed = []
     for group, tasks in GROUPS.items():
-        found = dict(measured(held, network, tasks, options))
+        found = measured(held, network, tasks, options)
         _print(group, found)
         within, peer = (found[name][:, 1].mean() for name in (PAPER, PEER))
         if within < GOAL or within <= peer:
@@ -66,49 +66,33 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def methods(network: nn.Module, options: argparse.Namespace) -> dict[str, Maps]:
-    """Each method's maps of contexts for class 1 of a task."""
-    shape, sigma = input_shape(options.columns), options.sigma * options.columns
-
-    def maps(copies: Copies, guided: bool, blur: float) -> Maps:
-        def of(images: Tensor, task: str) -> Tensor:
-            ones = torch.ones(len(images), dtype=torch.long)
-            with guided_gates(network) if guided else nullcontext():
-                return blurred(hotspots(network, images, task, ones, shape=shape, copies=copies), blur)
-
-        return of
-
-    many = Copies(options.copies)
-    return {
-        PAPER: maps(many, False, 0),
-        PEER: maps(ONE, False, 0),
-        f"{PAPER}, Gaussian": maps(many, False, sigma),
-        f"{PEER}, Gaussian": maps(ONE, False, sigma),
-        f"{PAPER}, guided": maps(many, True, 0),
-        f"{PEER}, guided": maps(ONE, True, 0),
-        f"{PAPER}, guided, Gaussian": maps(many, True, sigma),
-    }
+def methods(network: nn.Module, images: Tensor, task: str, options: argparse.Namespace) -> Iterator[tuple[str, Tensor]]:
+    """Each method's maps (n, slices, rows, columns) of contexts for class 1 of a task, plain and then smoothed."""
+    shape, ones = input_shape(options.columns), torch.ones(len(images), dtype=torch.long)
+    for name, copies in ((PAPER, Copies(options.copies)), (PEER, ONE)):
+        for gates, guided in ((nullcontext(), ""), (guided_gates(network), ", guided")):
+            with gates:
+                maps = hotspots(network, images, task, ones, shape=shape, copies=copies)
+            yield name + guided, maps
+            yield f"{name}{guided}, Gaussian", blurred(maps, options.sigma * options.columns)
 
 
 def measured(
     held: Discs, network: nn.Module, tasks: tuple[str, ...], options: argparse.Namespace
-) -> Iterator[tuple[str, np.ndarray]]:
+) -> dict[str, np.ndarray]:
     """Each method with its hits (n, 3): exactly, within the margin, within it in any slice."""
     margin = zhang_margin(options.columns)
-    for name, maps in methods(network, options).items():
-        hits = []
-        for task in tasks:
-            place = CHANGES.index(task)
-            shown = np.flatnonzero(held.truth[:, place].any(axis=(1, 2, 3)))
-            for start in range(0, len(shown), options.batch):
-                rows = shown[start : start + options.batch]
-                points = volume_peaks(maps(to_input(held.images[rows], options.device), task).cpu().numpy())
-                hits.append(_hits(points, held.truth[rows, place], margin))
-        yield name, np.concatenate(hits)
+    hits: dict[str, list[np.ndarray]] = defaultdict(list)
     middle = np.array([side // 2 for side in input_shape(options.columns)], float)
-    truth = np.concatenate([held.truth[:, CHANGES.index(task)] for task in tasks])
-    truth = truth[truth.any(axis=(1, 2, 3))]
-    yield MIDDLE, _hits(np.tile(middle, (len(truth), 1)), truth, margin)
+    for task in tasks:
+        place = CHANGES.index(task)
+        shown = np.flatnonzero(held.truth[:, place].any(axis=(1, 2, 3)))
+        for rows in np.array_split(shown, -(-len(shown) // options.batch)):
+            truth = held.truth[rows, place]
+            for name, maps in methods(network, to_input(held.images[rows], options.device), task, options):
+                hits[name].append(_hits(volume_peaks(maps.cpu().numpy()), truth, margin))
+            hits[MIDDLE].append(_hits(np.tile(middle, (len(rows), 1)), truth, margin))
+    return {name: np.concatenate(each) for name, each in hits.items()}
 
 
 def _hits(points: np.ndarray, truth: np.ndarray, margin: float) -> np.ndarray:

@@ -150,6 +150,7 @@ def test_pixels_that_the_detector_outlined_are_removed_from_an_image_of_any_shap
     assert cleaned.changed[4:36, 66:76].any() != masks
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_it_learns_to_find_a_block() -> None:
     """A few steps on 32 images, from scratch: the surest flag is the block, and without a block there is none.
@@ -207,6 +208,7 @@ def test_weights_of_another_backbone_are_refused() -> None:
         load_detector(network, {"conv1.weight": torch.zeros(64, 3, 7, 7)}, "x.pth")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_from_boxes_to_a_cohort_and_an_ensemble_without_flags(

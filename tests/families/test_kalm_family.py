@@ -159,6 +159,7 @@ class CutOff(Exception):
     """What ends a job in the middle."""
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_job_cut_off_between_its_trainings_goes_on_with_the_second(

@@ -50,6 +50,7 @@ def test_what_is_left_of_validation_has_two_classes(labels: list[int], left: str
         check_left(np.array(labels, np.int64), CHANGE, "here")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_from_pairs_to_a_bundle(ray_cluster: str, tmp_path: Path) -> None:
     """The bundle says what was validated; another vocabulary finds no key point anew; too large a one is refused."""

@@ -156,6 +156,7 @@ def test_a_cohort_coarser_than_the_image_is_refused(tiny_cohort: Callable[..., C
         family("racnn").check(cohort, recipe().config, task)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_it_learns_in_turn_and_the_bundle_predicts(phantom_cohort, tmp_path: Path) -> None:

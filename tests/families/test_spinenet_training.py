@@ -15,6 +15,7 @@ from mskray.prediction.tasks import predict_tasks
 from mskray.storage import locate
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_cluster")

@@ -149,6 +149,7 @@ def test_a_bundle_of_another_family_is_refused(tmp_path) -> None:
         load_vertebra_detector(untrained_bundle(tmp_path / "b"))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_it_learns_to_find_bodies_and_to_name_them(tmp_path) -> None:
     """A few steps from scratch on drawn spines; saved, loaded, and asked for other spines."""

@@ -111,6 +111,7 @@ def test_only_late_fusion_can_be_explained() -> None:
         recipe.explained(recipe.build())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_studies_are_learned_from_and_predicted(phantom_cohort, tmp_path: Path) -> None:

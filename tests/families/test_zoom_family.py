@@ -242,6 +242,7 @@ def test_another_bundle_is_another_job(bundle: str, tmp_path: Path) -> None:
     assert hashes[0] != hashes[1]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_bundle_zooms_as_it_is_and_learns_from_its_response(phantom_cohort, tmp_path: Path) -> None:

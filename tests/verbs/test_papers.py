@@ -105,6 +105,7 @@ def test_an_unknown_table_is_refused_with_the_known_ones() -> None:
         find_tables("kalm-3")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_table_is_reproduced_once(phantom_cohort: Cohort, tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ def test_what_is_finished_is_not_made_again(tmp_path: Path) -> None:
     assert len(content["models"]["conv5"]) == 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_bundle_that_was_not_evaluated_is(tmp_path: Path, ray_cluster: str) -> None:
     cohort, data = injected(tmp_path, ("fc7",))
