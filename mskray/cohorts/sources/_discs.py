@@ -28,6 +28,7 @@ from mskray.imaging.spine import LEVELS, Vertebra
 from mskray.imaging.volumes import Volume, to_sagittal
 from mskray.imaging.volumes.found import read_volumes
 from mskray.imaging.volumes.metaimage import read_metaimage
+from mskray.imaging.volumes.volume import check_same_place
 from mskray.storage import Location
 
 #: Names of discs, from above.
@@ -173,8 +174,7 @@ def _opened(data: bytes, masked: bool) -> tuple[Volume, Bodies]:
     files = _unpacked(data)
     if masked:
         image, mask = (to_sagittal(read_metaimage(content)) for _, content in files)
-        if image.pixels.shape != mask.pixels.shape:
-            raise DecodeError(f"image and mask differ: {_size(image)} and {_size(mask)} voxels")
+        check_same_place(image, mask)
         return image, mask_bodies(mask)
     found = read_volumes(files)
     if len(found.volumes) > 1:
@@ -183,7 +183,3 @@ def _opened(data: bytes, masked: bool) -> tuple[Volume, Bodies]:
         reasons = [reason for _, reason in found.rejected]
         raise DecodeError(max(reasons, key=reasons.count))
     return to_sagittal(found.volumes[0]), Bodies({}, {})
-
-
-def _size(volume: Volume) -> str:
-    return " × ".join(str(length) for length in volume.pixels.shape)
