@@ -37,6 +37,7 @@ class Volume:
         thickness_mm: of a slice, where the file says it; less than the spacing where slices have gaps.
         modality: DICOM's code such as "MR"; "" where the file does not say.
         notes: what a reader found worth saying, a short clause each.
+        burned_in: whether a slice's header says that text is drawn into it (BurnedInAnnotation); it may be a name.
     """
 
     pixels: np.ndarray
@@ -45,6 +46,7 @@ class Volume:
     thickness_mm: float | None = None
     modality: str = ""
     notes: tuple[str, ...] = ()
+    burned_in: bool = False
 
     @property
     def axes(self) -> np.ndarray:
