@@ -20,7 +20,7 @@ from mskray.verbs.explain import explain
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """A bundle that knows `side` and `type`, and a cohort of 9 discs, its first without a label of `type`; and others."""
+    """A bundle that knows `side` and `type`, a cohort of 9 discs, the first without a label of `type`; others."""
     folder = tmp_path_factory.mktemp("grades")
     save_bundle(fitted(recipe()), locate(folder / "model"), "f00")
     stacks, labels = discs(9, seed=4)
