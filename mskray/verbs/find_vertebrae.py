@@ -101,8 +101,8 @@ def find_vertebrae(
 
 def _content(volume: Volume) -> str:
     """A hash of what a volume shows, and where."""
-    digest = hashlib.sha256(np.ascontiguousarray(volume.pixels))
-    digest.update(np.ascontiguousarray(volume.affine, np.float64))
+    digest = hashlib.sha256(np.ascontiguousarray(volume.pixels).data)
+    digest.update(np.ascontiguousarray(volume.affine, np.float64).data)
     return digest.hexdigest()[:32]
 
 
