@@ -22,6 +22,7 @@ _INTERRUPTED = 130
 _GOES_ON = {
     "ingest": "where this one was",
     "remove-flags": "where this one was",
+    "find-vertebrae": "with the volumes that are not in its file yet",
     "train": "after its last stored epoch, or begins anew if none was stored",
     "pair-table": "with the cells that are left",
     "reproduce": "after its last stored epoch, or begins anew if none was stored",

@@ -31,20 +31,39 @@ def predict(
 @app.command()
 def explain(
     model: Annotated[str, typer.Argument(metavar="BUNDLE|ENSEMBLE")],
-    source: Annotated[str, typer.Argument(metavar="IN", help="Image, folder or prefix of images.")],
+    source: Annotated[str, typer.Argument(metavar="IN", help="Image, folder or prefix of images, cohort of discs.")],
     out: Annotated[str, typer.Option(help="Folder; each image gets one of its own in it.")] = ...,  # type: ignore[assignment]
     method: Annotated[
-        list[str] | None, typer.Option(help="grad_cam, guided_backprop or saliency; all if not given.")
+        list[str] | None,
+        typer.Option(help="grad_cam, guided_backprop or saliency, of discs hotspots or saliency; all if not given."),
     ] = None,
     target: Annotated[
         str | None, typer.Option("--class", help="Class to explain; the one called of each image if not given.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Of a cohort, the task whose grade is explained.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a cohort, this split; test if not given.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Of a cohort, so many discs; all if not given.")] = None,
+    copies: Annotated[
+        int | None,
+        typer.Option(min=1, max=10_000, help="Augmented ones that hotspots are the mean of; 64 if not given."),
     ] = None,
 ) -> None:
     """Show where in images a model holds reasons for a class: overlays, maps and boxes."""
     from mskray.verbs.explain import explain as run
 
     display = Display()
-    done = run(model, source, out, methods=method, target=target, report=display)
+    done = run(
+        model,
+        source,
+        out,
+        methods=method,
+        target=target,
+        task=task,
+        split=split,
+        limit=limit,
+        copies=copies,
+        report=display,
+    )
     display.end()
     for note in done.notes:
         print(f"left out: {note}", file=sys.stderr)
@@ -69,7 +88,8 @@ def find_vertebrae(
     done = run(bundle, source, out, overlay, gpu=gpu, report=display)
     display.end()
     print(done.lines())
-    print(f"{len(done.spines):,} volumes, {len(done.rejected):,} files or volumes left out: {out}")
+    kept = f", {done.kept:,} of them searched before" if done.kept else ""
+    print(f"{len(done.spines):,} volumes{kept}, {len(done.rejected):,} files or volumes left out: {out}")
 
 
 @app.command()

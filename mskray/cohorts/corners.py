@@ -47,11 +47,21 @@ class Body(BaseModel):
         )
 
 
+class Searched(BaseModel):
+    """By what these bodies were found: hash of the detector, and of each volume's content; what may be kept."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    detector: str
+    contents: dict[str, str]
+
+
 class _File(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     schema_version: Literal[1]
     volumes: dict[str, tuple[Body, ...]]
+    searched: Searched | None = None
 
     @field_validator("volumes")
     @classmethod
@@ -68,6 +78,23 @@ def read_corners(location: Location) -> dict[str, dict[str, Vertebra]]:
     Raises:
         UserError: no such file, one of more than 256 MiB, or one that is not laid out as above.
     """
+    volumes = _read(location).volumes
+    return {name: {body.level: body.vertebra for body in bodies} for name, bodies in volumes.items()}
+
+
+def read_search(location: Location, detector: str) -> tuple[dict[str, tuple[Body, ...]], dict[str, str]]:
+    """Bodies of each volume that this detector searched, and hashes of these volumes' contents; none of other files."""
+    try:
+        file = _read(location)
+    except UserError:
+        return {}, {}
+    if file.searched is None or file.searched.detector != detector:
+        return {}, {}
+    contents = {name: digest for name, digest in file.searched.contents.items() if name in file.volumes}
+    return {name: file.volumes[name] for name in contents}, contents
+
+
+def _read(location: Location) -> _File:
     if not location.is_file():
         raise UserError(f"corners {location} are not a file: give a corners.json that `mskray find-vertebrae` wrote")
     content = location.read_json(_MOST_BYTES)
@@ -75,19 +102,19 @@ def read_corners(location: Location) -> dict[str, dict[str, Vertebra]]:
     if isinstance(version, int) and version > CORNERS_VERSION:
         raise UserError(f"{location} has version {version}, newer than this mskray reads: update mskray")
     try:
-        file = _File.model_validate(content)
+        return _File.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UserError(
             f"{location} is no corners.json ({where}: {first['msg']}): write it with find-vertebrae"
         ) from None
-    return {name: {body.level: body.vertebra for body in bodies} for name, bodies in file.volumes.items()}
 
 
-def write_corners(location: Location, volumes: Mapping[str, Sequence[Body]]) -> None:
+def write_corners(location: Location, volumes: Mapping[str, Sequence[Body]], searched: Searched | None = None) -> None:
     """Write the bodies of each volume, from above. Raises ValueError where a level is there twice."""
     ordered = {
         name: tuple(sorted(bodies, key=lambda body: LEVELS.index(body.level))) for name, bodies in volumes.items()
     }
-    location.write_json(_File(schema_version=1, volumes=ordered).model_dump(mode="json"))
+    file = _File(schema_version=1, volumes=ordered, searched=searched)
+    location.write_json(file.model_dump(mode="json", exclude=None if searched else {"searched"}))

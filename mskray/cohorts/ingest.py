@@ -49,6 +49,7 @@ class IngestSummary:
     Args:
         counts: listed = images + quarantined, and each split.
         reasons: reason → inputs in quarantine, the most frequent first.
+        notes: what is worth knowing of images that are in shards → how many, the most frequent first.
         written, kept, deleted: shards written now, already there, and deleted because their plan is old.
         changed, added, removed: source files, against the last finished ingest into the same place.
         studies_lost: studies that were planned and of which no image was left.
@@ -58,6 +59,7 @@ class IngestSummary:
     location: Location
     counts: Counts
     reasons: dict[str, int]
+    notes: dict[str, int]
     written: int
     kept: int
     deleted: int
@@ -112,6 +114,7 @@ def ingest(
         location=run.out,
         counts=manifest.counts,
         reasons=reasons,
+        notes=dict(sum((Counter(entry.notes) for entry in entries.values()), Counter[str]()).most_common()),
         written=len(written),
         kept=len(kept),
         deleted=ledger.delete_stale(run.out, objects, plan.shards),

@@ -6,9 +6,10 @@ Memory: the pixels of the shard once, their compressed form, and a few source fi
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -63,11 +64,13 @@ class Entry:
         shard: what was written, None where no row was usable.
         quarantined: rows that were not.
         complete: False where a file could not be read for a reason that may pass; the next ingest tries again.
+        notes: note → images of the shard that it was made of (`Loaded.notes`).
     """
 
     shard: Shard | None
     quarantined: tuple[Quarantined, ...]
     complete: bool = True
+    notes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -78,12 +81,14 @@ class Entry:
             "shard": None if self.shard is None else self.shard.model_dump(),
             "quarantined": [asdict(each) for each in self.quarantined],
             "complete": self.complete,
+            "notes": dict(self.notes),
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Entry":
         shard = None if data["shard"] is None else Shard.model_validate(data["shard"])
-        return cls(shard, tuple(Quarantined(**each) for each in data["quarantined"]), data["complete"])
+        quarantined = tuple(Quarantined(**each) for each in data["quarantined"])
+        return cls(shard, quarantined, data["complete"], data.get("notes", {}))
 
 
 def write_shard(job: ShardJob, plan: ShardPlan, rows: list[dict[str, Any]], careful: bool = False) -> Entry:
@@ -99,6 +104,7 @@ def write_shard(job: ShardJob, plan: ShardPlan, rows: list[dict[str, Any]], care
     masks = np.zeros((len(rows), *job.image.shape), np.uint8) if job.source.masks else None
     records: list[dict[str, Any]] = []
     quarantined: list[Quarantined] = []
+    notes = Counter[str]()
     complete = True
     root = None if job.root is None else locate(job.root)
     with apart(partial(_load, job)) if careful else nullcontext(partial(_load, job)) as load:
@@ -113,6 +119,7 @@ def write_shard(job: ShardJob, plan: ShardPlan, rows: list[dict[str, Any]], care
                 if masks is not None:
                     masks[place] = 0 if loaded.mask is None else _fitted_mask(loaded.mask, job.image)
                 records.append(_record(row, loaded, placement, job))
+                notes.update(loaded.notes)
             except DecodeError as error:
                 quarantined.append(Quarantined(row["path"], error.reason, "decode", plan.split, row["row"]))
             except Crashed:
@@ -127,7 +134,7 @@ def write_shard(job: ShardJob, plan: ShardPlan, rows: list[dict[str, Any]], care
         digest = hashlib.sha256(buffer).hexdigest()
         shard = Shard(split=plan.split, path=plan.path, rows=len(records), bytes=len(buffer), sha256=digest)
         locate(job.out).join(plan.path).write_bytes(buffer)
-    entry = Entry(shard, tuple(quarantined), complete)
+    entry = Entry(shard, tuple(quarantined), complete, notes)
     locate(job.out).join(plan.ledger).write_json(entry.to_json())
     return entry
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from mskray.evaluation.bootstrap import CONFIDENCE, DECIMALS, MINIMUM_PATIENTS, Figure, resampled_weights
+from mskray.evaluation.bootstrap import Figure, bootstrapped, too_few
 from mskray.imaging.spine_levels import body_areas, body_heights
 
 _OVERLAP, _NEAR = 0.5, 0.5
@@ -56,24 +56,26 @@ def vertebra_figures(spines: Sequence[SpineResult], resamples: int = 1000, seed:
     order = np.argsort(error, kind="stable")
     error, owner = error[order], owner[order]
 
-    def compute(weight: NDArray[np.float64]) -> dict[str, float]:
-        """Figures where spine i counts weight[i] times."""
-        total, spine = float(weight @ bodies), float(weight.sum())
+    def compute(weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Figures (R,) where in weighting r spine i counts weights[r, i] times."""
+        total, spine = weights @ bodies, weights.sum(axis=1)
         return {
-            "found": float(weight @ found) / total if total else np.nan,
-            "levels": float(weight @ right) / spine if spine else np.nan,
-            "corner_mm": _median(error, weight[owner]),
-            "stray": float(weight @ stray) / spine if spine else np.nan,
+            "found": np.divide(weights @ found, total, out=np.full(len(total), np.nan), where=total > 0),
+            "levels": weights @ right / spine,
+            "corner_mm": np.array([_median(error, weight[owner]) for weight in weights]),
+            "stray": weights @ stray / spine,
         }
 
-    values = compute(np.ones(len(spines)))
-    drawn = [compute(weight) for block in resampled_weights(patient, resamples, seed) for weight in block]
     counts = {"found": int(bodies.sum()), "levels": len(spines), "corner_mm": len(error), "stray": len(spines)}
     people = int(patient.max()) + 1
-    figures = {
-        name: _figure(value, [each[name] for each in drawn], counts[name], people) for name, value in values.items()
-    }
-    return VertebraFigures(len(spines), figures)
+
+    def support(name: str) -> tuple[int, int]:
+        return counts[name], people
+
+    def reason(name: str) -> str | None:
+        return too_few(patient) or (None if counts[name] else "no vertebral body to measure")
+
+    return VertebraFigures(len(spines), bootstrapped(compute, patient, support, reason, resamples, seed))
 
 
 def match_bodies(true: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -116,13 +118,3 @@ def _median(ordered: NDArray[np.float64], weight: NDArray[np.float64]) -> float:
         return float("nan")
     low, high = np.searchsorted(total, total[-1] / 2, side="left"), np.searchsorted(total, total[-1] / 2, side="right")
     return float(ordered[low] + ordered[min(high, len(ordered) - 1)]) / 2
-
-
-def _figure(value: float, drawn: Sequence[float], n: int, people: int) -> Figure:
-    ends = np.array(drawn)
-    ends = ends[np.isfinite(ends)]
-    if not np.isfinite(value) or people < MINIMUM_PATIENTS or not len(ends):
-        return Figure(None, None, None, n, people, f"{n} of {people} patients: too few for a figure")
-    low, high = np.percentile(ends, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
-    value, low, high = (round(float(end), DECIMALS) for end in (value, low, high))
-    return Figure(value, low, high, n, people)

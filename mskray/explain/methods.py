@@ -6,14 +6,14 @@
 A map's value is a share of its own largest: it tells where in an image, and nothing of one image against another.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from mskray.errors import UserError
+from mskray.errors import UserError, did_you_mean
 from mskray.explain.grad_cam import grad_cam
 from mskray.explain.guided import guided_backprop
 from mskray.explain.saliency import saliency
@@ -30,11 +30,12 @@ BOX_SHARE = 0.5
 """A box holds what reaches this share of the map's peak."""
 
 
-def check_methods(names: Sequence[str]) -> None:
+def check_methods(names: Sequence[str], known: Iterable[str] = METHODS) -> None:
     """Raise UserError for a name that is not a method's."""
+    known = list(known)
     for name in names:
-        if name not in METHODS:
-            raise UserError(f"unknown method {name!r}: known are {', '.join(METHODS)}")
+        if name not in known:
+            raise UserError(f"unknown method {name!r}: {did_you_mean(name, known)}known are {', '.join(known)}")
 
 
 def evidence(

@@ -15,7 +15,7 @@ from mskray.families.base import (
     family,
     register,
 )
-from mskray.families.explanation import Explainer, Explanation
+from mskray.families.explanation import Explainer, Explanation, StackExplainer
 from mskray.families.loading import load_predictor
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Images",
     "Prediction",
     "Predictor",
+    "StackExplainer",
     "families",
     "family",
     "load_predictor",

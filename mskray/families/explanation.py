@@ -48,3 +48,23 @@ class Explainer(Protocol):
             UserError: a method is unknown or cannot explain this network.
         """
         ...
+
+
+@runtime_checkable
+class StackExplainer(Protocol):
+    """A predictor of several tasks that can say in which voxels it sees reasons for a grade."""
+
+    def hotspots(self, images: Images, task: str, target: np.ndarray, copies: int) -> tuple[np.ndarray, np.ndarray]:
+        """Explain n stacks.
+
+        Args:
+            target: (n,) index of the class of the task that is explained.
+            copies: augmented ones that a map is averaged over, the stack itself among them; with 1 it is the saliency
+                of Simonyan et al. 2013.
+        Returns:
+            What the network was given, (n, slices, rows, columns) float32 in [0, 1], and the evidence at each of its
+            voxels, 0 or more, as large.
+        Raises:
+            UserError: an unknown task, or less than one copy.
+        """
+        ...

@@ -21,6 +21,7 @@ from mskray.cohorts import Cohort, Task
 from mskray.cohorts.schema import ImageFormat
 from mskray.errors import UserError
 from mskray.evaluation.grading import SECOND
+from mskray.explain.hotspots import Copies, hotspots
 from mskray.families.base import Family, Images, Prediction, Predictor, register
 from mskray.families.spinenet_config import SpineNetConfig
 from mskray.families.torch_predictor import TorchPredictor
@@ -104,10 +105,16 @@ class SpineNetPredictor(TorchPredictor):
 
     @torch.inference_mode()
     def __call__(self, images: Images) -> Prediction:
-        inputs = np.stack([self.prepare(pixels) for pixels in images.pixels])
-        batch = to_batch({"image": inputs}, self.device)
         answer = self.recipe.averaged if self.recipe.config.predict.augment else self.recipe.answer
-        return self.prediction(answer(self.network, batch))
+        return self.prediction(answer(self.network, self._batch(images)))
+
+    def hotspots(self, images: Images, task: str, target: np.ndarray, copies: int) -> tuple[np.ndarray, np.ndarray]:
+        """See `StackExplainer.hotspots`; copies differ as those that the network was trained with."""
+        canvas, given = self._batch(images)["image"], self.recipe.given
+        many = Copies(copies, self.recipe.config.augment)
+        chosen = torch.from_numpy(np.asarray(target, np.int64))
+        maps = hotspots(self.network, canvas, task, chosen, shape=given.shape, copies=many)
+        return canvas[given.middle].float().cpu().numpy(), maps.cpu().numpy()
 
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
         """Return one image as the context of the network's input, (slices, rows, columns) in the cohort's dtype.
@@ -124,6 +131,9 @@ class SpineNetPredictor(TorchPredictor):
         return (
             self.recipe.given.context(to_dtype(pixels, self.image["dtype"])) if stack else super().prepare(pixels)[None]
         )
+
+    def _batch(self, images: Images) -> Batch:
+        return to_batch({"image": np.stack([self.prepare(pixels) for pixels in images.pixels])}, self.device)
 
 
 # Tasks whose answer depends on which side of the body a slice is, as the RSNA 2024 lumbar data name them.

@@ -207,6 +207,11 @@ def _metadata(header: Dataset, syntax: UID) -> dict[str, str | float | int | Non
     }
 
 
+def burned_in(header: Dataset) -> bool:
+    """Whether the header says that text, perhaps a name, is drawn into the picture."""
+    return _code(header, "BurnedInAnnotation") == "YES"
+
+
 def _known_name(uid: str) -> str | None:
     """The name of a UID of the standard; a UID that is not in it may be any text and is not repeated."""
     name = UID(uid).name

@@ -29,6 +29,9 @@ _SHARE_OF_BODY = 0.4
 _SLICE_MM = 4.0
 # Coarser pixels are those of an axial or coronal stack, seen from the side.
 _MOST_PIXEL_MM = 2.0
+# Of a spine: no side of a body is as long, no disc as high. Larger ones are corners of something else, and would make
+# the smoothing before the resampling as large as they are.
+_LONGEST_SIDE_MM, _HIGHEST_DISC_MM = 100.0, 40.0
 # A body is some 45 mm wide: as far from its middle, a slice still shows bone within the corners.
 _HALF_BODY_MM = 15.0
 
@@ -75,7 +78,7 @@ def disc_volume(volume: Volume, upper: Vertebra, lower: Vertebra, size: int = 32
         slices: of the result, odd.
     Raises:
         DecodeError: the disc lies outside the field of view, the volume has one slice or coarse pixels, the bodies are
-            black, or the corners are none of two bodies one above the other.
+            black, or the corners are none of two bodies one above the other, as large as bodies are.
     """
     check_volume(volume)
     if max(volume.spacing_mm[1:]) > _MOST_PIXEL_MM:
@@ -131,6 +134,14 @@ class _Plane:
         gap = float((plates[1].mean(0) - plates[0].mean(0)) @ down)
         if min(heights) <= 0 or gap < -min(heights) / 2:
             raise DecodeError(f"the corners of {upper.level} and {lower.level} are not those of one body above another")
+        for body, corners in ((upper, above), (lower, below)):
+            longest = float(np.linalg.norm(corners - np.roll(corners, 1, axis=0), axis=1).max())
+            if longest > _LONGEST_SIDE_MM:
+                raise DecodeError(
+                    f"the corners of {body.level} are {longest:.0f} mm apart: no vertebral body is as large"
+                )
+        if gap > _HIGHEST_DISC_MM:
+            raise DecodeError(f"{gap:.0f} mm between {upper.level} and {lower.level}: no disc is as high")
         # The paper: 40 % of each body appears in the region of interest, whose rows the network sees.
         pixel = (max(gap, 0.0) + _SHARE_OF_BODY * sum(heights)) / (INPUT_ROWS * size)
         turn = pixel * np.stack([along, down], axis=1) / spacing[:, None]

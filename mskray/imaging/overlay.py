@@ -58,15 +58,20 @@ def draw(pixels: np.ndarray, shares: np.ndarray | None, marks: Sequence[Mark] = 
     longest = max(pixels.shape)
     scale = np.clip(longest, LEAST, MOST) / longest
     rows, columns = (max(1, round(side * scale)) for side in pixels.shape)
-    film = _resized(to_uint8(pixels), rows, columns)
-    canvas = Image.fromarray(film).convert("RGB")
-    if shares is not None:
-        layer = Image.fromarray(colours(_resized(shares.astype(np.float32), rows, columns)))
-        canvas.paste(layer, mask=layer.getchannel("A"))
+    canvas = laid_over(pixels, shares, rows, columns)
     pen = ImageDraw.Draw(canvas)
     for mark, colour in zip(marks, _cycle(len(marks)), strict=True):
         _outline(pen, [side * scale for side in mark.box], colour)
-    return np.vstack([np.asarray(canvas), _legend(columns, title, shares is not None, marks)])
+    return np.vstack([np.asarray(canvas), legend(columns, title, shares is not None, marks)])
+
+
+def laid_over(pixels: np.ndarray, shares: np.ndarray | None, rows: int, columns: int) -> Image.Image:
+    """A picture of `rows` by `columns` px with a map over it; pixels and shares as `draw` takes them."""
+    canvas = Image.fromarray(_resized(to_uint8(pixels), rows, columns)).convert("RGB")
+    if shares is not None:
+        layer = Image.fromarray(colours(_resized(shares.astype(np.float32), rows, columns)))
+        canvas.paste(layer, mask=layer.getchannel("A"))
+    return canvas
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -97,7 +102,7 @@ def _outline(pen: ImageDraw.ImageDraw, box: Sequence[float], colour: tuple[int, 
         )
 
 
-def _legend(columns: int, title: str, scaled: bool, marks: Sequence[Mark]) -> np.ndarray:
+def legend(columns: int, title: str, scaled: bool, marks: Sequence[Mark] = ()) -> np.ndarray:
     """The strip below the picture, (rows, columns, 3): items flow into as many lines as they need."""
     font = ImageFont.load_default(14)
     height, gap = 22, 14

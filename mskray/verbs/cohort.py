@@ -44,6 +44,7 @@ def ingest_lines(done: IngestSummary) -> str:
     lines = [
         f"{counts.listed:,} listed = {counts.images:,} in shards + {counts.quarantined:,} in quarantine",
         *(f"  {count:,} × {reason}" for reason, count in list(done.reasons.items())[:10]),
+        *(f"  {count:,} in shards: {note}" for note, count in list(done.notes.items())[:10]),
         splits,
         f"{done.written:,} shards written, {done.kept:,} kept, {done.deleted:,} deleted; "
         f"{done.decoded:,} images decoded in {duration(done.seconds)}",

@@ -1,13 +1,14 @@
-"""`mskray explain BUNDLE|ENSEMBLE IMAGE|FOLDER --out DIR`: where in each image a model holds reasons for a class.
+"""`mskray explain BUNDLE|ENSEMBLE IMAGE|FOLDER|COHORT --out DIR`: where in images a model holds reasons for a class.
 
 For each image a folder of its name: an overlay PNG a method, `maps.npz`, `explanation.json`. Of an ensemble each
-member is explained, for one class: the one that the ensemble calls, or the one that was asked for.
+member is explained, for one class: the one that the ensemble calls, or the one that was asked for. A cohort's discs
+are explained by a bundle that grades them (`explain_grades.py`).
 """
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from mskray.families import Explainer, Explanation, Images
 from mskray.prediction.readers import list_files, read_radiograph
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
+from mskray.verbs.explain_grades import STACK_METHODS, Request, explain_grades
 from mskray.verbs.explanation_files import write_explanation
 
 # Files come in full resolution, some 20 MB a radiograph and up to 240 MB.
@@ -93,28 +95,40 @@ def explain(
     *,
     methods: Sequence[str] | None = None,
     target: str | None = None,
+    task: str | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    copies: int | None = None,
     report: Report = silent,
 ) -> Explained:
-    """Explain one image or every image of a folder or prefix, and write a folder for each below `out`.
+    """Explain one image, every image of a folder or prefix, or discs of a cohort; write a folder for each below `out`.
 
     Args:
-        methods: names of `mskray.explain.methods.METHODS`; all that the model allows when None.
+        methods: names of `mskray.explain.methods.METHODS`, for a cohort of `STACK_METHODS`; all that the model
+            allows when None.
         target: name of the class to explain; the one called of each image when None.
+        task, split, limit, copies: of a cohort, see `Request`.
     Raises:
         UserError: before any work, when model, source, `out`, a method or the class does not do; at the end, when no
             image at all could be read.
     """
-    check_methods(methods or ())
+    check_methods(methods or (), dict.fromkeys([*METHODS, *STACK_METHODS]))
     location, place, folder = locate(model), locate(source), locate(out)
     for where, write in ((location, False), (place, False), (folder, True)):
         check_access(where, write)
-    described = ensemble.describe(location)
-    index = None if target is None else _class_index(target, described.classes)
+    of_cohort = {"task": task, "split": split, "limit": limit, "copies": copies}
+    given: dict[str, Any] = {name: value for name, value in of_cohort.items() if value is not None}
     if place.join(MANIFEST).is_file():
-        raise UserError(f"{place} is a cohort: give an image, or a folder or prefix of images")
+        _check_apart(folder, place, place)
+        request = Request(target=target, methods=tuple(methods or STACK_METHODS))
+        return Explained(explain_grades(location, place, folder, replace(request, **given), report), {}, [])
+    described = ensemble.describe(location)
+    if given:
+        raise UserError(f"--{next(iter(given))} is for cohorts of discs, and {place} is none: leave it out")
+    check_methods(methods or ())
+    index = None if target is None else _class_index(target, described.classes)
     root, paths = list_files(place)
-    if folder.uri == root.uri or f"{folder.uri}/".startswith(f"{place.uri}/"):
-        raise UserError(f"--out {folder} is where the images are that are explained: give a folder elsewhere")
+    _check_apart(folder, root, place)
     report(Progress("loading the model"))
     explaining = Explaining(ensemble.load_members(described, str(location)), methods or list(METHODS), bool(methods))
     unreadable: dict[str, str] = {}
@@ -143,6 +157,11 @@ def _explain_batch(
     vote, explanations = explaining(Images(pixels, parts), target)
     for index, path in enumerate(images):
         write_explanation(folder.join(path), path, pixels[index], index, explaining.voter, vote, explanations)
+
+
+def _check_apart(folder: Location, root: Location, place: Location) -> None:
+    if folder.uri == root.uri or f"{folder.uri}/".startswith(f"{place.uri}/"):
+        raise UserError(f"--out {folder} is where the images are that are explained: give a folder elsewhere")
 
 
 def _class_index(name: str, classes: Sequence[str]) -> int:

@@ -1,25 +1,36 @@
-"""What `mskray explain` leaves of one image: overlays, `maps.npz`, `explanation.json`.
+"""What `mskray explain` leaves of one image or disc: overlays, `maps.npz`, `explanation.json`.
 
 `maps.npz` holds each map as float32 in [0, 1] on the model's canvas, (size, size), by method, or by `member/method` of
 an ensemble. `explanation.json` says where the image lies on that canvas; its own boxes are in pixels of the image. One
 that covers nothing of the image is left out: nothing was found.
+
+Of a disc, maps are (slices, rows, columns), as large as the network's input, and the largest value of all is 1. The
+pictures show them smoothed within the slice, since gradients of neighbouring voxels differ by chance; arrays and `peak`
+(slice, row, column) are as they came.
 """
 
 import io
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from mskray.ensemble import Vote, Voter
+from mskray.explain.hotspots import blurred
+from mskray.explain.localisation import volume_peaks
 from mskray.families import Explanation
+from mskray.imaging.intensity import full_range
 from mskray.imaging.overlay import Mark, draw, png
 from mskray.imaging.regions import Box, Fit, clipped, from_canvas, has_area
+from mskray.imaging.volumes.montage import heat_montage
 from mskray.storage import Location
 
 EXPLANATION, MAPS, BOXES = "explanation.json", "maps.npz", "boxes.png"
 SCHEMA_VERSION = 1
+_BLUR = 0.01
+"""Standard deviation of a disc's drawn maps, as a share of the columns."""
 
 
 def write_explanation(
@@ -77,6 +88,61 @@ def write_explanation(
             "members": members,
         }
     )
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What is known of one disc: probabilities (classes,) of a task, and its label where the cohort has one."""
+
+    name: str
+    level: str
+    model: str
+    task: str
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+    label: int | None
+
+
+def write_hotspots(
+    folder: Location, disc: Graded, target: int, stack: np.ndarray, maps: Mapping[str, np.ndarray]
+) -> None:
+    """Write the files of one disc; `explanation.json` last.
+
+    Args:
+        target: index of the class that is explained.
+        stack: (slices, rows, columns) in [0, 1], what the network was given.
+        maps: evidence of each method, 0 or more, as large.
+    """
+    share = f"probability {disc.probabilities[target]:.2f}"
+    truth = "not known" if disc.label is None else disc.classes[disc.label]
+    subject = " ".join(filter(None, ["disc", disc.level, disc.name[:8]]))
+    methods: dict[str, Any] = {}
+    for method, each in maps.items():
+        smooth = blurred(torch.from_numpy(each)[None], _BLUR * each.shape[2])[0].numpy()
+        title = f"{subject}: {method} for {disc.task} {disc.classes[target]}, {share}, label {truth}"
+        folder.join(f"{method}.png").write_bytes(png(heat_montage(full_range(stack, np.uint8), _shares(smooth), title)))
+        (peak,) = volume_peaks(each[None])
+        methods[method] = {"overlay": f"{method}.png", **({"peak": peak.astype(int).tolist()} if each.any() else {})}
+    folder.join(MAPS).write_bytes(_npz({method: _shares(each) for method, each in maps.items()}))
+    folder.join(EXPLANATION).write_json(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "image": disc.name,
+            "level": disc.level,
+            **dict(zip(("slices", "rows", "columns"), stack.shape, strict=True)),
+            "model": disc.model,
+            "task": disc.task,
+            "class": disc.classes[target],
+            "probabilities": _by_class(disc.probabilities, disc.classes),
+            "label": None if disc.label is None else disc.classes[disc.label],
+            "methods": methods,
+        }
+    )
+
+
+def _shares(values: np.ndarray) -> np.ndarray:
+    """Values, 0 or more, as shares of the largest; 0 where all are."""
+    return values / max(float(values.max()), 1e-30)
 
 
 def _draw_member(

@@ -2,15 +2,21 @@
 
 What is written is what the sources that cut discs read: for each volume its bodies from below, corners in pixels of the
 volume once its slices run right to left, its rows down, its columns backwards (`to_sagittal`).
+
+A volume that the file has already, of the same content and by the same detector, is not searched again: a search that
+was interrupted goes on.
 """
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mskray.cohorts.corners import Body, write_corners
+from mskray.cohorts.corners import Body, Searched, read_search, write_corners
 from mskray.families.vertebra_finding import Spine, VertebraPredictor, load_vertebra_detector
 from mskray.imaging.overlay import png
+from mskray.imaging.spine import FoundVertebra
 from mskray.imaging.spine_cell import display_levels
 from mskray.imaging.spine_overlay import draw_spine
 from mskray.imaging.volumes.montage import stack_plane
@@ -24,28 +30,31 @@ _BETWEEN_WRITES = 20
 
 
 @dataclass
-class Searched:
-    """What was found: the spine of each volume by name, and (path, reason) of files and volumes left out."""
+class Search:
+    """What was found: the spine of each volume by name, and (path, reason) of files and volumes left out.
+
+    bodies, contents: what is written of each volume; `kept` of them were there before and not searched again.
+    """
 
     spines: dict[str, Spine] = field(default_factory=dict)
     rejected: list[tuple[str, str]] = field(default_factory=list)
+    bodies: dict[str, Sequence[Body]] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
+    kept: int = 0
 
     def lines(self) -> str:
         """One line a volume, and one for each reason for which files or volumes were left out."""
         lines = [_line(name, spine) for name, spine in self.spines.items()]
         return "\n".join([*lines, *(f"left out: {reason}" for reason in reasons(self.rejected))])
 
-    def write(self, target: Location) -> None:
-        volumes = {name: [Body.of(body, body.score) for body in spine.bodies] for name, spine in self.spines.items()}
-        write_corners(target, volumes)
-
 
 def find_vertebrae(
     bundle: str, source: str, out: str, overlay: str | None = None, *, gpu: bool = False, report: Report = silent
-) -> Searched:
+) -> Search:
     """Find the bodies of one volume or of all below a folder or prefix, and write them as one JSON file.
 
-    The file is also written now and then on the way. Volumes that are no sagittal stacks are left out.
+    The file is also written now and then on the way, and what it holds of this detector's is not searched again unless
+    a picture of it is asked for and not there. Volumes that are no sagittal stacks are left out.
 
     Args:
         bundle: URI of a `vertebra_detector`.
@@ -62,21 +71,43 @@ def find_vertebrae(
     for where in filter(None, (target, pictures)):
         check_access(where, write=True)
     report(Progress("loading the detector"))
-    _, predictor = load_vertebra_detector(model, "cuda" if gpu else "cpu")
-    done = Searched()
+    described, predictor = load_vertebra_detector(model, "cuda" if gpu else "cpu")
+    before, known = read_search(target, described.hash)
+    done = Search()
     for name, volume in volumes_below(place, done.rejected):
         reason = _unfit(volume) if name not in done.spines else "another volume has this name: search its folder alone"
         if reason is not None:
             done.rejected.append((name, reason))
             continue
-        done.spines[name] = _search(predictor, name, to_sagittal(volume), pictures)
+        done.contents[name] = content = _content(volume)
+        if known.get(name) == content and (pictures is None or _picture(pictures, name).is_file()):
+            bodies = tuple(FoundVertebra(**vars(body.vertebra), score=body.score or 0.0) for body in before[name])
+            done.spines[name] = Spine(bodies[::-1], ("found before",) if bodies else ("searched before: no body",))
+            done.bodies[name] = before[name]
+            done.kept += 1
+        else:
+            done.spines[name] = spine = _search(predictor, name, to_sagittal(volume), pictures)
+            done.bodies[name] = [Body.of(body, body.score) for body in spine.bodies]
         report(Progress("volumes", len(done.spines)))
-        if len(done.spines) % _BETWEEN_WRITES == 0:
-            done.write(target)
+        if (len(done.spines) - done.kept) % _BETWEEN_WRITES == 0 and done.kept < len(done.spines):
+            # Those of before that this search has not come to yet must not be lost.
+            searched = Searched(detector=described.hash, contents=known | done.contents)
+            write_corners(target, before | done.bodies, searched)
     if not done.spines:
         raise no_volume(place, done.rejected)
-    done.write(target)
+    write_corners(target, done.bodies, Searched(detector=described.hash, contents=done.contents))
     return done
+
+
+def _content(volume: Volume) -> str:
+    """A hash of what a volume shows, and where."""
+    digest = hashlib.sha256(np.ascontiguousarray(volume.pixels).data)
+    digest.update(np.ascontiguousarray(volume.affine, np.float64).data)
+    return digest.hexdigest()[:32]
+
+
+def _picture(folder: Location, name: str) -> Location:
+    return folder.join(f"{name}.png")
 
 
 def _unfit(volume: Volume) -> str | None:
@@ -94,7 +125,7 @@ def _search(predictor: VertebraPredictor, name: str, volume: Volume, pictures: L
         middle = np.median([body.slice for body in spine.bodies]) if spine.bodies else (len(volume.pixels) - 1) / 2
         grey = display_levels(volume.pixels[round(float(middle))])
         picture = draw_spine(grey, volume.spacing_mm[1:], spine.bodies, [name, *spine.notes])
-        pictures.join(f"{name}.png").write_bytes(png(picture))
+        _picture(pictures, name).write_bytes(png(picture))
     return spine
 
 

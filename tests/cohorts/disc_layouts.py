@@ -1,5 +1,6 @@
 """Spines of blocks as files of foreign layouts, and an ingest without a cluster, for the tests of sources of discs."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from mskray.cohorts.plan import make_plan
 from mskray.cohorts.schema import pixels, shard_schema
-from mskray.cohorts.shards import ShardJob, write_shard
+from mskray.cohorts.shards import Entry, ShardJob, write_shard
 from mskray.cohorts.sources import Item, get_source
 from mskray.imaging.deidentify import Pseudonymiser
 from mskray.imaging.volumes import Volume, to_plane
@@ -78,11 +79,12 @@ def listing(name, location, **options):
 
 @dataclass
 class Written:
-    """What an ingest stored: columns of all shards (image as an array), reasons of quarantine by path."""
+    """What an ingest stored: columns of all shards (image as an array), reasons of quarantine by path, notes."""
 
     rows: dict
     image: np.ndarray
     reasons: dict
+    notes: Counter
 
 
 def ingest(name, location, out, size=80, **options):
@@ -106,10 +108,11 @@ def ingest(name, location, out, size=80, **options):
     )
     job = ShardJob(source, checked, root.uri if root else None, locate(out).uri, image, tasks)
     reasons = {each.path: each.reason for each in plan.quarantined}
-    tables = []
+    tables, notes = [], Counter()
     for shard in plan.shards:
         entry = write_shard(job, shard, plan.table.slice(shard.start, shard.rows).to_pylist())
         reasons.update({each.path: each.reason for each in entry.quarantined})
+        notes.update(Entry.from_json(entry.to_json()).notes)
         if entry.shard:
             table = pq.read_table(Path(out) / entry.shard.path, partitioning=None)
             tables.append(table.append_column("split", [[shard.split] * table.num_rows]))
@@ -121,7 +124,7 @@ def ingest(name, location, out, size=80, **options):
     field = shard_schema(image, tasks, masks=source.masks).field("image")
     stacks = [pixels(table["image"], field) for table in tables]
     assert len(rows) + len(reasons) == plan.listed
-    return Written(rows, np.concatenate(stacks) if stacks else np.zeros((0, *image.shape)), reasons)
+    return Written(rows, np.concatenate(stacks) if stacks else np.zeros((0, *image.shape)), reasons, notes)
 
 
 def is_level_disc(stack, gap_share=10 / 30.8):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from block_spine import BlockSpine
 from disc_layouts import ingest, is_level_disc, listing, metaimage, series
+from pydicom import dcmread
 
 from mskray.cohorts.corners import Body, write_corners
 from mskray.cohorts.sources import get_source
@@ -115,6 +116,57 @@ def test_bad_volumes_and_corners_go_to_quarantine_alone(tmp_path):
         "two#L4-L5": "mixed geometry: rows × columns differ within the series",
         "far.mha#L4-L5": "the disc L4/L5 lies outside the field of view",
     }
+
+
+def listed_series(root, spine, *names):
+    """Series of a spine in folders, and a table of their L4/L5."""
+    for name in names:
+        series(root / name, spine.volume)
+    header = "path,patient_id,level," + ",".join(CORNERS)
+    (root / "t.csv").write_text("\n".join([header, *(f"{name},p,L4/L5,{own(spine)}" for name in names)]) + "\n")
+    return root / "t.csv"
+
+
+def test_missing_slices_and_other_files_of_a_series_are_told(tmp_path):
+    table = listed_series(tmp_path, BlockSpine(), "whole", "short")
+    (tmp_path / "short" / "8.dcm").unlink()  # slice 1 of 11; from the left it is the tenth
+    (tmp_path / "short" / "copy.dcm").write_bytes((tmp_path / "short" / "1.dcm").read_bytes())
+    (tmp_path / "short" / "notes.txt").write_text("no slice")
+    found = ingest("discs", table, tmp_path / "out")
+    assert found.reasons == {}
+    assert found.notes == {
+        "1 slice missing after slice 8 (a gap of 8.00 mm = 2 × 4.00 mm): left black": 1,
+        "1 file beside the volume (a duplicate)": 1,
+        "1 file beside the volume (not DICOM, NIfTI or MetaImage)": 1,
+    }
+
+
+def test_a_series_with_text_drawn_into_it_stays_out_unless_it_is_allowed(tmp_path):
+    table = listed_series(tmp_path, BlockSpine(), "clean", "named")
+    path = tmp_path / "named" / "3.dcm"
+    data = dcmread(path)
+    data.BurnedInAnnotation = "YES"
+    data.save_as(path)
+    found = ingest("discs", table, tmp_path / "out")
+    assert list(found.reasons) == ["named#L4-L5"]
+    assert found.reasons["named#L4-L5"].startswith("BurnedInAnnotation is YES")
+    assert ingest("discs", table, tmp_path / "allowed", allow_burned_in=True).reasons == {}
+
+
+def test_the_folder_of_the_table_is_a_series(tmp_path):
+    spine = BlockSpine()
+    table = listed_series(tmp_path / "t2", spine, ".")
+    found = ingest("discs", table, tmp_path / "out")
+    assert found.reasons == {}
+    assert found.notes == {}
+    assert is_level_disc(found.image[0])
+    # find-vertebrae calls a series that is itself the place by its folder's name.
+    write_corners(locate(tmp_path / "t2/corners.json"), {"t2": [Body.of(each) for each in spine.vertebrae.values()]})
+    table.write_text("path,patient_id,level\n./,p,L4/L5\n")
+    items, reasons = listing("discs", table, corners=str(tmp_path / "t2/corners.json"))
+    assert reasons == {}
+    (item,) = items.values()
+    assert not any(name in item.address for name in ("t.csv", "corners.json"))
 
 
 @pytest.mark.parametrize(

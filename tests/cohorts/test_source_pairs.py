@@ -5,7 +5,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from block_spine import BlockSpine
 from cohort_layouts import dicom, knee, picture, png
+from disc_layouts import series
+from pydicom import dcmread
 
 from mskray.cohorts.sources import Item, Loaded, Rejected, Source, get_source
 from mskray.cohorts.sources._pairs import Address
@@ -148,6 +151,17 @@ def test_bits_of_members_may_differ(tmp_path: Path) -> None:
     np.testing.assert_array_equal(image.pixels[0], picture(0, 32, 24).astype(np.uint16) * 257)
     np.testing.assert_array_equal(image.pixels[1], decode((tmp_path / "b.dcm").read_bytes()).pixels)
     assert image.metadata["burned_in_annotation"] == "YES"
+
+
+def test_text_drawn_into_the_volume_of_a_slice_is_known(tmp_path: Path) -> None:
+    series(tmp_path / "t2", BlockSpine().volume)
+    (item,), _ = listing(PAIRS, table(tmp_path, HEAD, "t2#1,t2#2,p"))
+    assert loaded(PAIRS, tmp_path, item).image.metadata.get("burned_in_annotation") is None
+    data = dcmread(tmp_path / "t2" / "3.dcm")
+    data.BurnedInAnnotation = "YES"
+    data.save_as(tmp_path / "t2" / "3.dcm")
+    (item,), _ = listing(PAIRS, table(tmp_path, HEAD, "t2#1,t2#2,p"))
+    assert loaded(PAIRS, tmp_path, item).image.metadata["burned_in_annotation"] == "YES"
 
 
 def test_a_member_may_be_a_slice_of_a_volume(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from disc_layouts import ingest, is_level_disc, listing, metaimage, spider_pair
 
 from mskray.cohorts.sources import _discs, get_source
 from mskray.errors import UserError
+from mskray.imaging.decode import DecodeError
+from mskray.imaging.volumes.volume import check_same_place
 from mskray.storage import locate
 
 HEADER = (
@@ -136,6 +138,45 @@ def test_what_fails_in_a_volume_is_said_by_disc(tmp_path):
     assert found.reasons["images/3_t2.mha#L4-L5"] == "image and mask differ: 11 × 420 × 260 and 10 × 420 × 260 voxels"
     assert found.reasons["images/4_t2.mha#L4-L5"] == "a volume of one slice: at least 2 are needed"
     assert len(found.reasons) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "apart"),
+    [
+        (lambda affine: affine + 0.2 * np.eye(4)[:, 3:] * np.eye(4)[3], None),  # less than half a pixel of 0.6 mm
+        (lambda affine: affine + 5.0 * np.eye(4)[:, :1] * np.eye(4)[3], "5.0 mm"),
+        (lambda affine: affine @ np.diag([1, 1, 1.1, 1]), "4.0 mm"),  # slices of 4.4 mm: ten steps
+        # The corner 40 and 155.4 mm away: 160.5 mm × 2 sin 1°.
+        (lambda affine: turned(2.0) @ affine, "5.6 mm"),
+    ],
+)
+def test_a_mask_lies_where_its_image_lies(change, apart):
+    image = lumbar().volume
+    mask = replace(image, affine=change(image.affine))
+    if apart is None:
+        check_same_place(image, mask)
+        return
+    with pytest.raises(DecodeError, match=f"image and mask differ: the same voxels lie up to {apart} apart"):
+        check_same_place(image, mask)
+
+
+def turned(degrees):
+    """A turn of the patient around the axis from head to feet."""
+    angle = np.radians(degrees)
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return turn
+
+
+def test_a_mask_that_lies_elsewhere_is_quarantined(tmp_path):
+    spine = lumbar(levels=("L2", "L3", "L4", "L5"))
+    layout(tmp_path / "in", ["1,2,0,0,0,0,0,0,0,3"], {"1_t2": spine})
+    shifted = spine.volume.affine.copy()
+    shifted[2, 3] += 12
+    metaimage(tmp_path / "in/masks/1_t2.mha", replace(spine.volume, pixels=spine.mask(), affine=shifted))
+    found = ingest("spider", tmp_path / "in", tmp_path / "out")
+    (reason,) = found.reasons.values()
+    assert reason == "image and mask differ: the same voxels lie up to 12.0 mm apart in the patient"
 
 
 def test_a_volume_is_fetched_and_decoded_once_for_its_discs(tmp_path, monkeypatch):

@@ -9,7 +9,9 @@ BLOCK = np.array([[0.0, 0.0], [30.0, 0.0], [30.0, 20.0], [0.0, 20.0]])
 
 
 def column(count: int, shift: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
-    return np.array([BLOCK + np.array([0.0, 26.0 * number]) + np.array(shift) for number in range(count)])
+    return np.array([BLOCK + np.array([0.0, 26.0 * number]) + np.array(shift) for number in range(count)]).reshape(
+        -1, 4, 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,4 +59,18 @@ def test_figures_count_bodies_names_errors_and_strays() -> None:
 def test_too_few_patients_give_a_reason() -> None:
     made = vertebra_figures([result("p", ("L5",), ("L5",))], resamples=10)
     assert made.figures["found"].value is None
-    assert "too few" in made.figures["found"].reason
+    assert made.figures["found"].reason == "1 patient: an interval by patient needs at least 5"
+
+
+def test_corners_of_bodies_that_nobody_found_have_no_error() -> None:
+    figures = vertebra_figures([result(f"p{number}", ("L5",), ()) for number in range(6)], resamples=50).figures
+    assert figures["found"].value == 0
+    assert (figures["corner_mm"].value, figures["corner_mm"].reason) == (None, "no vertebral body to measure")
+
+
+def test_a_figure_that_most_resamples_lack_is_withheld() -> None:
+    """Only one patient of eight has a body that is found: in a third of the resamples no corner is measured."""
+    spines = [result(f"p{number}", ("L5",), ("L5",) if number == 0 else ()) for number in range(8)]
+    corner = vertebra_figures(spines, resamples=200).figures["corner_mm"]
+    assert corner.value is None
+    assert "of 200 resamples lack one" in corner.reason

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_spinenet import MEANS, config, fitted, recipe
 from stack_cohort import PICTURES, SIDE, STACKS, TILT, discs, write_cohort
 
-from mskray.bundles import Fitted, card, save_bundle
+from mskray.bundles import card, save_bundle
 from mskray.cohorts import Task
 from mskray.ensemble import load
 from mskray.errors import UserError
@@ -18,31 +19,7 @@ from mskray.families.spinenet_config import SpineNetConfig
 from mskray.prediction.batch import probability_columns
 from mskray.prediction.tasks import answers_tasks, shared_tasks
 from mskray.storage import locate
-from mskray.training.disc_samples import stack_input
 from mskray.training.recipe import to_batch
-
-MEANS = np.array([0.4, 0.45, 0.5])
-SMALL = {"data": {"image_size": 84, "slices": 3}, "network": {"width": 0.05}, "predict": {"augment": False}}
-
-
-def config(**sections: dict) -> SpineNetConfig:
-    return SpineNetConfig.model_validate({**SMALL, **sections})
-
-
-def recipe(tasks=(SIDE, TILT), **sections: dict) -> SpineNetRecipe:
-    made = config(**{"tasks": {"names": [task.name for task in tasks]}, **sections})
-    return SpineNetRecipe(made, stack_input(STACKS, made.data.image_size, made.data.slices), tasks)
-
-
-def fitted(made: SpineNetRecipe) -> Fitted:
-    image = STACKS.model_dump(mode="json", exclude_defaults=True)
-    first = made.tasks[0]
-    facts = {"task": first.name, "classes": first.classes, "kind": "disc", "body_parts": ("LSPINE",), "image": image}
-    learned = {"history": [], "best": {}, "labels": {f"{t.name}/{c}": 3 for t in made.tasks for c in t.classes}}
-    tasks = {task.name: task.classes for task in made.tasks}
-    settings, state = made.config.model_dump(mode="json"), made.initial_state(MEANS)
-    cohort = {"uri": "s3://bucket/discs", "content_hash": "ab" * 32}
-    return Fitted("spinenet", settings, state=state, cohort=cohort, sample="disc", tasks=tasks, **facts, **learned)
 
 
 def predictor(**sections: dict) -> Predictor:

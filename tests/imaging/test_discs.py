@@ -11,6 +11,7 @@ from mskray.imaging.decode import DecodeError
 from mskray.imaging.discs import disc_shape, disc_volume
 from mskray.imaging.spine import Vertebra
 
+OUTER = np.array([[1.0], [1], [0], [0]])  # the corners of an upper body that are not the disc's
 TILTS = (-40, -23, -7.5, 0, 15, 40)
 
 
@@ -160,6 +161,18 @@ def test_shrinking_averages_instead_of_skipping():
             "not those of one body|without length",
         ),
         (lambda upper, lower: (replace(upper, corners=upper.corners * np.nan), lower), "L4 or L5 are not finite"),
+        (
+            lambda upper, lower: (replace(upper, corners=upper.corners - OUTER * [[0, 1e6]]), lower),
+            r"corners of L4 are \d{6} mm apart",
+        ),
+        (
+            lambda upper, lower: (upper, replace(lower, corners=lower.corners + OUTER[::-1] * [[1e6, 90]])),
+            r"corners of L5 are \d{6} mm apart",
+        ),
+        (
+            lambda upper, lower: (upper, replace(lower, corners=lower.corners + np.array([0, 60]))),
+            "46 mm between L4 and L5: no disc is as high",
+        ),
     ],
 )
 def test_corners_that_make_no_disc_are_refused(change, reason):

@@ -7,6 +7,7 @@ import pytest
 
 from mskray.imaging.decode import DecodeError
 from mskray.imaging.volumes import Volume, check_volume, orientation, spacing_of, to_plane, to_sagittal
+from mskray.imaging.volumes.montage import heat_montage
 
 
 def make_volume(directions: np.ndarray, shape: tuple[int, int, int] = (2, 3, 4)) -> Volume:
@@ -104,3 +105,16 @@ def test_a_volume_of_one_slice_is_refused_where_several_are_needed() -> None:
         check_volume(make_volume(AXES, (1, 3, 4)))
     with pytest.raises(DecodeError, match="a volume of 2 slices: at least 3 are needed"):
         check_volume(make_volume(AXES, (2, 3, 4)), least=3)
+
+
+def test_a_map_is_drawn_over_each_slice_in_its_place() -> None:
+    stack, shares = np.full((5, 20, 40), 100, np.uint8), np.zeros((5, 20, 40), np.float32)
+    shares[3, :, 20:] = 1
+    picture = heat_montage(stack, shares, "a title")
+    assert picture.shape[1] == 3 * 336 + 4 * 3
+    coloured = np.ptp(picture.astype(int), axis=2) > 60
+    second_line = 2 * 3 + 168
+    assert coloured[second_line : second_line + 168, 3 + 180 : 3 + 336].all()
+    coloured[second_line : second_line + 168, 3 + 150 : 3 + 336] = False
+    for top in (3, second_line):
+        assert not coloured[top + 20 : top + 168].any()  # below the slices' numbers

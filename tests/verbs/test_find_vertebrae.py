@@ -16,8 +16,8 @@ from mskray.cohorts.sources import Item, get_source
 from mskray.errors import UserError
 from mskray.families import Images
 from mskray.families.vertebra_detector import VertebraDetectorConfig
-from mskray.families.vertebra_finding import load_vertebra_detector
-from mskray.imaging.spine import Vertebra
+from mskray.families.vertebra_finding import Spine, load_vertebra_detector
+from mskray.imaging.spine import FoundVertebra, Vertebra
 from mskray.progress import Progress
 from mskray.serving.run import serve_forever
 from mskray.storage import locate
@@ -122,6 +122,62 @@ def test_what_was_found_outlives_an_interruption(
     with pytest.raises(KeyboardInterrupt):
         find_vertebrae(detector, str(tmp_path / "given"), str(out), report=interrupt)
     assert list(read_corners(locate(out))) == ["0.nii", "1.nii"]
+
+
+def test_a_search_goes_on_with_what_is_left_and_with_what_changed(
+    detector: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[str] = []
+
+    def search(predictor: object, name: str, volume: object, pictures: object) -> Spine:
+        if len(searched) == 3:
+            raise KeyboardInterrupt
+        searched.append(name)
+        corners = np.array([[5.0, 5], [20, 5], [20, 12], [5, 12]])
+        above = FoundVertebra("L4", 2, corners, 0.9)
+        return Spine((FoundVertebra("L5", 2, np.add(corners, (0, 15)), 0.8), above), ())
+
+    monkeypatch.setattr("mskray.verbs.find_vertebrae._search", search)
+    monkeypatch.setattr("mskray.verbs.find_vertebrae._BETWEEN_WRITES", 1)
+    given, out = tmp_path / "given", tmp_path / "corners.json"
+    for number in range(4):
+        write_volume(given / f"{number}.nii")
+    with pytest.raises(KeyboardInterrupt):
+        find_vertebrae(detector, str(given), str(out))
+    write_volume(given / "1.nii", slices=8)
+    searched.clear()
+    done = find_vertebrae(detector, str(given), str(out))
+    assert searched == ["1.nii", "3.nii"]
+    assert done.kept == 2
+    assert "0.nii  L5 L4  least score 0.80  (found before)" in done.lines()
+    corners = read_corners(locate(out))
+    assert list(corners) == [f"{number}.nii" for number in range(4)]
+    assert all(list(bodies) == ["L4", "L5"] for bodies in corners.values())
+    # A picture that is not there yet is a reason to search, and so is another detector.
+    searched.clear()
+    assert find_vertebrae(detector, str(given / "0.nii"), str(out), str(tmp_path / "pictures")).kept == 0
+    other = VertebraDetectorConfig.model_validate({**SMALL, "loop": {"seed": 7}})
+    assert find_vertebrae(vertebra_bundle(tmp_path / "other", other), str(given / "0.nii"), str(out)).kept == 0
+    assert searched == ["0.nii", "0.nii"]
+
+
+def test_an_interrupted_search_keeps_what_an_earlier_one_found(
+    detector: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        write_volume(tmp_path / "given" / f"{number}.nii")
+    out = tmp_path / "corners.json"
+    find_vertebrae(detector, str(tmp_path / "given"), str(out))
+    write_volume(tmp_path / "given" / "0.nii", slices=8)
+    monkeypatch.setattr("mskray.verbs.find_vertebrae._BETWEEN_WRITES", 1)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.stage == "volumes" and progress.done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_vertebrae(detector, str(tmp_path / "given"), str(out), report=interrupt)
+    assert sorted(read_corners(locate(out))) == ["0.nii", "1.nii", "2.nii"]
 
 
 def test_a_detector_is_not_asked_for_classes(detector: str) -> None:

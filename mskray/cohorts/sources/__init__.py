@@ -90,12 +90,14 @@ class Loaded:
     Args:
         mask: uint8 as large as the image, above 0 = abnormal; None where the source has no masks.
         vertebrae: bodies of a spine, corners in pixels of the image.
+        notes: what is worth knowing of it, such as missing slices, in words that many images share: they are counted.
     """
 
     image: DecodedImage
     findings: tuple[Finding, ...] = ()
     mask: np.ndarray | None = None
     vertebrae: tuple[Vertebra, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Source(ABC, Generic[OptionsT]):

@@ -6,8 +6,9 @@ its process, by the bytes it was decoded from: one volume, whatever the number o
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import ClassVar, Literal, TypeVar
@@ -28,6 +29,8 @@ from mskray.imaging.spine import LEVELS, Vertebra
 from mskray.imaging.volumes import Volume, to_sagittal
 from mskray.imaging.volumes.found import read_volumes
 from mskray.imaging.volumes.metaimage import read_metaimage
+from mskray.imaging.volumes.series import Rejected
+from mskray.imaging.volumes.volume import check_same_place
 from mskray.storage import Location
 
 #: Names of discs, from above.
@@ -113,11 +116,12 @@ class DiscSource(Source[OptionsT]):
 
     def load(self, path: str, data: bytes, options: OptionsT) -> Loaded:
         address = Address.read(path)
-        volume, bodies = _opened(data, not address.bodies)
+        volume, bodies, notes = _opened(data, not address.bodies)
         upper, lower = (
             address.vertebrae if address.bodies else (_body(bodies, each) for each in address.level.split("/"))
         )
-        return loaded(disc_volume(volume, upper, lower, size=_SIZE))
+        disc = loaded(disc_volume(volume, upper, lower, size=_SIZE), burned_in=volume.burned_in)
+        return replace(disc, notes=notes)
 
 
 def disc_path(volume: str, level: str) -> str:
@@ -133,11 +137,12 @@ def read_level(text: str) -> str:
     return level
 
 
-def loaded(disc: DiscVolume, mask: np.ndarray | None = None) -> Loaded:
-    """A disc volume as it is stored, and what is changed in it as a mask of its size."""
+def loaded(disc: DiscVolume, mask: np.ndarray | None = None, burned_in: bool = False) -> Loaded:
+    """A disc volume as it is stored, what is changed in it as a mask of its size, whether text is drawn into it."""
     pixels = full_range(disc.pixels, np.uint16)
     spacing = (disc.spacing_mm, disc.spacing_mm)
-    image = DecodedImage(pixels=pixels, format="disc", bits=16, pixel_spacing_mm=spacing, metadata={})
+    facts: dict[str, str | float | int | None] = {"burned_in_annotation": "YES" if burned_in else None}
+    image = DecodedImage(pixels=pixels, format="disc", bits=16, pixel_spacing_mm=spacing, metadata=facts)
     return Loaded(image, mask=mask)
 
 
@@ -168,22 +173,27 @@ def _unpacked(data: bytes) -> list[tuple[str, bytes]]:
 
 
 @lru_cache(maxsize=1)
-def _opened(data: bytes, masked: bool) -> tuple[Volume, Bodies]:
-    """The volume in these files, sagittal, and the bodies that the second of them shows if it is a mask."""
+def _opened(data: bytes, masked: bool) -> tuple[Volume, Bodies, tuple[str, ...]]:
+    """The volume in these files, sagittal, the bodies that the second of them shows if it is a mask, and notes.
+
+    Notes say what is not as in any other volume: slices that are missing, files that are none of its slices.
+    """
     files = _unpacked(data)
     if masked:
         image, mask = (to_sagittal(read_metaimage(content)) for _, content in files)
-        if image.pixels.shape != mask.pixels.shape:
-            raise DecodeError(f"image and mask differ: {_size(image)} and {_size(mask)} voxels")
-        return image, mask_bodies(mask)
+        check_same_place(image, mask)
+        return image, mask_bodies(mask), image.notes
     found = read_volumes(files)
     if len(found.volumes) > 1:
         raise DecodeError(f"{len(found.volumes)} volumes where one is expected")
     if not found.volumes:
         reasons = [reason for _, reason in found.rejected]
         raise DecodeError(max(reasons, key=reasons.count))
-    return to_sagittal(found.volumes[0]), Bodies({}, {})
+    (volume,) = found.volumes
+    return to_sagittal(volume), Bodies({}, {}), (*volume.notes, *_left_out(found.rejected))
 
 
-def _size(volume: Volume) -> str:
-    return " × ".join(str(length) for length in volume.pixels.shape)
+def _left_out(rejected: Rejected) -> list[str]:
+    """A note for each kind of reason, without what it says of one file alone."""
+    kinds = Counter(reason.partition(":")[0] for _, reason in rejected)
+    return [f"{count} file{'s' * (count > 1)} beside the volume ({kind})" for kind, count in sorted(kinds.items())]

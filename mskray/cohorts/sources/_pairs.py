@@ -164,5 +164,5 @@ def _slice(files: Sequence[tuple[str, bytes]], index: int) -> DecodedImage:
         format="volume",
         bits=16,
         pixel_spacing_mm=view.spacing_mm[1:],
-        metadata={"modality": view.modality or None},
+        metadata={"modality": view.modality or None, "burned_in_annotation": "YES" if view.burned_in else None},
     )

@@ -12,12 +12,14 @@ _FOREIGN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[/\\]")
 
 
 def inside(path: str, root: Location) -> str | None:
-    """The path relative to the root, None where it is empty or leads out of the root."""
+    """The path relative to the root, "." for the root itself; None where it is empty or leads out of the root."""
     path = path.removeprefix(root.uri.rstrip("/") + "/")
     if not path or _FOREIGN.match(path):
         return None
     folder = posixpath.normpath(root.path).rstrip("/") + "/"
     whole = posixpath.normpath(posixpath.join(folder, path.replace("\\", "/")))
+    if f"{whole}/" == folder:
+        return "."
     return whole.removeprefix(folder) if whole.startswith(folder) else None
 
 
@@ -31,7 +33,7 @@ def fingerprints(root: Location, wanted: Collection[str]) -> dict[str, dict[str,
     if place.is_dir():
         for entry in place.walk():
             path = prefix + entry.path
-            for name in (path, posixpath.dirname(path)):
+            for name in (path, posixpath.dirname(path) or "."):
                 if name in wanted:
                     found.setdefault(name, {})[path] = fingerprint(entry)
     return {name: dict(sorted(files.items())) for name, files in found.items()}

@@ -4,17 +4,18 @@
 
 | column | |
 | --- | --- |
-| `path` | required: NIfTI or MetaImage file, or folder of a DICOM series, relative to the CSV's folder (or to `root`) |
+| `path` | required: NIfTI or MetaImage file, or folder of a DICOM series, as seen from the CSV's folder (or `root`) |
 | `patient_id` | required: who it is; never stored, only its keyed hash |
 | `level` | required: T12/L1 … L5/S1 |
 | `split` | train, validation (or val, valid) or test; a patient without one is assigned |
 | `label_<task>` | class names, or their index with `classes.<task>`; empty = not known |
 | `slice`, `upper_x0`, `upper_y0`, … `lower_y3` | corners of the bodies above and below, and their mid-sagittal slice |
 
-Corners are those of `corners.json` (`mskray find-vertebrae` writes it; its paths are those of the CSV), or the 17
-columns: upper anterior, upper posterior, lower posterior, lower anterior, in pixels of the volume in sagittal order. A
-row's own columns go before the file. SpineNet's tasks (`label_pfirrmann`, `label_narrowing`, …) have its classes where
-the column holds their names; other tasks as in the source `manifest`.
+The path `.` is that folder itself. Corners are those of `corners.json` (`mskray find-vertebrae` writes it; its paths
+are those of the CSV), or the 17 columns: upper anterior, upper posterior, lower posterior, lower anterior, in pixels of
+the volume in sagittal order. A row's own columns go before the file. SpineNet's tasks (`label_pfirrmann`,
+`label_narrowing`, …) have its classes where the column holds their names; other tasks as in the source `manifest`.
+Volumes of which a DICOM header says that text is drawn into them (BurnedInAnnotation) go to quarantine, as there.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ import numpy as np
 
 from mskray.cohorts.corners import read_corners
 from mskray.cohorts.schema import Task
-from mskray.cohorts.sources import Item, Rejected, register
+from mskray.cohorts.sources import BURNED_IN, Item, Rejected, register
 from mskray.cohorts.sources._discs import BODY_PART, DISCS, Address, DiscSource, disc_path, read_level
 from mskray.cohorts.sources._paths import fingerprints, inside
 from mskray.cohorts.sources._table import SPLIT_NAMES, Labels, Row, Table, find_labels, read_table
@@ -40,6 +41,7 @@ class DiscsOptions(Section):
     root: str = setting("", "folder or URI that paths are relative to; empty: the folder of the CSV")
     corners: str = setting("", "corners.json with the bodies of these volumes; empty: corners are columns of the CSV")
     classes: dict[str, list[str]] = setting({}, "task → class names in the order of their index")
+    allow_burned_in: bool = setting(False, BURNED_IN)
 
 
 @register
@@ -54,6 +56,9 @@ class Discs(DiscSource[DiscsOptions]):
             raise UserError(f"{location} is not a file: the source discs reads a CSV")
         return locate(options.root) if options.root else locate(location.uri.rpartition("/")[0])
 
+    def allows_burned_in(self, options: DiscsOptions) -> bool:
+        return options.allow_burned_in
+
     def tasks(self, location: Location | None, options: DiscsOptions) -> tuple[Task, ...]:
         assert location is not None
         return _read(location, options)[1].tasks
@@ -66,6 +71,11 @@ class Discs(DiscSource[DiscsOptions]):
         for line, reason in table.malformed:
             yield Rejected(f"{table.name} line {line}", reason, line)
         files = fingerprints(root, {path for _, row in table.rows if (path := inside(row["path"], root)) is not None})
+        if "." in files:
+            # Of this folder's files the tables are no slices, and change for other reasons.
+            tables = {location.uri, options.corners and locate(options.corners).uri}
+            files["."] = {path: mark for path, mark in files["."].items() if root.join(path).uri not in tables}
+            corners = {".": corners.get(root.name, {}), **corners}
         seen: set[str] = set()
         for line, row in table.rows:
             try:

@@ -9,7 +9,10 @@ condition that a series shows comes first. Axial series show no disc as a sagitt
 
 Corners of the bodies come from `mskray find-vertebrae FOLDER/train_images --out corners.json`. A study without labels
 or without such a series, a series without files or without corners, and a level whose bodies were not found go to
-quarantine. A blank grade is a missing label. A study is a patient; splits are cut here.
+quarantine, and so do series in which a header says that text is drawn (BurnedInAnnotation), unless
+`allow_burned_in=true`. `train_label_coordinates.csv` is not read: it has a point for a condition and level, where a
+disc is cut between the corners of two bodies. A blank grade is a missing label. A study is a patient; splits are cut
+here.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +20,7 @@ from typing import Literal
 
 from mskray.cohorts.corners import read_corners
 from mskray.cohorts.schema import Task
-from mskray.cohorts.sources import Item, Rejected, fingerprint, register
+from mskray.cohorts.sources import BURNED_IN, Item, Rejected, fingerprint, register
 from mskray.cohorts.sources._discs import BODY_PART, DISCS, Address, DiscSource, disc_path
 from mskray.cohorts.sources._table import Row, read_table
 from mskray.config import Section, setting
@@ -39,6 +42,7 @@ _LEVELS = {level: level.lower().replace("/", "_") for level in DISCS if level !=
 class RsnaLumbarOptions(Section):
     series: Literal["t2", "t1"] = setting("t2", "sagittal T2/STIR or T1 series")
     corners: str = setting("", "corners.json with the bodies of these series (required)")
+    allow_burned_in: bool = setting(False, BURNED_IN)
 
 
 @register
@@ -58,6 +62,9 @@ class RsnaLumbar(DiscSource[RsnaLumbarOptions]):
                 f"mskray find-vertebrae BUNDLE {location.join(_IMAGES)} --out corners.json"
             )
         return location
+
+    def allows_burned_in(self, options: RsnaLumbarOptions) -> bool:
+        return options.allow_burned_in
 
     def tasks(self, location: Location | None, options: RsnaLumbarOptions) -> tuple[Task, ...]:
         return tuple(Task(name=name, classes=_GRADES, ordinal=True) for name in _CONDITIONS[options.series])

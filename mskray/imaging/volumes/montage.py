@@ -1,16 +1,21 @@
 """A volume's slices side by side, each with its index: to see at a glance whether it is what its header says."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from mskray.imaging.intensity import full_range
+from mskray.imaging.overlay import laid_over, legend
 from mskray.imaging.volumes.volume import Plane, Volume, orientation, to_plane
 
 _TILE = 192
 _MOST = 48
 """Tiles: of more slices, so many are drawn at even distances."""
 _ACROSS = 8
+_HEAT_TILE, _HEAT_ACROSS = 336, 3
+"""A map needs larger tiles than a look at a volume does; three of a disc's nine slices fill a screen's width."""
 _GAP = 3
 _TEXT, _GROUND = (255, 225, 130), (24, 26, 30)
 _ANISOTROPIC = 1.5
@@ -56,14 +61,40 @@ def montage(volume: Volume) -> np.ndarray:
     height, width = view.pixels.shape[1] * between_rows, view.pixels.shape[2] * between_columns
     scale = _TILE / max(height, width)
     rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
-    across = min(_ACROSS, len(chosen))
-    down = -(-len(chosen) // across)
-    sheet = Image.new("RGB", (across * (columns + _GAP) + _GAP, down * (rows + _GAP) + _GAP), _GROUND)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for place, index in enumerate(chosen):
+    tiles = []
+    for index in chosen:
         levels = (view.pixels[index] - low) / max(float(high - low), 1e-9)
         tile = cv2.resize(full_range(levels, np.uint8), (columns, rows), interpolation=cv2.INTER_AREA)
+        tiles.append(Image.fromarray(tile))
+    return _side_by_side(tiles, chosen.tolist(), _ACROSS)
+
+
+def heat_montage(stack: np.ndarray, shares: np.ndarray, title: str) -> np.ndarray:
+    """Draw every slice of a stack with a map over it, and below them a line with the title and the map's scale.
+
+    Args:
+        stack: (slices, rows, columns), uint8 or uint16.
+        shares: (slices, rows, columns) in [0, 1], one scale for all slices.
+    Returns:
+        (height, width, 3) uint8 RGB.
+    """
+    rows, columns = stack.shape[1:]
+    scale = _HEAT_TILE / max(rows, columns)
+    rows, columns = max(1, round(rows * scale)), max(1, round(columns * scale))
+    tiles = [laid_over(pixels, heat, rows, columns) for pixels, heat in zip(stack, shares, strict=True)]
+    sheet = _side_by_side(tiles, range(len(tiles)), _HEAT_ACROSS)
+    return np.vstack([sheet, legend(sheet.shape[1], title, scaled=True)])
+
+
+def _side_by_side(tiles: Sequence[Image.Image], numbers: Sequence[int], most: int) -> np.ndarray:
+    """Tiles of one size in lines of at most `most`, each with its number."""
+    columns, rows = tiles[0].size
+    across = min(most, len(tiles))
+    down = -(-len(tiles) // across)
+    sheet = Image.new("RGB", (across * (columns + _GAP) + _GAP, down * (rows + _GAP) + _GAP), _GROUND)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    for place, (tile, number) in enumerate(zip(tiles, numbers, strict=True)):
         corner = _GAP + place % across * (columns + _GAP), _GAP + place // across * (rows + _GAP)
-        sheet.paste(Image.fromarray(tile), corner)
-        pen.text((corner[0] + 3, corner[1] + 1), str(index), fill=_TEXT, font=font, stroke_width=1, stroke_fill=0)
+        sheet.paste(tile, corner)
+        pen.text((corner[0] + 3, corner[1] + 1), str(number), fill=_TEXT, font=font, stroke_width=1, stroke_fill=0)
     return np.asarray(sheet)

@@ -58,6 +58,7 @@ class Slice:
         axes: (2, 3) unit vectors in which the column index and the row index grow.
         spacing_mm: between rows, between columns.
         distance_mm: SpacingBetweenSlices, where given: for a volume of one slice, which shows none.
+        burned_in: whether BurnedInAnnotation is YES.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Slice:
     thickness_mm: float | None
     distance_mm: float | None
     modality: str
+    burned_in: bool
 
     @property
     def normal(self) -> np.ndarray:
@@ -135,6 +137,7 @@ def _slice(name: str, picture: Picture, frame: int) -> Slice:
         thickness_mm=_positive(dicom.decimal(measures, "SliceThickness")),
         distance_mm=_positive(dicom.decimal(measures, "SpacingBetweenSlices")),
         modality=dicom.term(header, "Modality") or "",
+        burned_in=dicom.burned_in(header),
     )
 
 

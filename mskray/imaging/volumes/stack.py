@@ -54,6 +54,7 @@ def stack(
         thickness_mm=float(np.median(thicknesses)) if thicknesses else None,
         modality=ordered[0].modality,
         notes=(*notes, *steps.notes(places), *_lean_note(lean), *_thickness_note(thicknesses)),
+        burned_in=any(each.burned_in for each in ordered),
     )
     return volume, tuple(names)
 

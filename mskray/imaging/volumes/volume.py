@@ -7,7 +7,7 @@ Views are made by permuting and flipping alone: no grey level is interpolated he
 """
 
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import permutations, product
 from typing import Literal
 
 import numpy as np
@@ -37,6 +37,7 @@ class Volume:
         thickness_mm: of a slice, where the file says it; less than the spacing where slices have gaps.
         modality: DICOM's code such as "MR"; "" where the file does not say.
         notes: what a reader found worth saying, a short clause each.
+        burned_in: whether a slice's header says that text is drawn into it (BurnedInAnnotation); it may be a name.
     """
 
     pixels: np.ndarray
@@ -45,6 +46,7 @@ class Volume:
     thickness_mm: float | None = None
     modality: str = ""
     notes: tuple[str, ...] = ()
+    burned_in: bool = False
 
     @property
     def axes(self) -> np.ndarray:
@@ -79,6 +81,22 @@ def check_volume(volume: Volume, least: int = 2) -> None:
     if slices < least:
         what = "one slice" if slices == 1 else f"{slices} slices"
         raise DecodeError(f"a volume of {what}: at least {least} are needed")
+
+
+def check_same_place(image: Volume, mask: Volume) -> None:
+    """Refuse a mask that is not of this image: other voxels, or the same ones elsewhere in the patient.
+
+    Raises:
+        DecodeError: shapes differ, or a voxel of one lies more than half the smallest spacing from that of the other.
+    """
+    sizes = [" × ".join(map(str, each.pixels.shape)) for each in (image, mask)]
+    if sizes[0] != sizes[1]:
+        raise DecodeError(f"image and mask differ: {sizes[0]} and {sizes[1]} voxels")
+    # Both are affine: what lies farthest apart is a corner.
+    corners = np.array([(*place, 1) for place in product(*((0, side - 1) for side in image.pixels.shape[::-1]))])
+    apart = float(np.linalg.norm((corners @ (image.affine - mask.affine).T)[:, :3], axis=1).max())
+    if apart > min(image.spacing_mm) / 2:
+        raise DecodeError(f"image and mask differ: the same voxels lie up to {apart:.1f} mm apart in the patient")
 
 
 def to_sagittal(volume: Volume) -> Volume:
