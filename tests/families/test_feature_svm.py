@@ -45,6 +45,7 @@ def images_of(cohort: Cohort, split: str) -> tuple[Images, np.ndarray]:
     return Images(pixels, table["body_part"]), np.array(table["label_abnormality"])
 
 
+@pytest.mark.long
 def test_a_killed_driver_fits_only_the_bags_that_are_left(
     phantom_cohort: Cohort, trained: Trained, tmp_path: Path, ray_cluster: str
 ) -> None:

@@ -14,7 +14,7 @@ from mskray.models.sampling import shrink
 from mskray.training.augmentation import augment
 from mskray.training.config import AugmentSection
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(600)]
 CANVAS, INPUT = 128, 64
 
 

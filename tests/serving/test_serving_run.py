@@ -95,6 +95,7 @@ def damaged(bundle: Path, copy: Path, what: str) -> Path:
     return copy
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_sigterm_stops_and_another_model_starts_on_the_same_port(ray_cluster: str, ensemble_uri: str) -> None:
     port = free_port()

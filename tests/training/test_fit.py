@@ -103,6 +103,7 @@ def test_a_killed_driver_goes_on_where_it_was(
     same(bundle, trained.bundle)
 
 
+@pytest.mark.long
 def test_after_ctrl_c_the_same_command_goes_on_where_it_said(phantom_cohort, tmp_path: Path, ray_cluster: str) -> None:
     config = tmp_path / "job.yaml"
     config.write_text(json.dumps(small_job(phantom_cohort, locate(tmp_path / "bundle"), loop={"epochs": 500})))
