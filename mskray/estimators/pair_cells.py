@@ -28,7 +28,7 @@ from mskray.estimators.words import ClassifierSection, class_probabilities, fit_
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location
 
-_VERSION = 1
+_VERSION = 2
 """Raised when the same facts give another result."""
 _MOST_BYTES = 1 << 30
 _FACTS, _SIDES = "facts", ("train", "held")
