@@ -18,15 +18,16 @@ from typing import Annotated
 import numpy as np
 import ray
 from pydantic import Field
-from ray.exceptions import RayError
 from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression
 
 from mskray.config import Section, setting
-from mskray.errors import UserError, user_error_in
+from mskray.errors import UserError
 from mskray.estimators.pair_errors import macro_f1
 from mskray.estimators.pairs import Copies, FoldSection, Learn, Pairs, fold_numbers
+from mskray.estimators.waiting import gather
 from mskray.evaluation.metrics import weighted_confusion
+from mskray.progress import Report, silent
 
 
 class SoftmaxSection(Section):
@@ -164,14 +165,17 @@ def inner_folds(pairs: Pairs, rows: np.ndarray, folds: FoldSection) -> np.ndarra
 
 
 def choose_penalty(
-    features: np.ndarray, pairs: Pairs, copies: Copies, fold: np.ndarray, section: SoftmaxSection
+    features: np.ndarray,
+    pairs: Pairs,
+    copies: Copies,
+    fold: np.ndarray,
+    section: SoftmaxSection,
+    report: Report = silent,
 ) -> tuple[float, dict[float, float]]:
     """Choose the penalty by the folds, each on a Ray task; return it, and F1 of every one."""
     held = ray.put(features)
-    try:
-        f1 = ray.get([_penalty_f1.remote(held, pairs, copies, fold, section, C) for C in section.C])
-    except RayError as error:
-        raise user_error_in(error) or error from error
+    tasks = [_penalty_f1.remote(held, pairs, copies, fold, section, C) for C in section.C]
+    f1 = gather(tasks, "choosing the penalty", report)
     return best_penalty(section, f1), dict(zip(section.C, f1, strict=True))
 
 

@@ -219,3 +219,16 @@ def test_the_table_says_what_its_vocabularies_rest_on() -> None:
     assert table.text().endswith(f"\n\n{said}")
     assert said in table.markdown()
     assert "ORB" not in table.text()
+
+
+def test_the_page_shows_each_row_and_what_was_left_out_and_loads_nothing() -> None:
+    rows = table_rows(PAIRS, {"SVM-BOW, ORB, |V| = 50": model(wrong_at(0, 1, 2))}, "")
+    left_out = ("pair <b>1</b>: no ORB key point before",)
+    page = PairTable("s3://bucket/pairs", "ab", {}, {"held out (test)": 3}, left_out, (), {CHANGE.name: rows}).html()
+    expected = "".join(f"<td>{cell}</td>" for cell in text_cells(rows[0])[1:])
+    assert f'<th scope="row">SVM-BOW, ORB, |V| = 50</th>{expected}' in page
+    assert '<th scope="row">CRMO: ensemble</th><td>0.05</td><td>0.37</td><td>0.58</td>' in page
+    assert "pairs: held out (test) 3" in page
+    assert "<li>pair &lt;b&gt;1&lt;/b&gt;: no ORB key point before</li>" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "src=" not in page
