@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from mskray.progress import Progress, silent
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster", "by_value")]
 
 
-def tasks_until(files: list[Path]) -> list[object]:
+def tasks_until(files: list[Path]) -> list[Any]:
     """Tasks that end when their file is there, with its content."""
     import ray
 

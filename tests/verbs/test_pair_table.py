@@ -15,12 +15,13 @@ from mskray.errors import UserError
 from mskray.estimators import pair_cells
 from mskray.estimators.cache import Cache
 from mskray.estimators.kmeans import fit_kmeans
-from mskray.estimators.pair_cells import Cell, CellResult, Fold, missing_cells, read_cell, write_cell
+from mskray.estimators.pair_cells import Cell, CellResult, Fold, missing_cells, read_cell, run_cells, write_cell
 from mskray.estimators.pair_samples import PairImages
 from mskray.estimators.pair_table import Outcomes, table_rows, text_cells, vote_outcomes
 from mskray.estimators.pair_words import KeyPointSection, PairWords, SplitsWords
 from mskray.estimators.pairs import AugmentSection, FoldOutcome, Judged, Pairs
 from mskray.estimators.pieces import Here
+from mskray.progress import Progress
 from mskray.storage import locate
 from mskray.verbs.pair_table import PairTableConfig, pair_table
 from mskray.verbs.pair_table_text import PairTable
@@ -142,6 +143,26 @@ def test_finished_cells_are_kept_and_others_are_not_taken_for_them(tmp_path: Pat
     expected = first.work(first.fold).outcomes["change/svm"]
     np.testing.assert_array_equal(found.dev.rows, expected.dev.rows)
     np.testing.assert_allclose(found.train.probabilities, expected.train.probabilities, rtol=1e-6)
+
+
+class Assigned:
+    """Work that tells what Ray has reserved for it."""
+
+    def __call__(self, fold: Fold) -> CellResult:
+        import ray
+
+        judged = said(fold.held, fold.held < 6, 0.7)
+        cpus = ray.get_runtime_context().get_assigned_resources()["CPU"]
+        return CellResult({"change/svm": FoldOutcome(judged, judged)}, {"cpus": cpus})
+
+
+@pytest.mark.slow
+def test_a_cell_has_the_cpus_that_are_asked_for(ray_cluster: str, by_value: None, tmp_path: Path) -> None:
+    folder, wanted = locate(tmp_path / "cells"), [Cell("SIFT", FOLDS[0], {}, Assigned())]
+    seen: list[Progress] = []
+    run_cells(wanted, folder, cpus=1.5, report=seen.append)
+    assert read_cell(folder.join(wanted[0].file)).facts == {"cpus": 1.5}
+    assert (seen[-1].done, seen[-1].total, seen[-1].note) == (1, 1, "SIFT, fold 1")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"no archive at all"], ids=["empty", "cut", "text"])
