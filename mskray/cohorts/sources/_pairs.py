@@ -120,9 +120,9 @@ def joined(before: DecodedImage, after: DecodedImage) -> DecodedImage:
     first, second = (each.metadata.get("modality") for each in (before, after))
     if first and second and first != second:
         raise DecodeError(f"its members differ in modality: before {first}, after {second}")
-    spacings = [each.pixel_spacing_mm for each in (before, after)]
-    if spacings[0] and spacings[1] and not np.allclose(*spacings, rtol=_SPACING_TOLERANCE, atol=0):
-        said = [" × ".join(f"{length:.3g}" for length in each or ()) for each in spacings]
+    one, other = before.pixel_spacing_mm, after.pixel_spacing_mm
+    if one and other and not np.allclose(one, other, rtol=_SPACING_TOLERANCE, atol=0):
+        said = [" × ".join(f"{length:.3g}" for length in each) for each in (one, other)]
         raise DecodeError(f"its members differ in pixel spacing: before {said[0]} mm, after {said[1]} mm")
     dtype = np.result_type(before.pixels, after.pixels)
     facts = dict(before.metadata)
