@@ -159,23 +159,23 @@ def test_a_decision_that_tells_nothing_is_answered_by_the_weighted_share(weights
 
 
 def test_few_pairs_of_mostly_one_class_do_not_all_get_that_class() -> None:
-    """40 pairs, 28 of them persisted; a word's share tells of the others, weakly."""
+    """80 pairs, 56 of them persisted; a word's share tells of the others, weakly."""
     random = np.random.default_rng(0)
-    labels = np.repeat([0, 1, 2], [6, 28, 6])
-    rows = random.normal(size=(80, 20)).astype(np.float32)
+    labels = np.repeat([0, 1, 2], [12, 56, 12])
+    rows = random.normal(size=(160, 20)).astype(np.float32)
     both = np.concatenate([labels, labels])
     rows[:, 0] += both - 1
     rows[:, 1] -= both - 1
 
     def called(balance: bool) -> list[int]:
         section = ClassifierSection(balance=balance)
-        model = fit_classifier(rows[:40], labels, np.arange(40), CLASSES, section)
-        return class_probabilities(model, rows[40:]).argmax(axis=1).tolist()
+        model = fit_classifier(rows[:80], labels, np.arange(80), CLASSES, section)
+        return class_probabilities(model, rows[80:]).argmax(axis=1).tolist()
 
     assert set(called(False)) == {1}
     answers = called(True)
     assert set(answers) == {0, 1, 2}
-    assert f1_score(labels, answers, average="macro") > f1_score(labels, [1] * 40, average="macro", zero_division=0)
+    assert f1_score(labels, answers, average="macro") > 0.4 > f1_score(labels, [1] * 80, average="macro")
 
 
 def test_folds_keep_groups_together_and_every_class_in_each() -> None:
