@@ -20,7 +20,7 @@ def pair_table(
 ) -> None:
     """Cross-validate every model of pairs and their votes, as in CRMO's table. Run again, it continues."""
     from mskray.config import apply_overrides, validate
-    from mskray.verbs.pair_table import TABLE, PairTableConfig
+    from mskray.verbs.pair_table import PAGE, PairTableConfig
     from mskray.verbs.pair_table import pair_table as run
 
     network = {name: value for name, value in (("weights", weights), ("bundle", bundle)) if value is not None}
@@ -29,4 +29,4 @@ def pair_table(
     display = Display()
     found = run(cohort, out, config, display)
     display.end()
-    print(f"{found.text()}\ntable: {out.rstrip('/')}/{TABLE}")
+    print(f"{found.text()}\ntable: {out.rstrip('/')}/{PAGE}")

@@ -5,7 +5,7 @@ hash, the network's hash or the descriptor's name, and every setting. It holds f
 written whole or not at all, so that an extraction that was killed goes on with the shards that are left, and another
 job with the same facts computes nothing. Nothing is ever changed in place: other facts are another entry.
 
-    <cache>/<16 hex digits>/facts.json                  what it was computed from; written again at each use
+    <cache>/<16 hex digits>/facts.json                  what it was computed from; written again while used
     <cache>/<16 hex digits>/<split>/features-00000.npy  as `mskray.estimators.features.FeatureFiles` writes them
     <cache>/<16 hex digits>/<split>/part-00000.npz      as `Parts` writes them
 
@@ -19,7 +19,7 @@ import json
 import time
 import zipfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ import numpy as np
 from mskray.cohorts import Cohort
 from mskray.config import Section, setting
 from mskray.errors import UserError
+from mskray.progress import Progress, Report
 from mskray.storage import Location, check_access, locate
 
 FACTS = "facts.json"
@@ -104,6 +105,25 @@ class Cache:
                 del sizes[name]
                 deleted.append(name)
         return deleted
+
+
+def kept_in_use(report: Report, entries: Sequence[Location], every_s: float = _SPARED_S / 6) -> Report:
+    """Return a report that passes on what it is told and marks entries as used while the work goes on.
+
+    Work that takes longer than an hour would otherwise lose what it still has to read to a job that trims.
+    """
+    last = time.monotonic()
+
+    def told(progress: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= every_s:
+            for entry in entries:
+                place = entry.join(FACTS)
+                place.write_json(place.read_json())
+            last = time.monotonic()
+        report(progress)
+
+    return told
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,15 @@ from mskray.estimators.pair_softmax import SoftmaxSection, learn_softmax
 from mskray.estimators.pair_words import SplitsWords, of_copies
 from mskray.estimators.pairs import AugmentSection, Copies, FoldOutcome, FoldSection, Judged, Learn, Pairs, run_fold
 from mskray.estimators.pieces import Here
+from mskray.estimators.waiting import as_finished
 from mskray.estimators.words import ClassifierSection, class_probabilities, fit_classifier, pair_rows
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location
 
-_VERSION = 1
+_VERSION = 2
 """Raised when the same facts give another result."""
 _MOST_BYTES = 1 << 30
+_STAGE = "judging pairs"
 _FACTS, _SIDES = "facts", ("train", "held")
 
 
@@ -163,22 +165,27 @@ def missing_cells(cells: Sequence[Cell], folder: Location) -> list[Cell]:
     return [cell for cell in cells if cell.file not in there]
 
 
-def run_cells(cells: Sequence[Cell], folder: Location, report: Report = silent) -> None:
+def run_cells(
+    cells: Sequence[Cell], folder: Location, cpus: float = 1.0, retries: int = 3, report: Report = silent
+) -> None:
     """Run the cells that have no file yet, as many at once as there are CPUs; `read_cell` reads them.
 
+    Args:
+        cpus: reserved for each.
+        retries: times that a cell whose worker is lost is begun anew.
     Raises:
         UserError: a cell failed; what is finished stays, and the same command goes on with the others.
     """
-    waiting = {_run.remote(cell, folder): cell for cell in missing_cells(cells, folder)}
+    task = _run.options(num_cpus=cpus, max_retries=retries)
+    waiting = {task.remote(cell, folder): cell for cell in missing_cells(cells, folder)}
     if len(waiting) < len(cells):
         report(Progress(f"{len(cells) - len(waiting)} of {len(cells)} cells are there already"))
     try:
-        while waiting:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
+        for done in as_finished(list(waiting), _STAGE, "cells", report, len(cells) - len(waiting)):
             cell = waiting.pop(done)
             ray.get(done)
             finished = len(cells) - len(waiting)
-            report(Progress("judging pairs", finished, len(cells), "cells", note=f"{cell.model}, {cell.fold.name}"))
+            report(Progress(_STAGE, finished, len(cells), "cells", note=f"{cell.model}, {cell.fold.name}"))
     except RayError as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[-1][:300]
         raise user_error_in(error) or UserError(
@@ -189,7 +196,7 @@ def run_cells(cells: Sequence[Cell], folder: Location, report: Report = silent) 
             ray.cancel(each)
 
 
-@ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")
+@ray.remote(scheduling_strategy="SPREAD")
 def _run(cell: Cell, folder: Location) -> None:
     write_cell(folder.join(cell.file), cell.work(cell.fold))
 

@@ -3,6 +3,12 @@
 Of a network's features those of highest variance over the training images are kept ("Low Σ² feature reduction", 399
 features); a pair is their difference, after minus before, so that reversal changes its sign; a softmax with L2 penalty
 is fitted by cross-entropy. The features and the penalty are chosen on what is learned from alone. No torch.
+
+Beyond the paper: the kept features are divided by one number, the root of their mean variance over the training images.
+Networks differ in the scale of their features by orders of magnitude, and a penalty on the coefficients of unscaled
+ones means another thing for each network: none at all for large features, whose answers are then all but 0 and 1.
+One number for all of them keeps what one feature varies more than another. A fitted model holds coefficients on
+features as they come, so that prediction knows nothing of the scale.
 """
 
 from collections.abc import Sequence
@@ -12,15 +18,16 @@ from typing import Annotated
 import numpy as np
 import ray
 from pydantic import Field
-from ray.exceptions import RayError
 from scipy.special import expit, softmax
 from sklearn.linear_model import LogisticRegression
 
 from mskray.config import Section, setting
-from mskray.errors import UserError, user_error_in
+from mskray.errors import UserError
 from mskray.estimators.pair_errors import macro_f1
 from mskray.estimators.pairs import Copies, FoldSection, Learn, Pairs, fold_numbers
+from mskray.estimators.waiting import gather
 from mskray.evaluation.metrics import weighted_confusion
+from mskray.progress import Report, silent
 
 
 class SoftmaxSection(Section):
@@ -29,7 +36,8 @@ class SoftmaxSection(Section):
     features: int = setting(399, "features of highest variance that are kept", source="CRMO", ge=1, le=100_000)
     C: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = setting(
         (0.001, 0.01, 0.1, 1.0, 10.0),
-        "inverse L2 penalties to choose from: the one with the highest F1 over the folds, the smallest where equal",
+        "inverse L2 penalties to choose from, on features whose mean variance is 1: the one with the highest F1 over "
+        "the folds, the smallest where equal",
         source="ours",
         min_length=1,
         max_length=50,
@@ -86,18 +94,25 @@ def highest_variance(images: np.ndarray, count: int) -> np.ndarray:
     return np.sort(order[:count])
 
 
+def common_scale(images: np.ndarray) -> float:
+    """Return the root of the features' mean variance over images (n, width); 1 where none varies."""
+    return float(np.sqrt(images.var(axis=0, dtype=np.float64).mean())) or 1.0
+
+
 def fit_softmax(features: np.ndarray, copies: Copies, classes: int, section: SoftmaxSection, C: float) -> PairSoftmax:
-    """Fit on copies of pairs.
+    """Fit on copies of pairs: C is the inverse penalty for features divided by their `common_scale`.
 
     Args:
         features: (n, 1 + noisy copies, 2, width) of all pairs; those of `copies` alone are looked at.
     """
     given = features[copies.pair, copies.noise]
-    kept = highest_variance(given.reshape(-1, given.shape[2]), section.features)
+    images = given.reshape(-1, given.shape[2])
+    kept = highest_variance(images, section.features)
+    scale = common_scale(images[:, kept])
     ordered = np.where(copies.reversed[:, None, None], given[:, ::-1], given)
     model = LogisticRegression(C=C, max_iter=section.max_iterations)
-    model.fit(differences(ordered, kept), copies.labels)
-    return PairSoftmax(kept, model.coef_, model.intercept_, model.classes_, classes)
+    model.fit(differences(ordered, kept) / scale, copies.labels)
+    return PairSoftmax(kept, model.coef_ / scale, model.intercept_, model.classes_, classes)
 
 
 def penalty_f1(
@@ -150,14 +165,17 @@ def inner_folds(pairs: Pairs, rows: np.ndarray, folds: FoldSection) -> np.ndarra
 
 
 def choose_penalty(
-    features: np.ndarray, pairs: Pairs, copies: Copies, fold: np.ndarray, section: SoftmaxSection
+    features: np.ndarray,
+    pairs: Pairs,
+    copies: Copies,
+    fold: np.ndarray,
+    section: SoftmaxSection,
+    report: Report = silent,
 ) -> tuple[float, dict[float, float]]:
     """Choose the penalty by the folds, each on a Ray task; return it, and F1 of every one."""
     held = ray.put(features)
-    try:
-        f1 = ray.get([_penalty_f1.remote(held, pairs, copies, fold, section, C) for C in section.C])
-    except RayError as error:
-        raise user_error_in(error) or error from error
+    tasks = [_penalty_f1.remote(held, pairs, copies, fold, section, C) for C in section.C]
+    f1 = gather(tasks, "choosing the penalty", report)
     return best_penalty(section, f1), dict(zip(section.C, f1, strict=True))
 
 

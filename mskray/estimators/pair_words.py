@@ -25,6 +25,7 @@ from mskray.estimators.kmeans import KMeansResult
 from mskray.estimators.pair_samples import MEMBERS, PairImages, labelled_digest
 from mskray.estimators.pairs import AugmentSection, Copies
 from mskray.estimators.pieces import Chained
+from mskray.estimators.waiting import gather
 from mskray.estimators.words import count_words
 from mskray.imaging.inputs import InputFormat, Intensity
 from mskray.imaging.intensity import to_uint8
@@ -192,14 +193,11 @@ def extract(words: PairWords, report: Report = silent) -> None:
         raise user_error_in(error) or error from error
 
 
-def count_on_ray(words: PairWords, centres: np.ndarray) -> np.ndarray:
+def count_on_ray(words: PairWords, centres: np.ndarray, report: Report = silent) -> np.ndarray:
     """As `PairWords.count`, a Ray task for each shard."""
     shared = ray.put(centres)
-    try:
-        parts = ray.get([_count.remote(words, number, shared) for number in range(words.parts.count)])
-    except RayError as error:
-        raise user_error_in(error) or error from error
-    return np.concatenate(parts)
+    tasks = [_count.remote(words, number, shared) for number in range(words.parts.count)]
+    return np.concatenate(gather(tasks, f"words of {words.split.name}", report))
 
 
 @ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")

@@ -10,9 +10,9 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import ray
-from ray.exceptions import RayError
 
-from mskray.errors import user_error_in
+from mskray.estimators.waiting import gather
+from mskray.progress import Report, silent
 
 _HELD_HERE = 256 << 20
 _HELD_SHARE = 0.3
@@ -134,31 +134,29 @@ class Spread:
     the next, otherwise each run reads them again.
     """
 
-    def __init__(self, pieces: Pieces) -> None:
+    def __init__(self, pieces: Pieces, report: Report = silent) -> None:
         self._pieces = pieces
+        self._report = report
         self._held: dict[int, Any] = {}
 
     def __call__(self, function: OverPieces[T], whole: bool = False) -> list[T]:
         numbers = list(self._pieces.numbers)
         parts = 1 if whole else max(1, min(len(numbers), _TASKS_PER_CPU * int(ray.cluster_resources().get("CPU", 1))))
         shared = ray.put(function)
-        try:
-            if numbers and not self._held:
-                self._hold(numbers)
-            given = [
-                {int(number): [self._held[int(number)]] if self._held else [] for number in part}
-                for part in np.array_split(numbers, parts)
-            ]
-            found: list[T] = ray.get([_run.remote(shared, self._pieces, part) for part in given])
-            return found
-        except RayError as error:
-            raise user_error_in(error) or error from error
+        if numbers and not self._held:
+            self._hold(numbers)
+        given = [
+            {int(number): [self._held[int(number)]] if self._held else [] for number in part}
+            for part in np.array_split(numbers, parts)
+        ]
+        return gather([_run.remote(shared, self._pieces, part) for part in given], "passing over rows", self._report)
 
     def _hold(self, numbers: list[int]) -> None:
         """Read every piece into shared memory, if the largest of the first tells that all will fit."""
         first = _read.remote(self._pieces, numbers[0])
         room = _HELD_SHARE * ray.cluster_resources().get("object_store_memory", 0.0)
-        if ray.get(first).nbytes * len(numbers) <= room:
+        (rows,) = gather([first], "reading rows", self._report)
+        if rows.nbytes * len(numbers) <= room:
             self._held = {numbers[0]: first, **{each: _read.remote(self._pieces, each) for each in numbers[1:]}}
 
 

@@ -124,10 +124,14 @@ class PartModel:
         given = np.maximum(given, 1e-12)
         return given / given.sum(axis=1, keepdims=True)
 
-    def calibrated(self, decision: np.ndarray, labels: np.ndarray) -> "PartModel":
-        """Return the model with sigmoids fitted to its decisions (n, outputs) on held-out labels (n,)."""
+    def calibrated(self, decision: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> "PartModel":
+        """Return the model with sigmoids fitted to its decisions (n, outputs) on held-out labels (n,).
+
+        Args:
+            weights: (n,) as in `fit_sigmoid`.
+        """
         found = [
-            fit_sigmoid(decision[:, output], labels == positive)
+            fit_sigmoid(decision[:, output], labels == positive, weights)
             for output, positive in enumerate(positives(decision.shape[1]))
         ]
         slopes, offsets = np.array(found).T
@@ -205,7 +209,7 @@ def mean_of_bags(rows: np.ndarray, bags: Sequence[FittedBag]) -> tuple[np.ndarra
     return used, duals[:, used], np.mean([bag.intercepts for bag in bags], axis=0)
 
 
-def fit_sigmoid(decision: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
+def fit_sigmoid(decision: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
     """Fit p = 1 / (1 + exp(−(slope · decision + offset))) by maximum likelihood.
 
     Targets are Platt's (1999, section 2.2): (n₊ + 1)/(n₊ + 2) and 1/(n₋ + 2), which keeps the slope finite where
@@ -213,6 +217,7 @@ def fit_sigmoid(decision: np.ndarray, positive: np.ndarray) -> tuple[float, floa
 
     Args:
         decision: (n,); positive: (n,) bool, some of each. Neither may come from rows that the SVMs were fitted on.
+        weights: (n,) how much each counts; all alike where not given.
     Returns:
         Slope and offset.
     """
@@ -220,11 +225,15 @@ def fit_sigmoid(decision: np.ndarray, positive: np.ndarray) -> tuple[float, floa
     target = np.where(positive, (many + 1) / (many + 2), 1 / (few + 2))
     unit = float(decision.std()) or 1.0
     given = decision / unit
+    share = np.ones(len(given)) if weights is None else weights
+    share = share / share.sum()
 
     def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
         score = at[0] * given + at[1]
         error = expit(score) - target
-        return float((np.logaddexp(0, score) - target * score).mean()), np.array([(error * given).mean(), error.mean()])
+        return float(share @ (np.logaddexp(0, score) - target * score)), np.array(
+            [share @ (error * given), share @ error]
+        )
 
     start = np.array([1.0, np.log((many + 1) / (few + 1))])
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None), (None, None)])

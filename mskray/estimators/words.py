@@ -35,6 +35,12 @@ class JudgeSection(Section):
     folds: int = setting(
         3, "SVM: folds of the training pairs whose held-out decisions its probabilities are fitted on", ge=2, le=20
     )
+    balance: bool = setting(
+        True,
+        "SVM: classes count alike however often they occur, as they do in the error 1 − F1; false: pairs count alike, "
+        "and few pairs of which most are of one class get that class as every answer",
+        source="ours",
+    )
     cache_mb: int = setting(200, "SVM: libsvm's own cache", unit="MB", ge=1, le=16384)
     norm: Norm = setting(
         "l1", "histograms sum to 1 (l1), or count words; multinomial naive Bayes always counts", source="ours"
@@ -160,24 +166,33 @@ def _fit_svm(
     spread = rows.shape[1] * float(rows.var(dtype=np.float64))
     kernel = Rbf(section.gamma or 1 / (spread or 1.0))
     gram = kernel(rows, rows)
+    weights = class_weights(labels) if section.balance else np.ones(len(labels))
     fold = deal(labels, groups, section.folds, classes)
     held = np.empty((len(rows), 1 if len(classes) == 2 else len(classes)))
     for number in range(int(fold.max()) + 1):
         inside, outside = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        duals, intercepts = _machines(gram[np.ix_(inside, inside)], labels[inside], len(classes), section)
+        duals, intercepts = _machines(
+            gram[np.ix_(inside, inside)], labels[inside], weights[inside], len(classes), section
+        )
         held[outside] = gram[np.ix_(outside, inside)] @ duals.T + intercepts
-    duals, intercepts = _machines(gram, labels, len(classes), section)
+    duals, intercepts = _machines(gram, labels, weights, len(classes), section)
     used = np.flatnonzero(duals.any(axis=0))
     plain = Standard(np.zeros(rows.shape[1], np.float32), np.ones(rows.shape[1], np.float32))
     ones, zeros = np.ones(len(intercepts)), np.zeros(len(intercepts))
     model = PartModel(plain, rows[used].astype(np.float32), duals[:, used], intercepts, ones, zeros)
-    return RbfSvm(kernel, model.calibrated(held, labels))
+    return RbfSvm(kernel, model.calibrated(held, labels, weights))
+
+
+def class_weights(labels: np.ndarray) -> np.ndarray:
+    """Return weights (n,) with which each class has the same share of all; their mean is 1."""
+    counts = np.bincount(labels)
+    return np.asarray(len(labels) / (np.count_nonzero(counts) * counts[labels]))
 
 
 def _machines(
-    gram: np.ndarray, labels: np.ndarray, classes: int, section: ClassifierSection
+    gram: np.ndarray, labels: np.ndarray, weights: np.ndarray, classes: int, section: ClassifierSection
 ) -> tuple[np.ndarray, np.ndarray]:
-    return fit_svms(gram, labels, np.ones(len(labels)), classes, section.C, section.cache_mb)
+    return fit_svms(gram, labels, weights, classes, section.C, section.cache_mb)
 
 
 def deal(labels: np.ndarray, groups: np.ndarray, folds: int, classes: Sequence[str]) -> np.ndarray:

@@ -10,18 +10,16 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
 from mskray.evaluation import plots, wording
 from mskray.evaluation.bootstrap import CONFIDENCE, Figure
 from mskray.evaluation.calibration import decision
+from mskray.evaluation.page import render
 from mskray.evaluation.published import Published
 from mskray.evaluation.result import PART_THRESHOLD, Evaluation, Group, Level
 
@@ -94,20 +92,12 @@ def write_report(
     Raises:
         ValueError: a picture is not uint8, or is not among the predictions.
     """
-    folder = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     split = context.get("split", "")
     tiles = HEADLINE_FIGURES if evaluation.binary else GRADE_FIGURES
     if evaluation.ordinal:
         tiles = (*tiles[:3], "quadratic_kappa")
-    return environment.get_template("report.html").render(
-        style=Markup((folder / "report.css").read_text(encoding="utf-8")),
+    return render(
+        "report.html",
         evaluation=evaluation,
         group=evaluation.study.overall,
         levels=[("study", evaluation.study), ("image", evaluation.image)],
@@ -122,7 +112,6 @@ def write_report(
         meanings=wording.meanings(evaluation),
         cautions=wording.cautions(evaluation, split),
         methods=wording.METHODS,
-        not_a_device=wording.NOT_A_DEVICE,
         definitions=wording.definitions(evaluation.classes, evaluation.ordinal),
         tiles=tiles,
         sides=[("study", _sides(evaluation.study)), ("image", _sides(evaluation.image))],

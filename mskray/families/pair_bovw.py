@@ -9,6 +9,7 @@ words are learned from the training pairs alone, without their noisy copies.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from mskray.cohorts import Cohort, Task
 from mskray.cohorts.change import PAIR
 from mskray.config import Section, setting
 from mskray.errors import UserError
-from mskray.estimators.cache import Cache, CacheSection
+from mskray.estimators.cache import Cache, CacheSection, kept_in_use
 from mskray.estimators.kmeans import KMeansSection, fit_kmeans
 from mskray.estimators.pair_samples import MEMBERS
 from mskray.estimators.pair_words import (
@@ -35,7 +36,16 @@ from mskray.estimators.pair_words import (
 )
 from mskray.estimators.pairs import AugmentSection, Pairs, check_reversal
 from mskray.estimators.pieces import Spread
-from mskray.estimators.words import ClassifierSection, class_probabilities, count_words, fit_classifier, pair_rows
+from mskray.estimators.words import (
+    ClassifierSection,
+    Gaussians,
+    Multinomials,
+    RbfSvm,
+    class_probabilities,
+    count_words,
+    fit_classifier,
+    pair_rows,
+)
 from mskray.families.base import Family, Images, Prediction, Predictor, register
 from mskray.imaging.inputs import InputFormat
 from mskray.imaging.intensity import to_uint8
@@ -67,7 +77,7 @@ class PairBovwPredictor:
     classes: tuple[str, ...]
     config: PairBovwConfig
     centres: np.ndarray
-    model: Any
+    model: RbfSvm | Gaussians | Multinomials
     image: dict[str, Any]
 
     def __call__(self, images: Images) -> Prediction:
@@ -122,12 +132,15 @@ class PairBovw(Family):
         labels = Pairs.read(cohort, "validation", run.task).labels[held_rows]
         check_left(labels, run.task, f"cohort {cohort.location}, split validation")
         words, rows = given["train"]
-        vocabulary = fit_kmeans(words.pieces(rows), config.vocabulary, config.kmeans, Spread, run.report)
+        told = kept_in_use(run.report, [each.parts.folder for each, _ in given.values()])
+        vocabulary = fit_kmeans(
+            words.pieces(rows), config.vocabulary, config.kmeans, partial(Spread, report=told), told
+        )
         run.report(Progress(vocabulary_line(vocabulary)))
         centres = vocabulary.centres
         pairs = Pairs.read(cohort, "train", run.task)
         copies = pairs.copies(rows, config.augment)
-        counts, seen = of_copies(count_on_ray(words, centres), copies)
+        counts, seen = of_copies(count_on_ray(words, centres, told), copies)
         model = fit_classifier(
             pair_rows(counts[seen], config.classifier),
             copies.labels[seen],
@@ -135,7 +148,7 @@ class PairBovw(Family):
             run.task.classes,
             config.classifier,
         )
-        judged = pair_rows(count_on_ray(held, centres)[held_rows, 0], config.classifier)
+        judged = pair_rows(count_on_ray(held, centres, told)[held_rows, 0], config.classifier)
         facts = {f"kmeans_{key}": value for key, value in vocabulary.facts().items()}
         figures = {"epoch": 1, **facts, **validation_metrics(class_probabilities(model, judged), labels)}
         for tracker in run.trackers:
@@ -147,10 +160,11 @@ class PairBovw(Family):
         return replace(self.fitted(cohort, config, run.task, trained), estimator=model)
 
     def predictor(self, fitted: Fitted, device: str = "cpu") -> Predictor:
-        if fitted.estimator is None or _WORDS not in fitted.state:
+        model, words = fitted.estimator, fitted.state.get(_WORDS)
+        if not isinstance(model, RbfSvm | Gaussians | Multinomials) or words is None or words.ndim != 2:
             raise UserError(f"a bundle of {self.name} without its {ESTIMATOR} or words: restore it or train again")
         config = PairBovwConfig.model_validate(fitted.config)
-        return PairBovwPredictor(fitted.classes, config, fitted.state[_WORDS].numpy(), fitted.estimator, fitted.image)
+        return PairBovwPredictor(fitted.classes, config, words.numpy(), model, fitted.image)
 
     def search_space(self) -> dict[str, Any]:
         return {

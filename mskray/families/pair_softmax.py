@@ -131,7 +131,7 @@ class PairSoftmaxFamily(Family):
         pairs, held = (Pairs.read(cohort, split, run.task) for split in SPLITS)
         copies = pairs.copies(np.arange(len(pairs)), config.augment)
         fold = fold_numbers(pairs, config.folds)
-        C, dev_f1 = choose_penalty(found["train"], pairs, copies, fold, config.softmax)
+        C, dev_f1 = choose_penalty(found["train"], pairs, copies, fold, config.softmax, run.report)
         told = ", ".join(f"C {each:g}: {f1:.3f}" for each, f1 in dev_f1.items())
         run.report(Progress(f"F1 over {config.folds.count} folds: {told}; chosen {C:g}"))
         model = fit_softmax(found["train"], copies, len(run.task.classes), config.softmax, C)

@@ -21,7 +21,7 @@ from mskray.cohorts import Cohort, Task, open_cohort
 from mskray.cohorts.change import CHANGE, IMPROVED, PAIR
 from mskray.config import setting
 from mskray.errors import UserError
-from mskray.estimators.cache import Cache
+from mskray.estimators.cache import Cache, kept_in_use
 from mskray.estimators.kmeans import KMeansSection
 from mskray.estimators.pair_cells import Cell, CellResult, Fold, SoftmaxWork, WordsWork, read_cell, run_cells
 from mskray.estimators.pair_features import VERSION as FEATURES_VERSION
@@ -44,10 +44,11 @@ from mskray.families.pair_softmax import PairSoftmaxConfig, feature_network_of
 from mskray.imaging.keypoints import KINDS, Kind
 from mskray.progress import Progress, Report, silent
 from mskray.storage import check_access, locate
+from mskray.training.feed import LOADER_CPUS
 from mskray.training.run import Resources
 from mskray.verbs.pair_table_text import PairTable
 
-CELLS, TABLE, TEXT = "cells", "pair-table.json", "pair-table.md"
+CELLS, TABLE, TEXT, PAGE = "cells", "pair-table.json", "pair-table.md", "pair-table.html"
 # Which pairs can be judged depends on all descriptors of the table, and so do folds and results.
 _DECIDE = ("keypoints", "descriptors", "augment", "folds")
 _SOFTMAX = "CNN softmax"
@@ -66,6 +67,18 @@ class TableKMeansSection(KMeansSection):
     )
 
 
+class TableResources(Resources):
+    """What a table may occupy: actors that extract features first, then cells."""
+
+    cpus_per_cell: float = setting(
+        1.0,
+        "CPUs reserved for each cell: more for fewer cells at once, each with more memory",
+        unit="CPUs",
+        gt=0,
+        le=256,
+    )
+
+
 class PairTableConfig(PairSoftmaxConfig):
     """What the table holds; the softmax's sections are those of its family."""
 
@@ -78,6 +91,7 @@ class PairTableConfig(PairSoftmaxConfig):
     keypoints: ImageSection = ImageSection()
     kmeans: TableKMeansSection = TableKMeansSection()
     classifier: JudgeSection = JudgeSection()
+    resources: TableResources = TableResources()
 
 
 def pair_table(cohort: str, out: str, config: PairTableConfig, report: Report = silent) -> PairTable:
@@ -97,8 +111,11 @@ def pair_table(cohort: str, out: str, config: PairTableConfig, report: Report = 
     held = np.repeat([split == last for split in splits], [len(Pairs.read(opened, each, tasks[0])) for each in splits])
     _folds(pairs[tasks[0].name], held, config.folds, str(opened.location))  # refused here, before anything is extracted
     network, config = feature_network_of(config)
+    resources = config.resources
     with cluster.session():
-        cluster.require(cluster.Need("pair-table", 1, 1.0))
+        need = cluster.Need("features", resources.workers, resources.cpus_per_worker, float(resources.gpu))
+        cluster.require(need, LOADER_CPUS)
+        cluster.require(cluster.Need("a cell of the table", 1, resources.cpus_per_cell), 0.0)
         words = {kind: _extracted(opened, splits, tasks[0], kind, config, report) for kind in config.descriptors}
         kept, left_out = _kept(opened, words, report)
         refused = len(held) - len(kept)
@@ -111,7 +128,8 @@ def pair_table(cohort: str, out: str, config: PairTableConfig, report: Report = 
         }
         cells = _softmax_cells(opened, splits, kept, pairs, folds, network, config, facts, report)
         cells += _words_cells(words, kept, pairs, folds, config, facts)
-        run_cells(cells, place.join(CELLS), report)
+        told = kept_in_use(report, [split.parts.folder for each in words.values() for split in each.splits])
+        run_cells(cells, place.join(CELLS), resources.cpus_per_cell, resources.max_failures, told)
     results = [(cell, read_cell(place.join(CELLS, cell.file))) for cell in cells]
     models = _outcomes(results, [fold.name for fold in folds])
     learned = tuple({"model": cell.model, "fold": cell.fold.name, **each.facts} for cell, each in results if each.facts)
@@ -132,6 +150,7 @@ def pair_table(cohort: str, out: str, config: PairTableConfig, report: Report = 
     )
     place.join(TABLE).write_json(table.to_dict())
     place.join(TEXT).write_bytes(table.markdown().encode())
+    place.join(PAGE).write_bytes(table.html().encode())
     return table
 
 
@@ -226,7 +245,7 @@ def _softmax_cells(
 ) -> list[Cell]:
     task = next(iter(pairs.values())).task
     cache = Cache.of(config.cache, cohort)
-    found = pair_features(cohort, tuple(splits), task, network, config.augment, cache, Resources(), report)
+    found = pair_features(cohort, tuple(splits), task, network, config.augment, cache, config.resources, report)
     features = ray.put(np.concatenate([found[split] for split in splits if len(found[split])])[kept])
     decide = {
         **facts,

@@ -1,4 +1,4 @@
-"""The table of pairs as text, Markdown and JSON, below the figures that CRMO gives."""
+"""The table of pairs as text, Markdown, HTML and JSON, below the figures that CRMO gives."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Any
 
 from mskray.cohorts.change import CHANGE, IMPROVED
 from mskray.estimators.pair_table import TableRow, text_cells
+from mskray.evaluation.page import PageTable, tables_page
 from mskray.verbs.tables import table as draw
 
 SCHEMA_VERSION = 1
@@ -65,6 +66,14 @@ class PairTable:
             drawn = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
             parts.append("\n".join([f"## {self._title(name)}", "", *drawn, ""]))
         return "\n".join([*parts, *(f"- {line}" for line in self._sampled())])
+
+    def html(self) -> str:
+        """As written to pair-table.html: one page that loads nothing."""
+        tables = [
+            PageTable(self._title(name), _COLUMNS, [*_PAPER.get(name, ()), *map(text_cells, rows)])
+            for name, rows in self.rows.items()
+        ]
+        return tables_page("Image pairs", f"Cohort {self.cohort}", tables, [*self._sampled(), *self.left_out])
 
     def _sampled(self) -> list[str]:
         """Say of each descriptor what share of all its vocabularies rest on, where it is not all of them."""

@@ -9,6 +9,7 @@ from block_spine import BlockSpine
 from cohort_layouts import dicom, knee, picture, png
 from disc_layouts import series
 from pydicom import dcmread
+from series_files import write_series
 
 from mskray.cohorts.sources import Item, Loaded, Rejected, Source, get_source
 from mskray.cohorts.sources._pairs import Address
@@ -127,12 +128,16 @@ def test_members_that_differ_are_refused(tmp_path: Path) -> None:
     png(tmp_path / "large.png", rows=40)
     dicom(tmp_path / "cr.dcm")
     dicom(tmp_path / "mr.dcm", Modality="MR")
+    dicom(tmp_path / "fine.dcm", PixelSpacing=[0.5, 0.5])
+    dicom(tmp_path / "coarse.dcm", PixelSpacing=[0.5, 0.55])
     (tmp_path / "text.png").write_text("no image")
-    rows = ["small.png,large.png,p", "cr.dcm,mr.dcm,p", "small.png,text.png,p", "cr.dcm,cr.dcm#0,p"]
+    rows = ["small.png,large.png,p", "cr.dcm,mr.dcm,p", "fine.dcm,coarse.dcm,p", "small.png,text.png,p"]
+    rows.append("cr.dcm,cr.dcm#0,p")
     items, _ = listing(PAIRS, table(tmp_path, HEAD, *rows))
     reasons = [
         "its members differ in size: before 30 × 48 px, after 40 × 48 px",
         "its members differ in modality: before CR, after MR",
+        "its members differ in pixel spacing: before 0.5 × 0.5 mm, after 0.5 × 0.55 mm",
         "after: not PNG, JPEG, TIFF or DICOM",
         "after: ",
     ]
@@ -140,6 +145,50 @@ def test_members_that_differ_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DecodeError) as error:
             loaded(PAIRS, tmp_path, item)
         assert error.value.reason.startswith(reason)
+
+
+@pytest.mark.parametrize("other", [{"PixelSpacing": [0.5, 0.51]}, {}], ids=["nearly the same", "not known"])
+def test_spacings_that_say_the_same_make_a_pair(tmp_path: Path, other: dict[str, object]) -> None:
+    dicom(tmp_path / "a.dcm", PixelSpacing=[0.5, 0.5])
+    dicom(tmp_path / "b.dcm", SOPInstanceUID="1.2.4", **other)
+    (item,), _ = listing(PAIRS, table(tmp_path, HEAD, "a.dcm,b.dcm,p"))
+    assert loaded(PAIRS, tmp_path, item).image.pixel_spacing_mm == (0.5, 0.5)
+
+
+def test_a_member_may_be_a_slice_of_one_of_two_echoes(tmp_path: Path) -> None:
+    """Brightness runs from slice to slice: that in the middle of three is half as bright as the brightest."""
+    write_series(tmp_path / "scan", [0, 1, 2], echo=1)
+    write_series(tmp_path / "scan", [0, 1, 2, 3], echo=2)
+    members = ["scan#1#1,scan#2#1", "scan#1#3,scan#2#3", "scan#3#0,scan#2#3", "scan#1,scan#2#1"]
+    items, rejected = listing(PAIRS, table(tmp_path, HEAD, *(f"{each},p" for each in members)))
+    assert rejected == []
+    first, second = loaded(PAIRS, tmp_path, items[0]).image.pixels.mean(axis=(1, 2)) / 65535
+    assert first == pytest.approx(1 / 2, abs=0.01)
+    assert second in (pytest.approx(1 / 3, abs=0.01), pytest.approx(2 / 3, abs=0.01))
+    for item, reason in zip(
+        items[1:],
+        (
+            "before: slice 3 of a volume of 3 slices (0 to 2)",
+            "before: no volume 3 of a folder of 2: `mskray montage` says how each is called",
+            "before: 2 volumes in the folder: name one and its slice, as folder#1#12",
+        ),
+        strict=True,
+    ):
+        with pytest.raises(DecodeError) as error:
+            loaded(PAIRS, tmp_path, item)
+        assert error.value.reason == reason
+
+
+def test_pairs_of_one_volume_read_it_once(tmp_path: Path) -> None:
+    place = tmp_path / "scan.nii.gz"
+    values = np.random.default_rng(0).random((20, 16, 5)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([1, 1, 4, 1.0])), place)
+    one, two = listing(PAIRS, table(tmp_path, HEAD, *(f"{place.name}#{index},{place.name}#4,p" for index in (0, 1))))[0]
+    first = loaded(PAIRS, tmp_path, one).image.pixels
+    place.unlink()
+    second = loaded(PAIRS, tmp_path, two).image.pixels
+    np.testing.assert_array_equal(first[1], second[1])
+    assert (first[0] != second[0]).any()
 
 
 def test_bits_of_members_may_differ(tmp_path: Path) -> None:

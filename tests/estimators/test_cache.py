@@ -9,7 +9,8 @@ import pytest
 
 from mskray.errors import UserError
 from mskray.estimators import cache as cache_module
-from mskray.estimators.cache import FACTS, Cache, Parts, address
+from mskray.estimators.cache import FACTS, Cache, Parts, address, kept_in_use
+from mskray.progress import Progress
 from mskray.storage import Location, locate
 
 FACTS_OF = {"cohort": "ab12", "network": "cd34", "size": 299, "noise": 0.02}
@@ -93,3 +94,14 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
     assert Cache(locate(tmp_path), 1).trim() == [], "what was used within the hour may be in another job's hands"
     assert (tmp_path / "notes.txt").exists()
     assert (tmp_path / "others" / "model.bin").exists()
+
+
+def test_long_work_keeps_what_it_uses(tmp_path: Path) -> None:
+    cache = Cache(locate(tmp_path), 10**9)
+    held, other = (old_entry(cache, number, 2 * 3600) for number in range(2))
+    seen: list[Progress] = []
+    kept_in_use(seen.append, [held], every_s=0)(Progress("learning words"))
+    assert seen == [Progress("learning words")]
+    assert Cache(locate(tmp_path), 1).trim() == [other.name]
+    assert held.join("train", "part-00000.npz").is_file()
+    assert held.join(FACTS).read_json() == {"number": 0}

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from sklearn.svm import SVC
 from skops.io import dumps, get_untrusted_types, loads
@@ -12,10 +13,11 @@ from mskray.bundles import TRUSTED
 from mskray.errors import UserError
 from mskray.estimators.pair_words import of_copies, usable
 from mskray.estimators.pairs import Copies
-from mskray.estimators.svm import Rbf
+from mskray.estimators.svm import Rbf, fit_sigmoid
 from mskray.estimators.words import (
     ClassifierSection,
     class_probabilities,
+    class_weights,
     count_words,
     deal,
     fit_classifier,
@@ -117,7 +119,7 @@ def test_the_svm_decides_as_that_of_scikit_learn(classes: int) -> None:
     model = fit_classifier(rows, labels, np.arange(len(rows)), CLASSES[:classes], section)
     new = pair_rows(histograms(seed=2)[0], section)
     for output, positive in enumerate([1] if classes == 2 else range(3)):
-        peer = SVC(C=3, gamma="scale").fit(rows, labels == positive)
+        peer = SVC(C=3, gamma="scale").fit(rows, labels == positive, sample_weight=class_weights(labels))
         np.testing.assert_allclose(
             model.model.decision(new, model.kernel)[:, output], peer.decision_function(new), atol=5e-3
         )
@@ -142,6 +144,38 @@ def test_probabilities_of_noise_stay_modest() -> None:
     model = fit_classifier(rows, labels, np.arange(150), ("a", "b"), ClassifierSection(C=100))
     assert (model.model.decision(rows, model.kernel)[:, 0] > 0).tolist() == (labels == 1).tolist()
     assert class_probabilities(model, rows).max() < 0.75
+
+
+def test_classes_weigh_alike() -> None:
+    np.testing.assert_allclose(class_weights(np.array([0, 0, 0, 2])), [2 / 3, 2 / 3, 2 / 3, 2])
+
+
+@pytest.mark.parametrize(("weights", "expected"), [(None, (2 / 3 + 3 / 5) / 4), ([3, 1, 1, 1], (2 + 3 / 5) / 6)])
+def test_a_decision_that_tells_nothing_is_answered_by_the_weighted_share(weights: Any, expected: float) -> None:
+    """One of four is positive: Platt's targets are 2/3 and 1/5."""
+    given = None if weights is None else np.array(weights)
+    _, offset = fit_sigmoid(np.zeros(4), np.array([True, False, False, False]), given)
+    assert 1 / (1 + np.exp(-offset)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_few_pairs_of_mostly_one_class_do_not_all_get_that_class() -> None:
+    """80 pairs, 56 of them persisted; a word's share tells of the others, weakly."""
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [12, 56, 12])
+    rows = random.normal(size=(160, 20)).astype(np.float32)
+    both = np.concatenate([labels, labels])
+    rows[:, 0] += both - 1
+    rows[:, 1] -= both - 1
+
+    def called(balance: bool) -> list[int]:
+        section = ClassifierSection(balance=balance)
+        model = fit_classifier(rows[:80], labels, np.arange(80), CLASSES, section)
+        return class_probabilities(model, rows[80:]).argmax(axis=1).tolist()
+
+    assert set(called(False)) == {1}
+    answers = called(True)
+    assert set(answers) == {0, 1, 2}
+    assert f1_score(labels, answers, average="macro") > 0.4 > f1_score(labels, [1] * 80, average="macro")
 
 
 def test_folds_keep_groups_together_and_every_class_in_each() -> None:

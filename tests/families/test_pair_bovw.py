@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from small_pairs import fitted, picture
 from small_run import run
 
@@ -12,6 +13,7 @@ from mskray.bundles import Fitted, load_bundle
 from mskray.cohorts import ingest, open_cohort
 from mskray.cohorts.change import CHANGE
 from mskray.errors import UserError
+from mskray.estimators.pair_softmax import PairSoftmax
 from mskray.families import Images, family, load_predictor
 from mskray.families.pair_bovw import check_left
 from mskray.progress import Progress
@@ -36,9 +38,19 @@ def test_all_pairs_may_be_without_key_points() -> None:
     assert set(found.errors) == {0}
 
 
-def test_a_bundle_without_its_classifier_is_refused() -> None:
-    whole = fitted()
-    broken = Fitted(**{**vars(whole), "estimator": None})
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"estimator": None},
+        {"estimator": {"name": "gaussian_nb"}},
+        {"estimator": PairSoftmax(np.arange(2), np.ones((1, 2)), np.zeros(1), np.arange(2), 3)},
+        {"state": {}},
+        {"state": {"words": torch.zeros(6)}},
+    ],
+    ids=["none", "plain", "another family's", "no words", "words of no width"],
+)
+def test_a_bundle_without_its_classifier_or_words_is_refused(wrong: dict[str, Any]) -> None:
+    broken = Fitted(**{**vars(fitted()), **wrong})
     with pytest.raises(UserError, match=r"without its estimator\.skops or words"):
         family("pair_bovw").predictor(broken)
 

@@ -15,12 +15,13 @@ from mskray.errors import UserError
 from mskray.estimators import pair_cells
 from mskray.estimators.cache import Cache
 from mskray.estimators.kmeans import fit_kmeans
-from mskray.estimators.pair_cells import Cell, CellResult, Fold, missing_cells, read_cell, write_cell
+from mskray.estimators.pair_cells import Cell, CellResult, Fold, missing_cells, read_cell, run_cells, write_cell
 from mskray.estimators.pair_samples import PairImages
 from mskray.estimators.pair_table import Outcomes, table_rows, text_cells, vote_outcomes
 from mskray.estimators.pair_words import KeyPointSection, PairWords, SplitsWords
 from mskray.estimators.pairs import AugmentSection, FoldOutcome, Judged, Pairs
 from mskray.estimators.pieces import Here
+from mskray.progress import Progress
 from mskray.storage import locate
 from mskray.verbs.pair_table import PairTableConfig, pair_table
 from mskray.verbs.pair_table_text import PairTable
@@ -144,6 +145,26 @@ def test_finished_cells_are_kept_and_others_are_not_taken_for_them(tmp_path: Pat
     np.testing.assert_allclose(found.train.probabilities, expected.train.probabilities, rtol=1e-6)
 
 
+class Assigned:
+    """Work that tells what Ray has reserved for it."""
+
+    def __call__(self, fold: Fold) -> CellResult:
+        import ray
+
+        judged = said(fold.held, fold.held < 6, 0.7)
+        cpus = ray.get_runtime_context().get_assigned_resources()["CPU"]
+        return CellResult({"change/svm": FoldOutcome(judged, judged)}, {"cpus": cpus})
+
+
+@pytest.mark.slow
+def test_a_cell_has_the_cpus_that_are_asked_for(ray_cluster: str, by_value: None, tmp_path: Path) -> None:
+    folder, wanted = locate(tmp_path / "cells"), [Cell("SIFT", FOLDS[0], {}, Assigned())]
+    seen: list[Progress] = []
+    run_cells(wanted, folder, cpus=1.5, report=seen.append)
+    assert read_cell(folder.join(wanted[0].file)).facts == {"cpus": 1.5}
+    assert (seen[-1].done, seen[-1].total, seen[-1].note) == (1, 1, "SIFT, fold 1")
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"no archive at all"], ids=["empty", "cut", "text"])
 def test_a_damaged_cell_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "cell.npz").write_bytes(content)
@@ -219,3 +240,16 @@ def test_the_table_says_what_its_vocabularies_rest_on() -> None:
     assert table.text().endswith(f"\n\n{said}")
     assert said in table.markdown()
     assert "ORB" not in table.text()
+
+
+def test_the_page_shows_each_row_and_what_was_left_out_and_loads_nothing() -> None:
+    rows = table_rows(PAIRS, {"SVM-BOW, ORB, |V| = 50": model(wrong_at(0, 1, 2))}, "")
+    left_out = ("pair <b>1</b>: no ORB key point before",)
+    page = PairTable("s3://bucket/pairs", "ab", {}, {"held out (test)": 3}, left_out, (), {CHANGE.name: rows}).html()
+    expected = "".join(f"<td>{cell}</td>" for cell in text_cells(rows[0])[1:])
+    assert f'<th scope="row">SVM-BOW, ORB, |V| = 50</th>{expected}' in page
+    assert '<th scope="row">CRMO: ensemble</th><td>0.05</td><td>0.37</td><td>0.58</td>' in page
+    assert "pairs: held out (test) 3" in page
+    assert "<li>pair &lt;b&gt;1&lt;/b&gt;: no ORB key point before</li>" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "src=" not in page

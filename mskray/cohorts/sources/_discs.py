@@ -17,11 +17,11 @@ import numpy as np
 
 from mskray.cohorts.schema import ImageFormat
 from mskray.cohorts.sources import Loaded, Source
-from mskray.cohorts.sources._shared import SharedFiles
+from mskray.cohorts.sources._shared import SharedFiles, named_files, read_files
 from mskray.config import Section
 from mskray.errors import UserError
 from mskray.imaging.body_corners import Bodies, mask_bodies
-from mskray.imaging.decode import DecodedImage, DecodeError, DecodeLimits
+from mskray.imaging.decode import DecodedImage, DecodeError
 from mskray.imaging.discs import DiscVolume, disc_shape, disc_volume
 from mskray.imaging.intensity import full_range
 from mskray.imaging.regions import FitMode
@@ -108,7 +108,7 @@ class DiscSource(Source[OptionsT]):
     def fetch(self, root: Location | None, path: str) -> bytes:
         assert root is not None
         files = Address.read(path).files
-        return _FILES.get((root.uri, *files.items()), lambda: _read(root, tuple(files)))
+        return _FILES.get((root.uri, *files.items()), lambda: read_files(root, files))
 
     def file(self, root: Location, path: str) -> Location:
         files = [root.join(each) for each in Address.read(path).files]
@@ -152,33 +152,13 @@ def _body(bodies: Bodies, level: str) -> Vertebra:
     return bodies.found[level]
 
 
-def _read(root: Location, files: tuple[str, ...]) -> bytes:
-    """The files one after the other, after a line of JSON with their names and lengths."""
-    left = DecodeLimits().max_bytes
-    parts = []
-    for path in files:
-        parts.append(root.join(path).read_bytes(max_bytes=left))
-        left -= len(parts[-1])
-    head = json.dumps([[path, len(part)] for path, part in zip(files, parts, strict=True)]).encode()
-    return b"".join([head, b"\n", *parts])
-
-
-def _unpacked(data: bytes) -> list[tuple[str, bytes]]:
-    place = data.index(b"\n") + 1
-    files = []
-    for path, length in json.loads(data[:place]):
-        files.append((path, data[place : place + length]))
-        place += length
-    return files
-
-
 @lru_cache(maxsize=1)
 def _opened(data: bytes, masked: bool) -> tuple[Volume, Bodies, tuple[str, ...]]:
     """The volume in these files, sagittal, the bodies that the second of them shows if it is a mask, and notes.
 
     Notes say what is not as in any other volume: slices that are missing, files that are none of its slices.
     """
-    files = _unpacked(data)
+    files = named_files(data)
     if masked:
         image, mask = (to_sagittal(read_metaimage(content)) for _, content in files)
         check_same_place(image, mask)

@@ -1,13 +1,16 @@
 """What sources of pairs share: a row is two images, before and after; its address says in which files they lie.
 
-A cell is (2, size, size). Members of one size and one modality alone make a pair: a difference between scanners'
-protocols is no change of the patient, and a difference in size would be scaled away unseen.
+A cell is (2, size, size). Members of one size, pixel spacing and modality alone make a pair: a difference between
+scanners' protocols is no change of the patient, and a difference in size would be scaled away unseen. Where one member
+says nothing of its spacing or modality there is nothing to compare. Nothing is resampled to match: CRMO compares slices
+as they were taken, and one of the two, made smooth by resampling, would differ from the other by that alone.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -15,15 +18,20 @@ import numpy as np
 from mskray.cohorts.change import PAIR
 from mskray.cohorts.schema import Fractions, ImageFormat
 from mskray.cohorts.sources import Loaded, Source
+from mskray.cohorts.sources._shared import SharedFiles, as_one, named_files, read_files
 from mskray.config import Section
-from mskray.imaging.decode import DecodedImage, DecodeError, DecodeLimits, decode
+from mskray.imaging.decode import DecodedImage, DecodeError, decode
 from mskray.imaging.intensity import full_range, to_dtype
 from mskray.imaging.regions import FitMode
-from mskray.imaging.volumes import read_volumes, to_plane
+from mskray.imaging.volumes import Found, Volume, read_volumes, to_plane
 from mskray.imaging.volumes.montage import shown_plane
 from mskray.storage import Location
 
 NAMES = ("before", "after")
+_SPACING_TOLERANCE = 0.05
+"""Share by which pixel spacings may differ: headers round them, and protocols differ by more."""
+_KEPT_BYTES = 128 * 2**20
+_FILES = SharedFiles(_KEPT_BYTES)
 _WINDOW = (0.5, 99.5)
 """Percentiles of a volume that become black and white, as `mskray montage` shows it."""
 
@@ -37,12 +45,14 @@ class Member:
     Args:
         files: path below the root → fingerprint; one file, or those of a DICOM series.
         slice: of the volume in them, from 0 as `mskray montage` numbers them; None for a file that is one image.
+        volume: which of several, from 1 as `mskray montage` numbers them; None for the only one.
         mirrored: whether it is flipped left to right.
     """
 
     files: Mapping[str, str]
     slice: int | None = None
     mirrored: bool = False
+    volume: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,31 +90,23 @@ class PairSource(Source[OptionsT]):
         return (0.64, 0.28, 0.08)  # CRMO's 57, 25 and 7 pairs
 
     def fetch(self, root: Location | None, path: str) -> bytes:
-        """Both members' files one after the other, after a line of JSON with their lengths."""
+        """The files of each member, which other pairs may share: a volume has many slices."""
         assert root is not None
-        left = DecodeLimits().max_bytes
-        parts = []
-        for name in Address.read(path).files:
-            parts.append(root.join(name).read_bytes(max_bytes=left))
-            left -= len(parts[-1])
-        return b"".join([json.dumps([len(part) for part in parts]).encode(), b"\n", *parts])
+        found = []
+        for name, member in zip(NAMES, Address.read(path).members, strict=True):
+            read = partial(read_files, root, member.files)
+            found.append((name, _FILES.get((root.uri, *member.files.items()), read)))
+        return as_one(found)
 
     def file(self, root: Location, path: str) -> Location:
         files = [root.join(each) for each in Address.read(path).files]
         return next((each for each in files if not each.is_file()), files[0])
 
     def load(self, path: str, data: bytes, options: OptionsT) -> Loaded:
-        address = Address.read(path)
-        place = data.index(b"\n") + 1
-        contents = []
-        for length in json.loads(data[: place - 1]):
-            contents.append(data[place : place + length])
-            place += length
         loaded = []
-        for name, member in zip(NAMES, address.members, strict=True):
-            files, contents = contents[: len(member.files)], contents[len(member.files) :]
+        for (name, files), member in zip(named_files(data), Address.read(path).members, strict=True):
             try:
-                loaded.append(_image(list(zip(member.files, files, strict=True)), member))
+                loaded.append(_image(files, member))
             except DecodeError as error:
                 raise DecodeError(f"{name}: {error.reason}") from error
         return Loaded(joined(*loaded))
@@ -118,6 +120,10 @@ def joined(before: DecodedImage, after: DecodedImage) -> DecodedImage:
     first, second = (each.metadata.get("modality") for each in (before, after))
     if first and second and first != second:
         raise DecodeError(f"its members differ in modality: before {first}, after {second}")
+    one, other = before.pixel_spacing_mm, after.pixel_spacing_mm
+    if one and other and not np.allclose(one, other, rtol=_SPACING_TOLERANCE, atol=0):
+        said = [" × ".join(f"{length:.3g}" for length in each) for each in (one, other)]
+        raise DecodeError(f"its members differ in pixel spacing: before {said[0]} mm, after {said[1]} mm")
     dtype = np.result_type(before.pixels, after.pixels)
     facts = dict(before.metadata)
     if "YES" in (each.metadata.get("burned_in_annotation") for each in (before, after)):
@@ -136,8 +142,8 @@ def pair_path(before: str, after: str) -> str:
     return f"{before} → {after}"
 
 
-def _image(files: Sequence[tuple[str, bytes]], member: Member) -> DecodedImage:
-    image = _decoded(files) if member.slice is None else _slice(files, member.slice)
+def _image(files: bytes, member: Member) -> DecodedImage:
+    image = _decoded(named_files(files)) if member.slice is None else _slice(files, member.volume, member.slice)
     if not member.mirrored:
         return image
     return DecodedImage(**{**vars(image), "pixels": np.ascontiguousarray(image.pixels[:, ::-1])})
@@ -152,8 +158,27 @@ def _decoded(files: Sequence[tuple[str, bytes]]) -> DecodedImage:
     return image
 
 
-def _slice(files: Sequence[tuple[str, bytes]], index: int) -> DecodedImage:
-    volume = read_volumes(files).only()
+@lru_cache(maxsize=len(NAMES))
+def _volumes(files: bytes) -> Found:
+    """What the files of a member hold, kept for the next slice; never written to."""
+    return read_volumes(named_files(files))
+
+
+def _volume(found: Found, number: int | None) -> Volume:
+    """The only volume, or the one that `mskray montage` calls folder#number."""
+    if number is None and len(found.volumes) > 1:
+        raise DecodeError(f"{len(found.volumes)} volumes in the folder: name one and its slice, as folder#1#12")
+    if number is None or not found.volumes:
+        return found.only()
+    named = {name.rpartition("#")[2]: volume for name, volume in zip(found.names, found.volumes, strict=True)}
+    if str(number) not in named:
+        count = len(found.volumes)
+        raise DecodeError(f"no volume {number} of a folder of {count}: `mskray montage` says how each is called")
+    return named[str(number)]
+
+
+def _slice(files: bytes, number: int | None, index: int) -> DecodedImage:
+    volume = _volume(_volumes(files), number)
     view = to_plane(volume, shown_plane(volume))
     if index >= len(view.pixels):
         raise DecodeError(f"slice {index} of a volume of {len(view.pixels)} slices (0 to {len(view.pixels) - 1})")

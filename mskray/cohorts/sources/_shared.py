@@ -1,12 +1,42 @@
-"""Files that several rows need: read once, though several threads ask for them at the same time.
+"""Files that several rows need: read once, though several threads ask for them at the same time, and travel as one.
 
 A volume gives six discs, and a row of a shard is a disc. Rows of a volume follow each other, so that keeping the files
 read last is enough; they are kept by what identifies their content, so that a later ingest never sees old bytes.
 """
 
-from collections.abc import Callable, Hashable
+import json
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future
 from threading import Lock
+
+from mskray.imaging.decode import DecodeLimits
+from mskray.storage import Location
+
+
+def read_files(root: Location, paths: Iterable[str], most_bytes: int = DecodeLimits().max_bytes) -> bytes:
+    """Read files, `most_bytes` together at most, into what `named_files` takes apart."""
+    found: list[tuple[str, bytes]] = []
+    for path in paths:
+        found.append((path, root.join(path).read_bytes(max_bytes=most_bytes)))
+        most_bytes -= len(found[-1][1])
+    return as_one(found)
+
+
+def as_one(files: Iterable[tuple[str, bytes]]) -> bytes:
+    """Files one after the other, after a line of JSON with their names and lengths."""
+    given = list(files)
+    head = json.dumps([[name, len(content)] for name, content in given]).encode()
+    return b"".join([head, b"\n", *(content for _, content in given)])
+
+
+def named_files(data: bytes) -> list[tuple[str, bytes]]:
+    """Take apart what `as_one` has put together."""
+    place = data.index(b"\n") + 1
+    files = []
+    for name, length in json.loads(data[:place]):
+        files.append((name, data[place : place + length]))
+        place += length
+    return files
 
 
 class SharedFiles:

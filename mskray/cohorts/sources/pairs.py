@@ -13,11 +13,12 @@
 | `split` | train, validation (or val, valid) or test; a patient without one is assigned |
 
 A member may be a slice of a volume, as `folder#12` (a DICOM series) or `scan.nii.gz#12` (NIfTI, MetaImage): slices
-count from 0, as `mskray montage` numbers them, and the volume's percentiles 0.5 and 99.5 become black and white.
+count from 0, as `mskray montage` numbers them, and the volume's percentiles 0.5 and 99.5 become black and white. Of a
+folder with several volumes (two echoes, two series) one is named as `mskray montage` does: `folder#2#12`.
 
-A row whose members differ in size or modality goes to quarantine with its line, as does one that names the same image
-twice. What improved has regressed when it is seen in reverse (`mskray.cohorts.change`): with `label` given, training
-can learn each pair in both directions in either task.
+A row whose members differ in size, modality or pixel spacing (by more than 5 %) goes to quarantine with its line, as
+does one that names the same image twice. What improved has regressed when it is seen in reverse
+(`mskray.cohorts.change`): with `label` given, training can learn each pair in both directions in either task.
 """
 
 import re
@@ -33,7 +34,7 @@ from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.storage import Location, locate
 
-_SLICE = re.compile(r"(?P<path>.+)#(?P<slice>\d{1,6})")
+_SLICE = re.compile(r"(?P<path>.+?)(#(?P<volume>\d{1,6}))?#(?P<slice>\d{1,6})")
 
 
 class PairsOptions(Section):
@@ -134,19 +135,19 @@ def _labels(row: Row, labels: Labels) -> dict[str, int | None]:
     return {**read, **change_labels(read[CHANGE.name])}
 
 
-def _named(text: str, root: Location) -> tuple[str | None, int | None]:
-    """The path below the root that a cell names (None where there is none), and the slice."""
+def _named(text: str, root: Location) -> tuple[str | None, int | None, int | None]:
+    """The path below the root that a cell names (None where there is none), the volume, and the slice."""
     found = _SLICE.fullmatch(text)
     if found is None:
-        return inside(text, root), None
+        return inside(text, root), None, None
     path = inside(found["path"].rstrip("/"), root)
-    return path, int(found["slice"])
+    return path, None if found["volume"] is None else int(found["volume"]), int(found["slice"])
 
 
 def _member(name: str, text: str, root: Location, files: dict[str, dict[str, str]]) -> Member:
-    path, index = _named(text, root)
+    path, volume, index = _named(text, root)
     if path is None:
         raise ValueError(f"no {name}" if not text else f"{name} is not inside {root}")
     if path not in files:
         raise ValueError(f"{name}: there is no such file")
-    return Member(files[path], index)
+    return Member(files[path], index, volume=volume)
