@@ -162,20 +162,23 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Keep the tests of one file, and all tests of the one cluster, in one of the processes of pytest-xdist.
+    """Keep the tests of one file, and all tests with Ray, in one of the processes of pytest-xdist.
 
-    Two clusters at once take longer: the threads of two trainings on two cores wait for each other without sleeping.
+    Two clusters at work take longer than one after the other, and on two cores what they start does not answer in time.
     """
-    item.add_marker(pytest.mark.xdist_group("cluster" if _shares_cluster(item) else item.path.name))
+    item.add_marker(pytest.mark.xdist_group("cluster" if _on_ray(item) else item.path.name))
 
 
-def _shares_cluster(item: pytest.Item) -> bool:
-    return "ray_cluster" in getattr(item, "fixturenames", ())
+def _on_ray(item: pytest.Item) -> int:
+    """0 without Ray, 1 with a cluster of its own, 2 on the cluster of the session."""
+    if "ray_cluster" in getattr(item, "fixturenames", ()):
+        return 2
+    return int(item.get_closest_marker("own_cluster") is not None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest; skip tests whose system package is absent: the summary lists them by name."""
-    items.sort(key=lambda item: not _shares_cluster(item))
+    items.sort(key=_on_ray, reverse=True)
     for item in items:
         for mark in item.iter_markers("system"):
             if shutil.which(mark.args[0]) is None:

@@ -85,17 +85,22 @@ class Predicting:
         table = self._run(source.map_batches(read, batch_size=1, num_cpus=_READER_CPUS), count, None)
         return table.sort_by([(name, "ascending") for name in ("split", "study_id", "view_index", "instance_id")])
 
-    def files(self, folder: Location) -> pa.Table:
-        """Predict every file of a folder or prefix, or one file.
+    def listed(self, folder: Location) -> tuple[Location, list[str]]:
+        """Return a root and the paths below it of every file of a folder or prefix, or of one file. Needs no Ray.
 
-        Returns:
-            One row a file, ordered by path: `path`, `body_part`, `prob_<class>` and `error`, one of them null.
         Raises:
             UserError: when there is no file, or the model reads no pictures.
         """
         if self.kind != "radiograph":
             raise UserError(f"{self.model} reads cohorts of the kind {self.kind}, no files: make a cohort of {folder}")
-        root, paths = list_files(folder)
+        return list_files(folder)
+
+    def files(self, root: Location, paths: Sequence[str]) -> pa.Table:
+        """Predict files, as `listed` gives them.
+
+        Returns:
+            One row a file, ordered by path: `path`, `body_part`, `prob_<class>` and `error`, one of them null.
+        """
         source = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=-(-len(paths) // _BATCH))
         read = source.map_batches(file_reader(root), batch_size=_FILES, num_cpus=_READER_CPUS)
         return self._run(read, len(paths), _FILES).sort_by("path")

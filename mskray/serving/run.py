@@ -43,7 +43,10 @@ def serve_forever(
     Raises:
         UserError: see `start`.
     """
-    _check_kind(ensemble)  # what cannot be served is refused before Ray starts
+    # What cannot be served is refused before Ray starts.
+    check_exposure(host, token_digest())
+    _free_port(host, port)
+    _check_kind(ensemble)
     with session(), _termination_interrupts():
         try:
             url = start(ensemble, host, port, limits=limits, report=report)

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from mskray import cluster
 from mskray.cohorts import Cohort, Task
 from mskray.cohorts.schema import MISSING
 from mskray.errors import UserError, user_error_in
-from mskray.progress import Progress
+from mskray.progress import Progress, duration
 from mskray.training.feed import LOADER_CPUS, Split, choose_cache, describe_split, request
 from mskray.training.loop import POSITION, WEIGHTS, Assignment, Diverged, Trainer
 from mskray.training.recipe import Recipe, inverse_frequency
@@ -42,6 +43,7 @@ _WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "OMP_WAIT_POLICY": "ACTIVE",
 }
+_SIGN_OF_LIFE_S = 30.0
 # Each poll takes one report of a worker; at Ray's 2 s short epochs queue up, and a stop loses what is queued.
 _POLLING = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
@@ -238,6 +240,7 @@ def _listener(run: Run, unit: str) -> Iterator[Queue]:
     failures: list[Exception] = []
 
     def listen() -> None:
+        heard = told = time.monotonic()
         while True:
             finished = done.is_set()
             try:
@@ -245,9 +248,13 @@ def _listener(run: Run, unit: str) -> Iterator[Queue]:
             except Empty:
                 if finished:
                     return
+                if (now := time.monotonic()) - told >= _SIGN_OF_LIFE_S:
+                    told = now
+                    run.report(Progress(f"no news from the training workers for {duration(now - heard)}"))
                 continue
             except RayError:
                 return
+            heard = told = time.monotonic()
             try:
                 _pass_on(event, run, unit)
             except Exception as error:  # a tracker that fails must not stop the training

@@ -32,11 +32,16 @@ def predict(
     for where, write in ((location, False), (place, False), (target, True)):
         check_access(where, write)
     predicting = Predicting(str(location), ensemble.describe(location), workers, gpu, report)
-    with cluster.session():
-        if place.join(MANIFEST).is_file():
-            cohort = open_cohort(place)
-            table = predicting.cohort(cohort, [split] if split else cohort.splits, need_labels=False)
-        else:
-            table = predicting.files(place)
+    if place.join(MANIFEST).is_file():
+        cohort = open_cohort(place)
+        splits = [split] if split else cohort.splits
+        for each in splits:
+            cohort.shards(each)  # a split that is not there is refused before Ray starts, as is a folder without files
+        with cluster.session():
+            table = predicting.cohort(cohort, splits, need_labels=False)
+    else:
+        root, paths = predicting.listed(place)
+        with cluster.session():
+            table = predicting.files(root, paths)
     target.write_bytes(parquet_bytes(table))
     return table

@@ -20,7 +20,7 @@ from infra.seaweedfs import ObjectStore
 from mskray.bundles import read_description
 from mskray.storage import Location
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.own_cluster, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -182,8 +182,8 @@ def test_a_mask_that_lies_elsewhere_is_quarantined(tmp_path):
 def test_a_volume_is_fetched_and_decoded_once_for_its_discs(tmp_path, monkeypatch):
     layout(tmp_path / "in", [f"1,{number},0,0,0,0,0,0,0,3" for number in range(1, 7)], {"1_t2": lumbar()})
     calls = []
-    real = _discs._read
-    monkeypatch.setattr(_discs, "_read", lambda *given: calls.append(given) or real(*given))
+    real = _discs.read_files
+    monkeypatch.setattr(_discs, "read_files", lambda *given: calls.append(given) or real(*given))
     _discs._opened.cache_clear()
     found = ingest("spider", tmp_path / "in", tmp_path / "out")
     assert len(found.rows) == 6

@@ -82,6 +82,7 @@ def test_kalm_s_key_area_lies_at_the_block(knowing: Backbone, shown: Blocks) -> 
     assert nearer(boxes, shown.centres) > 0.25
 
 
+@pytest.mark.long
 def test_racnn_s_proposals_learn_to_lie_at_the_block(knowing: Backbone, shown: Blocks) -> None:
     """Of networks that know blocks; in the first phase the proposals alone learn."""
     torch.manual_seed(0)

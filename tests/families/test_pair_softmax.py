@@ -152,6 +152,7 @@ def test_in_two_classes_reversal_learns_from_what_regressed() -> None:
     assert ((model.probabilities(features[:, 0])[:, 1] > 0.5) == (three.labels == 2)).mean() > 0.9
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_from_pairs_to_a_bundle(ray_cluster: str, tmp_path: Path) -> None:
     """Of what it has learned a bundle is sure, and its figures are its predictions'; a second task extracts nothing.

@@ -64,4 +64,4 @@ def test_two_tasks_are_learned_at_once(tmp_path: Path) -> None:
     assert (said.argmax(axis=1) == known)[known >= 0].mean() > 0.75
 
     with pytest.raises(UserError, match="reads cohorts of the kind disc, no files"):
-        Predicting(bundle_place, describe(bundle_place)).files(locate(tmp_path))
+        Predicting(bundle_place, describe(bundle_place)).listed(locate(tmp_path))

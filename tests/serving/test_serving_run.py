@@ -131,6 +131,7 @@ serve_forever(sys.argv[1], port=int(sys.argv[2]), report=print)
 """
 
 
+@pytest.mark.own_cluster
 @pytest.mark.slow
 def test_ctrl_c_stops_everything(ensemble_uri: str) -> None:
     port = free_port()
@@ -158,6 +159,8 @@ def test_ctrl_c_stops_everything(ensemble_uri: str) -> None:
         requests.get(f"{url}/healthz", timeout=60)
 
 
+@pytest.mark.long
+@pytest.mark.own_cluster
 @pytest.mark.slow
 def test_the_serve_config_serves(ensemble_uri: str, tmp_path: Path) -> None:
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))

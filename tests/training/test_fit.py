@@ -19,10 +19,13 @@ from sklearn.metrics import log_loss
 from small_run import Trained, run, small_job
 
 from mskray.bundles import Bundle, load_bundle
+from mskray.cohorts.schema import ABNORMALITY
 from mskray.errors import UserError
 from mskray.families import Images, load_predictor
 from mskray.progress import Progress
 from mskray.storage import Location, locate
+from mskray.training import fit
+from mskray.training.run import Resources, Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -141,6 +144,15 @@ def test_two_workers_share_each_epoch(phantom_cohort, tmp_path: Path, ray_cluste
     assert bundle.history[0]["val_loss"] == pytest.approx(loss, rel=1e-5)
 
 
+def test_silence_of_the_workers_is_told(tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "_SIGN_OF_LIFE_S", 0.5)
+    seen: list[Progress] = []
+    with fit._listener(Run(locate(tmp_path), "run", ABNORMALITY, Resources(), seen.append), "images"):
+        _wait_until(lambda: seen)
+    assert seen[0].stage.startswith("no news from the training workers for ")
+
+
+@pytest.mark.long
 def test_a_run_that_diverges_is_told_once_and_not_tried_again(phantom_cohort, tmp_path: Path, ray_cluster: str) -> None:
     seen: list[Progress] = []
     data = small_job(phantom_cohort, locate(tmp_path / "bundle"), optimizer={"name": "sgd", "learning_rate": 10.0})
@@ -151,6 +163,7 @@ def test_a_run_that_diverges_is_told_once_and_not_tried_again(phantom_cohort, tm
     assert not (tmp_path / "bundle" / "bundle.json").exists()
 
 
+@pytest.mark.long
 def test_workers_that_fail_too_often_are_one_line(phantom_cohort, tmp_path: Path, ray_cluster: str) -> None:
     def kill(progress: Progress) -> None:
         if progress.stage.startswith("epoch"):

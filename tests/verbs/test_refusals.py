@@ -1,6 +1,7 @@
 """What the verbs refuse before any work, without a cluster; each leaves everything as it was."""
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +18,14 @@ from mskray.families import families, family
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe
 from mskray.progress import Progress
 from mskray.serving.members import VoteQueue
+from mskray.serving.run import serve_forever
 from mskray.storage import locate
 from mskray.training.run import Run
 from mskray.verbs import train as train_verb
 from mskray.verbs.ensemble import judged, make_ensemble
 from mskray.verbs.evaluate import evaluate_model
 from mskray.verbs.papers import reproduce
+from mskray.verbs.predict import predict
 from mskray.verbs.remove_flags import remove_flags
 from mskray.verbs.train import parse_job, train
 
@@ -139,6 +142,23 @@ def test_what_is_no_radiograph_has_no_flags_and_is_not_served(tmp_path: Path, bu
     refused(lambda: make_ensemble([str(tmp_path / "bovw")], str(tmp_path / "e"), remove_flags=str(bundle)), removed)
     refused(lambda: remove_flags(str(bundle), uri, str(tmp_path / "out")), removed)
     refused(lambda: VoteQueue(ensemble.load(tmp_path / "bovw")), "bovw reads pairs: .* for radiographs can be served")
+
+
+def test_nothing_is_predicted_where_nothing_is(tmp_path: Path, bundle: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    refused(lambda: predict(str(bundle), str(tmp_path / "empty"), str(tmp_path / "p.parquet")), "holds no files")
+    uri = cohort(tmp_path / "cohort", schema.ABNORMALITY)
+    there = "has no split 'valid': it has train, validation, test"
+    refused(lambda: predict(str(bundle), uri, str(tmp_path / "p.parquet"), split="valid"), there)
+    assert not (tmp_path / "p.parquet").exists()
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(bundle: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused(lambda: serve_forever(str(bundle), port=port), f"cannot listen on 127.0.0.1 port {port}")
 
 
 def test_what_could_not_be_judged_is_not_calibrated_on() -> None:
