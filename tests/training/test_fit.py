@@ -63,6 +63,7 @@ def test_the_same_job_again_returns_the_bundle_and_another_job_is_refused(phanto
         run(other)
 
 
+@pytest.mark.long
 def test_a_killed_worker_changes_nothing(phantom_cohort, trained: Trained, s3_folder: Location) -> None:
     """Streamed, with the bundle in the object store, one worker killed in mid-epoch: the same figures."""
     killed: list[int] = []
