@@ -45,10 +45,11 @@ class Schedule:
         elif config.name == "cosine":
             self._each_update = LambdaLR(optimizer, _Cosine(updates, config.warmup))
         elif config.name == "one_cycle":
-            # One update more than will be made: torch raises when stepped past the total.
-            self._each_update = OneCycleLR(
-                optimizer, max_lr=peak, total_steps=updates + 1, pct_start=max(config.warmup, 1e-3)
-            )
+            # One update more than will be made: torch raises when stepped past the total. And it divides by the length
+            # of a rise less one: by zero where the rise is one update, which is none.
+            total = updates + 1
+            rise = config.warmup if config.warmup * total > 1 else 0.5 / total
+            self._each_update = OneCycleLR(optimizer, max_lr=peak, total_steps=total, pct_start=rise)
 
     def after_update(self) -> None:
         if self._each_update:

@@ -36,6 +36,14 @@ def test_shapes(name: str, first: float, peak_at: int, last: float) -> None:
     assert found[-1] == pytest.approx(last, abs=2e-3)
 
 
+@pytest.mark.parametrize("updates", range(1, 25))
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
+def test_one_cycle_of_a_few_updates_falls_from_the_peak(updates: int, warmup: float) -> None:
+    found = rates(*build("one_cycle", updates, warmup=warmup), updates)
+    assert all(0 < rate <= 1.0 for rate in found)
+    assert found[-1] < 1.0 or updates == 1
+
+
 def test_plateau_fires_after_patience() -> None:
     optimizer, schedule = build("plateau", patience=2, factor=0.5)
     for metric in (0.7, 0.6, 0.6):
