@@ -7,14 +7,15 @@
 SpineNet (section 3) begins with these corners: discs are cut between them. A slice is seen between its two neighbours;
 the network is one of points ("Objects as Points", arXiv:1904.07850): it gives each body's centre, arrows to its
 corners, and how far its own middle slice is away. S1 has a map of its own, since levels are counted from there. What
-is learned is where bodies are; the task `bodies` (how many are in view?) is what the loop's validation figures speak
-of: every body that is missed and every stray one makes the count less likely.
+is learned is where bodies are, and the loop's validation loss is of that; its other figures speak of the task `bodies`
+(how many are in view?).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -73,7 +74,7 @@ class VertebraLoop(LoopSection):
 
     class_weights: Literal["none"] = setting("none", "none: points are learned, not classes of images")
     label_smoothing: float = setting(0.0, "none: points are learned, not classes of images", ge=0, le=0)
-    metric: Metric = setting("loss", "validation metric, of the number of bodies, that picks the best epoch")
+    metric: Metric = setting("loss", "picks the best epoch: the loss, or a figure of the number of bodies")
 
 
 class VertebraDetectorConfig(TorchConfig):
@@ -133,11 +134,22 @@ class VertebraDetectorRecipe(Recipe):
         return centre_loss(maps, batch["corners"], batch["kinds"], batch["slices"], batch["sliced"].float())
 
     def answer(self, network: nn.Module, batch: Batch) -> Answer:
-        """Probabilities of 0 to MOST bodies, the peaks of the middle slice's map taken for independent."""
+        """Probabilities of 0 to MOST bodies, the peaks of the middle slice's map taken for independent.
+
+        The part `loss` (n, 1) is the batch's, of its middle slices.
+        """
         images = batch["image"]
         nowhere = torch.zeros(len(images), device=images.device)
         maps = network(_around(images, nowhere.long(), nowhere.bool()))
-        return Answer(count_probabilities(peak_scores(maps.centres)[0]))
+        missed = centre_loss(maps, batch["corners"], batch["kinds"], batch["slices"], torch.ones_like(nowhere))
+        return Answer(count_probabilities(peak_scores(maps.centres)[0]), {"loss": missed.expand(len(images), 1)})
+
+    def judged(self, answer: Answer) -> Tensor:
+        return torch.cat([answer.probabilities, answer.parts["loss"]], dim=1)
+
+    def judge(self, judged: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Figures of the number of bodies, but for `val_loss`: where they are said to be is what it is of."""
+        return {**super().judge(judged[:, :-1], labels), "val_loss": float(judged[:, -1].mean())}
 
 
 def count_probabilities(scores: Tensor) -> Tensor:

@@ -43,9 +43,9 @@ def trained(
         for place, each in zip(chosen, labels.T, strict=True)
     ]
     balance = torch.tensor(np.concatenate(weights), dtype=torch.float32, device=options.device)
-    network = recipe.build().to(options.device).train()
+    network = recipe.build().to(options.device, memory_format=torch.channels_last).train()
     network.mean.fill_(float(discs.images[:: max(1, len(labels) // 200)].mean() / 255))
-    optimizer = torch.optim.AdamW(network.parameters(), options.rate, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(network.parameters(), options.rate, weight_decay=1e-4, fused=True)
     steps = max(1, len(labels) // options.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.rate, total_steps=options.epochs * steps)
     rng = np.random.default_rng(options.seed)

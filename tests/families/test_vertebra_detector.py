@@ -23,8 +23,10 @@ from mskray.imaging.inputs import InputFormat
 from mskray.imaging.spine import LEVELS
 from mskray.imaging.volumes.volume import Volume
 from mskray.storage import locate
+from mskray.training.centre_loss import centre_loss
 from mskray.training.recipe import to_batch
-from mskray.training.spine_samples import BODY, MOST, NONE, PART, SpineSamples
+from mskray.training.spine_samples import BODY, MOST, NONE, PART, SLICES, SpineSamples
+from mskray.training.validation import HIGHER_IS_BETTER
 from mskray.verbs.find_vertebrae import find_vertebrae
 
 SIZE = 128
@@ -140,6 +142,21 @@ def test_the_number_of_bodies_is_that_of_independent_things() -> None:
     np.testing.assert_allclose(count_probabilities(scores)[0], expected, atol=1e-3)
     assert count_probabilities(torch.ones(1, MOST + 2))[0].argmax() == MOST
     assert count_probabilities(torch.zeros(1, MOST + 2))[0].argmax() == 0
+
+
+def test_the_best_epoch_is_that_of_the_least_loss_of_the_points() -> None:
+    """The validation's loss falls with that of the middle slices' points, not with that of the number of bodies."""
+    torch.manual_seed(0)
+    recipe, samples = VertebraDetectorRecipe(config()), SpineSamples(SIZE).load(drawn_spines(6), InputFormat(SIZE))
+    network, batch = recipe.build().eval(), to_batch(samples, torch.device("cpu"))
+    with torch.inference_mode():
+        answer = recipe.answer(network, batch)
+        middle = SLICES // 2
+        maps = network(batch["image"][:, middle - 1 : middle + 2])
+        expected = centre_loss(maps, batch["corners"], batch["kinds"], batch["slices"], torch.ones(6))
+    figures = recipe.judge(recipe.judged(answer).numpy(), samples["label"])
+    assert figures["val_loss"] == pytest.approx(float(expected))
+    assert set(figures) == {f"val_{name}" for name in HIGHER_IS_BETTER}
 
 
 def test_a_bundle_of_another_family_is_refused(tmp_path) -> None:
