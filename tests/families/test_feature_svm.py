@@ -108,6 +108,7 @@ def test_a_killed_driver_fits_only_the_bags_that_are_left(
     assert figures == pytest.approx({name: bundle.best[name] for name in figures}, abs=2e-3)
 
 
+@pytest.mark.long
 def test_a_backbone_without_a_bundle(phantom_cohort: Cohort, s3_folder: Location, ray_cluster: str) -> None:
     """Features, bags and bundle in the object store; one model for all parts."""
     network = {"backbone": "resnet18", "weights": "none"}
