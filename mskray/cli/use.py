@@ -47,6 +47,7 @@ def explain(
         int | None,
         typer.Option(min=1, max=10_000, help="Augmented ones that hotspots are the mean of; 64 if not given."),
     ] = None,
+    gpu: Gpu = False,
 ) -> None:
     """Show where in images a model holds reasons for a class: overlays, maps and boxes."""
     from mskray.verbs.explain import explain as run
@@ -62,6 +63,7 @@ def explain(
         split=split,
         limit=limit,
         copies=copies,
+        gpu=gpu,
         report=display,
     )
     display.end()

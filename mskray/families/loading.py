@@ -1,5 +1,6 @@
 """A bundle at a URI, ready to predict."""
 
+import torch
 from pydantic import ValidationError
 
 import mskray
@@ -10,7 +11,13 @@ from mskray.storage import Location
 
 
 def load_predictor(uri: str | Location, device: str = "cpu") -> tuple[Bundle, Predictor]:
-    """Load a bundle, ready to predict. Raises UserError as `load_bundle`, and for a config or state that do not fit."""
+    """Load a bundle, ready to predict.
+
+    Raises:
+        UserError: as `load_bundle`, for a config or state that do not fit, and where the device is not there.
+    """
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("torch finds no GPU here: do without --gpu")
     bundle, fitted = load_bundle(uri)
     try:
         return bundle, family(bundle.family).predictor(fitted, device)

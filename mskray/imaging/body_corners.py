@@ -52,8 +52,13 @@ def mask_bodies(mask: Volume) -> Bodies:
         if view is None:
             missing[level] = f"{level} is not in the mask"
             continue
-        plane = _in_front(view.plane, mask.pixels[view.index] == CANAL)
-        outline = _outline(plane, mask.spacing_mm)
+        canal = _canal_beside(mask, view)
+        if canal is None:
+            missing[level] = (
+                f"{level} has no spinal canal behind it in the mask, so its body cannot be told from its arch"
+            )
+            continue
+        outline = _outline(_in_front(view.plane, canal), mask.spacing_mm)
         if outline is None:
             missing[level] = f"{level} has no body in its mid-sagittal slice of the mask"
         elif _touches_edge(outline, mask):
@@ -94,11 +99,19 @@ def _pixel(mask: Volume) -> Points:
     return np.array([mask.spacing_mm[2], mask.spacing_mm[1]])
 
 
+def _canal_beside(mask: Volume, view: _MidSagittal) -> NDArray[np.bool_] | None:
+    """The canal in the slice nearest to a vertebra's middle that shows it behind the vertebra; None where none does."""
+    seen = np.flatnonzero(view.plane.any(1))
+    behind = mask.pixels[:, seen[0] : seen[-1] + 1] == CANAL
+    slices = np.flatnonzero(behind.any((1, 2)))
+    if not len(slices):
+        return None
+    return np.asarray(mask.pixels[slices[np.abs(slices - view.index).argmin()]] == CANAL)
+
+
 def _in_front(plane: NDArray[np.bool_], canal: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """What lies before the canal; rows without a canal take the border of the nearest row that has one."""
     rows = np.flatnonzero(canal.any(1))
-    if not len(rows):
-        return plane
     border = np.interp(np.arange(len(plane)), rows, canal[rows].argmax(1))
     return plane & (np.arange(plane.shape[1])[None] < border[:, None])
 

@@ -99,6 +99,7 @@ def explain(
     split: str | None = None,
     limit: int | None = None,
     copies: int | None = None,
+    gpu: bool = False,
     report: Report = silent,
 ) -> Explained:
     """Explain one image, every image of a folder or prefix, or discs of a cohort; write a folder for each below `out`.
@@ -108,6 +109,7 @@ def explain(
             allows when None.
         target: name of the class to explain; the one called of each image when None.
         task, split, limit, copies: of a cohort, see `Request`.
+        gpu: whether the model runs on one.
     Raises:
         UserError: before any work, when model, source, `out`, a method or the class does not do; at the end, when no
             image at all could be read.
@@ -120,7 +122,7 @@ def explain(
     given: dict[str, Any] = {name: value for name, value in of_cohort.items() if value is not None}
     if place.join(MANIFEST).is_file():
         _check_apart(folder, place, place)
-        request = Request(target=target, methods=tuple(methods or STACK_METHODS))
+        request = Request(target=target, methods=tuple(methods or STACK_METHODS), gpu=gpu)
         return Explained(explain_grades(location, place, folder, replace(request, **given), report), {}, [])
     described = ensemble.describe(location)
     if given:
@@ -130,7 +132,8 @@ def explain(
     root, paths = list_files(place)
     _check_apart(folder, root, place)
     report(Progress("loading the model"))
-    explaining = Explaining(ensemble.load_members(described, str(location)), methods or list(METHODS), bool(methods))
+    voter = ensemble.load_members(described, str(location), "cuda" if gpu else "cpu")
+    explaining = Explaining(voter, methods or list(METHODS), bool(methods))
     unreadable: dict[str, str] = {}
     with ThreadPoolExecutor(_FILES) as pool:
         for start in range(0, len(paths), _FILES):

@@ -1,7 +1,7 @@
 """`mskray explain BUNDLE COHORT --task NAME --out DIR`: in which voxels of discs a network sees reasons for a grade.
 
-For each disc a folder of its instance's name: a montage of its slices a method with the map over them, `maps.npz`,
-`explanation.json`. The cohort needs no labels; what it has is shown beside what was called.
+For each disc a folder `<task>/<its instance's name>`: a montage of its slices a method with the map over them,
+`maps.npz`, `explanation.json`. The cohort needs no labels; what it has is shown beside what was called.
 """
 
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ class Request:
         copies: augmented ones that hotspots are averaged over.
         methods: names of STACK_METHODS.
         target: class of the task; the one called of each disc when None.
+        gpu: whether the network runs on one.
     """
 
     task: str | None = None
@@ -45,10 +46,11 @@ class Request:
     copies: int = COPIES
     methods: tuple[str, ...] = STACK_METHODS
     target: str | None = None
+    gpu: bool = False
 
 
 def explain_grades(model: Location, place: Location, folder: Location, request: Request, report: Report) -> int:
-    """Explain discs of a cohort, write a folder for each below `folder`, and return how many they were.
+    """Explain discs of a cohort, write `<task>/<disc>` below `folder` for each, and return how many they were.
 
     Raises:
         UserError: before any work, when bundle, cohort or what is asked for does not do.
@@ -65,7 +67,7 @@ def explain_grades(model: Location, place: Location, folder: Location, request: 
         raise UserError(f"{model} learned from {bundle.kind}s, {place} holds {cohort.manifest.kind}s: give another one")
     names, levels, labels = _listed(cohort, Task(name=str(request.task), classes=classes), request, str(model))
     report(Progress("loading the model"))
-    _, predictor = load_predictor(model)
+    _, predictor = load_predictor(model, "cuda" if request.gpu else "cpu")
     assert isinstance(predictor, StackExplainer)  # every bundle with tasks
     for start in range(0, len(names), _DISCS):
         some = names[start : start + _DISCS]
@@ -81,7 +83,7 @@ def explain_grades(model: Location, place: Location, folder: Location, request: 
             at = start + place_in
             told = Graded(name, levels[at], bundle.name, str(request.task), classes, said[place_in], labels[at])
             mine = {method: each[place_in] for method, each in maps.items()}
-            write_hotspots(folder.join(name), told, int(target[place_in]), shown[place_in], mine)
+            write_hotspots(folder.join(told.task, name), told, int(target[place_in]), shown[place_in], mine)
         report(Progress("explain", start + len(some), len(names)))
     return len(names)
 

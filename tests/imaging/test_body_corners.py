@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from block_spine import GAP_MM, HEIGHT_MM, lumbar
 
-from mskray.imaging.body_corners import mask_bodies
+from mskray.imaging.body_corners import CANAL, mask_bodies
 from mskray.imaging.discs import disc_volume
 from mskray.imaging.spine import LEVELS
 
@@ -82,3 +82,17 @@ def test_bodies_joined_to_the_arch_end_at_the_canal():
     for level, body in bodies(spine, bridged).found.items():
         if level != "S1":
             np.testing.assert_allclose(body.corners, spine.vertebrae[level].corners, atol=4)
+
+
+def test_a_canal_beside_the_middle_slice_bounds_the_body_too():
+    spine = lumbar(10)
+    labels = spine.mask()
+    expected = bodies(spine, labels).found
+    beside = labels.copy()
+    beside[4][labels[5] == CANAL] = CANAL
+    beside[5][labels[5] == CANAL] = 0
+    for level, body in bodies(spine, beside).found.items():
+        np.testing.assert_array_equal(body.corners, expected[level].corners)
+    rows = np.flatnonzero((labels[5] == 3).any(1))
+    beside[:, rows[0] : rows[-1] + 1][beside[:, rows[0] : rows[-1] + 1] == CANAL] = 0
+    assert bodies(spine, beside).missing["L3"].startswith("L3 has no spinal canal behind it in the mask")

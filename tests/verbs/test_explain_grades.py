@@ -40,20 +40,22 @@ def test_each_disc_has_its_maps_their_picture_and_what_was_called(place: Path, t
         str(place / "model"), str(place / "cohort"), str(tmp_path), task="type", limit=2, copies=3, target="standing"
     )
     assert (done.images, done.unreadable, done.notes) == (2, {}, [])
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["test-000", "test-001"]
+    found = tmp_path / "type"
+    assert [each.name for each in tmp_path.iterdir()] == ["type"]
+    assert sorted(each.name for each in found.iterdir()) == ["test-000", "test-001"]
     for name, label in (("test-000", None), ("test-001", "standing")):
-        said = json.loads((tmp_path / name / "explanation.json").read_text())
+        said = json.loads((found / name / "explanation.json").read_text())
         assert (said["image"], said["task"], said["class"], said["label"]) == (name, "type", "standing", label)
         assert list(said["probabilities"]) == list(TILT.classes)
         assert sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-5)
         assert (said["slices"], said["rows"], said["columns"]) == (3, 42, 84)
-        with np.load(tmp_path / name / "maps.npz", allow_pickle=False) as maps:
+        with np.load(found / name / "maps.npz", allow_pickle=False) as maps:
             assert set(maps) == set(said["methods"]) == {"hotspots", "saliency"}
             for method, told in said["methods"].items():
                 assert maps[method].shape == (3, 42, 84)
                 assert maps[method].dtype == np.float32
                 assert maps[method][tuple(told["peak"])] == maps[method].max() == 1
-                picture = cv2.imread(str(tmp_path / name / told["overlay"]))
+                picture = cv2.imread(str(found / name / told["overlay"]))
                 assert picture.shape[0] > 168  # one line of three tiles and the legend
                 assert picture.shape[1] == 3 * 336 + 4 * 3
             assert not np.allclose(maps["hotspots"], maps["saliency"])
@@ -61,14 +63,14 @@ def test_each_disc_has_its_maps_their_picture_and_what_was_called(place: Path, t
 
 def test_with_one_copy_hotspots_are_saliency(place: Path, tmp_path: Path) -> None:
     explain(str(place / "model"), str(place / "cohort"), str(tmp_path), task="side", limit=1, copies=1)
-    with np.load(tmp_path / "test-000" / "maps.npz", allow_pickle=False) as maps:
+    with np.load(tmp_path / "side" / "test-000" / "maps.npz", allow_pickle=False) as maps:
         np.testing.assert_allclose(maps["hotspots"], maps["saliency"], atol=1e-6)
 
 
 def test_all_discs_and_the_class_called_unless_said_otherwise(place: Path, tmp_path: Path) -> None:
     done = explain(str(place / "model"), str(place / "cohort"), str(tmp_path), task="side", methods=["saliency"])
     assert done.images == 9
-    for folder in tmp_path.iterdir():
+    for folder in (tmp_path / "side").iterdir():
         said = json.loads((folder / "explanation.json").read_text())
         assert said["class"] == max(said["probabilities"], key=said["probabilities"].get)
         assert sorted(each.name for each in folder.iterdir()) == ["explanation.json", "maps.npz", "saliency.png"]
