@@ -115,7 +115,7 @@ def write_shard(job: ShardJob, plan: ShardPlan, rows: list[dict[str, Any]], care
                     complete = complete and not data.passing
                     raise DecodeError(data.reason)
                 loaded = load(_address(row), data)
-                images[place], placement = _fitted(loaded.image.pixels, job.image)
+                images[place], placement = to_cell(loaded.image.pixels, job.image)
                 if masks is not None:
                     masks[place] = 0 if loaded.mask is None else _fitted_mask(loaded.mask, job.image)
                 records.append(_record(row, loaded, placement, job))
@@ -185,7 +185,7 @@ def _load(job: ShardJob, path: str, data: bytes) -> Loaded:
     return loaded
 
 
-def _fitted(pixels: np.ndarray, image: ImageFormat) -> tuple[np.ndarray, Placement]:
+def to_cell(pixels: np.ndarray, image: ImageFormat) -> tuple[np.ndarray, Placement]:
     """Bring an image to its cell; a stack slice by slice, unless its source made it in the cell's shape."""
     if pixels.ndim == 3 and pixels.shape == image.shape and pixels.dtype == image.dtype:
         return pixels, Placement(1.0, 1.0, 0.0, 0.0)

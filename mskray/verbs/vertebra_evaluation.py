@@ -14,7 +14,7 @@ from mskray.cohorts import Cohort, open_cohort
 from mskray.errors import UserError
 from mskray.evaluation.result import check_resamples
 from mskray.evaluation.vertebrae import Bodies, SpineResult, VertebraFigures, vertebra_figures
-from mskray.families.vertebra_finding import FAMILY, load_vertebra_detector
+from mskray.families.vertebra_finding import FAMILY, VertebraPredictor, load_vertebra_detector
 from mskray.prediction.shards import over_shards, use_threads
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
@@ -76,7 +76,7 @@ def evaluate_vertebrae(
     with cluster.session():
         rows = _find(str(location), cohort, split, workers, gpu, report)
     report(Progress("computing figures and intervals"))
-    figures = vertebra_figures([_result(row) for row in rows], resamples)
+    figures = vertebra_figures([spine_result(row) for row in rows], resamples)
     target.join(FOUND).write_bytes(parquet_bytes(pa.Table.from_pylist(rows)))
     where = {"uri": str(cohort.location), "content_hash": cohort.content_hash, "source": cohort.manifest.source}
     target.join(FIGURES).write_json(
@@ -132,21 +132,24 @@ class _Finder:
         return {"rows": [json.dumps(self._rows(shards[int(place)])) for place in batch["place"]]}
 
     def _rows(self, shard: Any) -> list[dict[str, Any]]:
-        data = self._cohort.read_shard(shard, _COLUMNS)
-        rows = []
-        for place, spine in enumerate(self._detector.find(list(data["image"]))):
-            unit = millimetres({name: data[name][place] for name in _COLUMNS[4:]})
-            found = [
-                {"level": each.level, "corners": (each.corners * unit).tolist(), "score": each.score}
-                for each in spine.bodies
-            ]
-            true = [
-                {"level": each["level"], "corners": (corners_of(each) * unit).tolist()}
-                for each in data["vertebrae"][place]
-            ]
-            names = {name: data[name][place] for name in ("instance_id", "patient_id")}
-            rows.append({**names, "notes": list(spine.notes), "found": found, "true": true})
-        return rows
+        return compared(self._detector, self._cohort.read_shard(shard, _COLUMNS))
+
+
+def compared(detector: VertebraPredictor, data: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Return one row a spine of a cohort's columns: who it is, notes, `found` and `true` bodies with corners in mm."""
+    rows = []
+    for place, spine in enumerate(detector.find(list(data["image"]))):
+        unit = millimetres({name: data[name][place] for name in _COLUMNS[4:]})
+        found = [
+            {"level": each.level, "corners": (each.corners * unit).tolist(), "score": each.score}
+            for each in spine.bodies
+        ]
+        true = [
+            {"level": each["level"], "corners": (corners_of(each) * unit).tolist()} for each in data["vertebrae"][place]
+        ]
+        names = {name: data[name][place] for name in ("instance_id", "patient_id")}
+        rows.append({**names, "notes": list(spine.notes), "found": found, "true": true})
+    return rows
 
 
 def millimetres(row: Mapping[str, float]) -> np.ndarray:
@@ -155,7 +158,9 @@ def millimetres(row: Mapping[str, float]) -> np.ndarray:
     return np.nan_to_num(spacing, nan=1.0) / np.array([row["scale_x"], row["scale_y"]], float)
 
 
-def _result(row: Mapping[str, Any]) -> SpineResult:
+def spine_result(row: Mapping[str, Any]) -> SpineResult:
+    """Return a row of `compared` as what figures are made of."""
+
     def bodies(name: str) -> Bodies:
         corners = np.array([each["corners"] for each in row[name]], np.float64).reshape(-1, 4, 2)
         return Bodies(tuple(each["level"] for each in row[name]), corners)
