@@ -17,7 +17,7 @@ from mskray.families.explanation import Explanation
 from mskray.families.loading import load_predictor
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.imaging.spine import FoundVertebra
-from mskray.imaging.spine_cell import spine_cell
+from mskray.imaging.spine_cell import middles_beside, spine_cell
 from mskray.imaging.spine_levels import body_heights, name_levels
 from mskray.imaging.volumes.volume import Volume
 from mskray.models.vertebrae import SACRUM, STRIDE, Maps
@@ -28,6 +28,8 @@ FAMILY = "vertebra_detector"
 NO_CLASSES = f"a {FAMILY} finds bodies, tells no classes apart: use mskray find-vertebrae or evaluate"
 MOST = 16
 """Peaks that are looked at."""
+_A_SPINE = 3
+"""Bodies that are enough not to look for others beside the middle of a volume."""
 _APART = 0.5  # of a body's height: nearer peaks are of one body
 
 
@@ -168,13 +170,21 @@ class VertebraPredictor(TorchPredictor):
         return [self._find(stack) for stack in stacks]
 
     def find_in(self, volume: Volume) -> Spine:
-        """Find the bodies of a volume in the order of `to_sagittal`; in pixels and slices of the volume."""
-        cell = spine_cell(volume, self.image["size"], self.image["slices"])
-        found = self.find([cell.pixels])[0]
+        """Find the bodies of a volume in the order of `to_sagittal`; in pixels and slices of the volume.
+
+        Where the middle slices show no spine, those beside them are looked at, and the surest bodies are taken.
+        """
+        found: list[Spine] = []
         last = len(volume.pixels) - 1
-        there = [cell.to_volume(body) for body in found.bodies]
-        bodies = [replace(body, slice=min(max(body.slice, 0.0), float(last))) for body in there]
-        return Spine(tuple(bodies), found.notes)
+        for beside in middles_beside(volume, self.finding.slices):
+            cell = spine_cell(volume, self.image["size"], self.image["slices"], beside)
+            (spine,) = self.find([cell.pixels])
+            there = [cell.to_volume(body) for body in spine.bodies]
+            bodies = [replace(body, slice=min(max(body.slice, 0.0), float(last))) for body in there]
+            found.append(replace(spine, bodies=tuple(bodies)))
+            if len(bodies) >= _A_SPINE:
+                break
+        return max(found, key=lambda spine: sum(body.score for body in spine.bodies))
 
     def _find(self, stack: NDArray[np.uint8]) -> Spine:
         form = self.recipe.config.data.input_format

@@ -55,16 +55,17 @@ class SpineCell:
         return np.array([self.placement.offset_x, self.placement.offset_y])
 
 
-def spine_cell(volume: Volume, size: int = SIZE, slices: int = SLICES) -> SpineCell:
+def spine_cell(volume: Volume, size: int = SIZE, slices: int = SLICES, beside: int = 0) -> SpineCell:
     """Make the cell of a volume in the order of `to_sagittal`: its middle slices, stretched in grey level and fitted.
 
     Args:
-        size: side of the square cell, px. slices: how many it holds.
+        size: side of the square cell, px. slices: how many it holds. beside: so many of its slices further on than the
+            middle of the volume lies that of the cell.
     """
     count, rows, columns = volume.pixels.shape
-    between, down, across = volume.spacing_mm
-    step = max(1, round(_PITCH_MM / between))
-    first = (count - 1) // 2 - slices // 2 * step
+    _, down, across = volume.spacing_mm
+    step = _step(volume)
+    first = (count - 1) // 2 + (beside - slices // 2) * step
     taken = first + step * np.arange(slices)
     there = (taken >= 0) & (taken < count)
     pixel = min(down, across)
@@ -77,6 +78,19 @@ def spine_cell(volume: Volume, size: int = SIZE, slices: int = SLICES) -> SpineC
         fitted = cv2.resize(each, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         cell[place, top : top + height, left : left + width] = fitted
     return SpineCell(cell, Placement(width / columns, height / rows, float(left), float(top)), first, step)
+
+
+def middles_beside(volume: Volume, apart: int) -> list[int]:
+    """What `beside` of `spine_cell` may be, from 0 outwards in steps of `apart`, for middles inside the volume."""
+    count, step = len(volume.pixels), _step(volume)
+    middle = (count - 1) // 2
+    inside = range(-(middle // step), (count - 1 - middle) // step + 1)
+    return sorted((beside for beside in inside if beside % apart == 0), key=abs)
+
+
+def _step(volume: Volume) -> int:
+    """How many of a volume's slices further each slice of a cell lies."""
+    return max(1, round(_PITCH_MM / volume.spacing_mm[0]))
 
 
 def display_levels(pixels: np.ndarray) -> NDArray[np.uint8]:

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from spine_run import vertebra_bundle
 
-from mskray.families.vertebra_finding import find_peaks, fused, looks, peak_scores
-from mskray.imaging.spine import LEVELS
+from mskray.families.vertebra_detector import VertebraDetectorConfig
+from mskray.families.vertebra_finding import Spine, find_peaks, fused, load_vertebra_detector, looks, peak_scores
+from mskray.imaging.spine import LEVELS, FoundVertebra
+from mskray.imaging.volumes.volume import Volume
 from mskray.models.vertebrae import Maps, places
 
 SIDE = 64  # places
@@ -89,3 +92,30 @@ def test_padding_is_not_looked_at_and_an_end_is_its_own_neighbour(shown, count: 
         ends = (10 + min(shown), 10 + max(shown))
         expected = [[min(max(10 + each + beside, ends[0]), ends[1]) for beside in (-1, 0, 1)] for each in middles]
         assert seen[:, :, 0, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(("place", "searches"), [(12, 1), (7, 2), (17, 3), (3, 4), (21, 5)])
+def test_a_spine_beside_the_middle_slices_is_found_in_its_slice(tmp_path, place: int, searches: int) -> None:
+    """Of 25 slices of 4 mm one has a body with three neighbours: where the five that are looked at show it."""
+    config = {
+        "network": {"backbone": "mobilenet_v3_small", "weights": "none", "channels": 8},
+        "data": {"image_size": 64},
+    }
+    _, detector = load_vertebra_detector(vertebra_bundle(tmp_path / "b", VertebraDetectorConfig.model_validate(config)))
+    seen = []
+
+    def find(stacks):
+        (stack,) = stacks
+        _, middles = looks(stack, 5)
+        shown = [middle for middle in middles if stack[middle].max() == 255 and stack[middle, 32, 32] == 255]
+        seen.append(middles)
+        square = np.array([[10.0, 10], [20, 10], [20, 20], [10, 20]])
+        bodies = [FoundVertebra(level, float(middle), square, 0.9) for middle in shown for level in ("L5", "L4", "L3")]
+        return [Spine(tuple(bodies), ())]
+
+    detector.find = find
+    pixels = np.random.default_rng(0).uniform(10, 20, (25, 64, 64)).astype(np.float32)
+    pixels[place, 24:40, 24:40] = 100
+    found = detector.find_in(Volume(pixels, (4.0, 1.0, 1.0), np.eye(4)))
+    assert [body.slice for body in found.bodies] == [place] * 3
+    assert len(seen) == searches

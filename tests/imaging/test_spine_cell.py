@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mskray.imaging.spine import FoundVertebra
-from mskray.imaging.spine_cell import spine_cell
+from mskray.imaging.spine_cell import middles_beside, spine_cell
 from mskray.imaging.volumes.volume import Volume
 
 
@@ -36,6 +36,16 @@ def test_the_middle_slices_are_taken_and_others_are_black(slices: int, apart: fl
     numbers = [round(cell.first + cell.step * place) for place, each in enumerate(shown) if each is not None]
     assert numbers == there
     assert (np.diff(grey[grey > 0]) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("slices", "apart", "middles"),
+    [(1, 4.0, [0]), (15, 4.0, [7, 2, 12]), (12, 4.0, [5, 0, 10]), (41, 2.0, [20, 10, 30, 0, 40]), (9, 4.0, [4])],
+)
+def test_cells_beside_the_middle_are_inside_the_volume(slices: int, apart: float, middles: list[int]) -> None:
+    made = volume((slices, 20, 20), (apart, 1.0, 1.0))
+    cells = [spine_cell(made, size=20, beside=beside) for beside in middles_beside(made, 5)]
+    assert [round(cell.first + cell.step * 4) for cell in cells] == middles
 
 
 def test_pixels_become_isotropic_and_corners_find_their_way_back() -> None:

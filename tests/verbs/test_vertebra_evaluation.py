@@ -56,7 +56,7 @@ def test_corners_are_compared_in_millimetres() -> None:
     """Cell pixels are 0.5 mm across (1 mm at twice the size) and 2 mm down (0.5 mm at a quarter)."""
     true = [("L4", block(10, 20)), ("L5", block(12, 60))]
     data = columns([true] * SPINES, spacing=(1.0, 0.5), scale=(2.0, 0.25))
-    found = [("L4", block(10, 20) + [6, 0]), ("L5", block(12, 60) + [0, 1.5])]
+    found = [("L4", block(16, 20)), ("L5", block(12, 61.5))]
     rows = compared(Saying(*[found] * SPINES), data)
     np.testing.assert_allclose(rows[0]["true"][0]["corners"], block(10, 20) * [0.5, 2.0])
     figures = vertebra_figures([spine_result(row) for row in rows], 100).figures
