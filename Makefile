@@ -1,5 +1,6 @@
 # make demo            the whole path on synthetic radiographs   (DATA=<folder> for MURA or knee-oa, STORE=file for no object store)
 # make test            all tests but whole trainings              make test-all   every test that this machine can run
+#                      (DATA=<folder> adds those on published scans: knee_mri_dicom, lumbar_t2)
 # make system          the Debian packages that some tests use
 # make lint            ruff, mypy, import-linter                 make bench    ratios against peers (tests/benchmarks)
 PYTHON ?= python3
@@ -25,7 +26,7 @@ demo: $(STAMP)
 	@exec $(BIN)/python jobs/demo.py $(if $(DATA),--data "$(DATA)") $(if $(STORE),--store $(STORE))
 
 # Two processes: all tests that share the Ray cluster in one, everything else in the other.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := $(if $(DATA),MSKRAY_DATA="$(abspath $(DATA))" )$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 test: $(STAMP)
 	$(PYTEST) -m "not long" $(ARGS)
 

@@ -132,6 +132,8 @@ def blocks(
     title = "Average per-class accuracy, %: mean ± SD of models with validation and test exchanged"
     if theirs:
         title += f" (the paper's on {_SPLIT})"
+    if len(names) > 1 and "none" in found:
+        title += "; none: a network a task, trained side by side, with one best epoch for all"
     made = [Block(title, ("branch point", "whose", *columns), tuple(rows))]
     lootus = [(task, figure) for task, figure in AS_LOOTUS if task in names]
     if lootus:
