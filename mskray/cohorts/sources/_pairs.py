@@ -3,13 +3,14 @@
 A cell is (2, size, size). Members of one size, pixel spacing and modality alone make a pair: a difference between
 scanners' protocols is no change of the patient, and a difference in size would be scaled away unseen. Where one member
 says nothing of its spacing or modality there is nothing to compare. Nothing is resampled to match: CRMO compares slices
-as they were taken, and one of the two, made smooth by resampling, would differ from the other by that alone.
+as they were taken, and one of the two, made smooth by resampling, would differ from the other by that alone. A slice
+that a series lacks is no image: a pair with it is refused.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import ClassVar, Literal, TypeVar
 
@@ -53,6 +54,18 @@ class Member:
     slice: int | None = None
     mirrored: bool = False
     volume: int | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a member looks like.
+
+    Args:
+        notes: what a reader found worth saying of its volume.
+    """
+
+    image: DecodedImage
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,10 +119,12 @@ class PairSource(Source[OptionsT]):
         loaded = []
         for (name, files), member in zip(named_files(data), Address.read(path).members, strict=True):
             try:
-                loaded.append(_image(files, member))
+                loaded.append(_seen(files, member))
             except DecodeError as error:
                 raise DecodeError(f"{name}: {error.reason}") from error
-        return Loaded(joined(*loaded))
+        before, after = loaded
+        notes = tuple(dict.fromkeys((*before.notes, *after.notes)))
+        return Loaded(joined(before.image, after.image), notes=notes)
 
 
 def joined(before: DecodedImage, after: DecodedImage) -> DecodedImage:
@@ -142,11 +157,14 @@ def pair_path(before: str, after: str) -> str:
     return f"{before} → {after}"
 
 
-def _image(files: bytes, member: Member) -> DecodedImage:
-    image = _decoded(named_files(files)) if member.slice is None else _slice(files, member.volume, member.slice)
+def _seen(files: bytes, member: Member) -> Seen:
+    if member.slice is None:
+        seen = Seen(_decoded(named_files(files)))
+    else:
+        seen = _slice(_volume(_volumes(files), member.volume), member.slice)
     if not member.mirrored:
-        return image
-    return DecodedImage(**{**vars(image), "pixels": np.ascontiguousarray(image.pixels[:, ::-1])})
+        return seen
+    return replace(seen, image=replace(seen.image, pixels=np.ascontiguousarray(seen.image.pixels[:, ::-1])))
 
 
 def _decoded(files: Sequence[tuple[str, bytes]]) -> DecodedImage:
@@ -177,17 +195,21 @@ def _volume(found: Found, number: int | None) -> Volume:
     return named[str(number)]
 
 
-def _slice(files: bytes, number: int | None, index: int) -> DecodedImage:
-    volume = _volume(_volumes(files), number)
+def _slice(volume: Volume, index: int) -> Seen:
     view = to_plane(volume, shown_plane(volume))
     if index >= len(view.pixels):
         raise DecodeError(f"slice {index} of a volume of {len(view.pixels)} slices (0 to {len(view.pixels) - 1})")
+    if index in view.missing:
+        raise DecodeError(f"slice {index} is missing from its series")
+    if volume.missing and not view.missing:
+        raise DecodeError("its series lacks slices, and every slice of its view cuts across them")
     low, high = np.percentile(view.pixels, _WINDOW)
     levels = (view.pixels[index] - low) / max(float(high - low), 1e-9)
-    return DecodedImage(
+    image = DecodedImage(
         pixels=full_range(levels, np.uint16),
         format="volume",
         bits=16,
         pixel_spacing_mm=view.spacing_mm[1:],
         metadata={"modality": view.modality or None, "burned_in_annotation": "YES" if view.burned_in else None},
     )
+    return Seen(image, view.notes)
