@@ -131,7 +131,10 @@ class SoftmaxWork:
     tasks: Mapping[str, Pairs]
 
     def __call__(self, fold: Fold) -> CellResult:
-        features = ray.get(self.features)
+        return self.judge(ray.get(self.features), fold)
+
+    def judge(self, features: np.ndarray, fold: Fold) -> CellResult:
+        """As called, the features at hand."""
         outcomes = {
             f"{task}/softmax": run_fold(
                 learn_softmax(features, pairs, self.section, self.penalty_folds),

@@ -184,7 +184,7 @@ def test_a_slice_that_is_missing_is_no_member(tmp_path: Path) -> None:
     """The third of six is missing; seen from the right, the volume's last slice comes first."""
     write_series(tmp_path / "scan", [0, 1, 3, 4, 5])
     missing, there = listing(PAIRS, table(tmp_path, HEAD, "scan#3,scan#4,p", "scan#2,scan#4,p"))[0]
-    with pytest.raises(DecodeError, match="^before: slice 3 is missing from its series$"):
+    with pytest.raises(DecodeError, match=r"^before: slice 3 is missing from its series$"):
         loaded(PAIRS, tmp_path, missing)
     found = loaded(PAIRS, tmp_path, there)
     np.testing.assert_allclose(found.image.pixels.mean(axis=(1, 2)) / 65535, [3 / 5, 1 / 5], atol=0.01)
@@ -199,7 +199,7 @@ def test_a_view_across_a_missing_slice_has_no_member(tmp_path: Path) -> None:
     assert loaded(PAIRS, tmp_path, item).image.pixels.shape == (2, 9, 12)
     (files / "4.dcm").unlink()
     (item,), _ = listing(PAIRS, table(tmp_path, HEAD, "scan#1,scan#2,p"))
-    with pytest.raises(DecodeError, match="^before: its series lacks slices, and every slice of its view cuts across"):
+    with pytest.raises(DecodeError, match=r"^before: its series lacks slices, and every slice of its view cuts across"):
         loaded(PAIRS, tmp_path, item)
 
 
