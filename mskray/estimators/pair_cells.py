@@ -6,9 +6,7 @@ another size of vocabulary, computes what is not there. Another set of descripto
 table: which pairs can be judged depends on all descriptors, and a cell holds the answers of all classifiers.
 """
 
-import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +16,7 @@ import ray
 from ray.exceptions import RayError
 
 from mskray.errors import UserError, user_error_in
+from mskray.estimators.arrays import damaged, packed, read_arrays
 from mskray.estimators.cache import address
 from mskray.estimators.kmeans import KMeansSection, fit_kmeans
 from mskray.estimators.pair_softmax import SoftmaxSection, learn_softmax
@@ -211,16 +210,13 @@ def write_cell(place: Location, result: CellResult) -> None:
         for side, judged in zip(_SIDES, (outcome.train, outcome.dev), strict=True):
             arrays[f"{name}/{side}/rows"] = judged.rows
             arrays[f"{name}/{side}/probabilities"] = judged.probabilities.astype(np.float32)
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    place.write_bytes(buffer.getbuffer())
+    place.write_bytes(packed(arrays))
 
 
 def read_cell(place: Location) -> CellResult:
-    """Read one cell. Raises UserError where it is damaged."""
+    """Read one cell. Raises UserError where it is damaged or larger than 1 GiB."""
+    arrays = read_arrays(place, _MOST_BYTES)
     try:
-        with np.load(io.BytesIO(place.read_bytes(max_bytes=_MOST_BYTES)), allow_pickle=False) as found:
-            arrays = dict(found)
         facts = json.loads(arrays.pop(_FACTS).tobytes())
         names = sorted({key.rsplit("/", 2)[0] for key in arrays})
         outcomes = {
@@ -230,5 +226,5 @@ def read_cell(place: Location) -> CellResult:
             for name in names
         }
         return CellResult(outcomes, facts)
-    except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{place} is damaged ({error}): delete it and run again") from None
+    except (ValueError, KeyError) as error:
+        raise damaged(place, error) from None
