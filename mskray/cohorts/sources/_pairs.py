@@ -1,10 +1,10 @@
 """What sources of pairs share: a row is two images, before and after; its address says in which files they lie.
 
-A cell is (2, size, size). Members of one size, pixel spacing and modality alone make a pair: a difference between
-scanners' protocols is no change of the patient, and a difference in size would be scaled away unseen. Where one member
-says nothing of its spacing or modality there is nothing to compare. Nothing is resampled to match: CRMO compares slices
-as they were taken, and one of the two, made smooth by resampling, would differ from the other by that alone. A slice
-that a series lacks is no image: a pair with it is refused.
+A cell is (2, size, size). Members of one size, plane, pixel spacing and modality alone make a pair: a difference
+between scanners' protocols is no change of the patient, and a difference in size would be scaled away unseen. Where one
+member says nothing of its plane, spacing or modality there is nothing to compare. Nothing is resampled to match: CRMO
+compares slices as they were taken, and one of the two, made smooth by resampling, would differ from the other by that
+alone. A slice that a series lacks is no image: a pair with it is refused.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from mskray.config import Section
 from mskray.imaging.decode import DecodedImage, DecodeError, decode
 from mskray.imaging.intensity import full_range, to_dtype
 from mskray.imaging.regions import FitMode
-from mskray.imaging.volumes import Found, Volume, read_volumes, to_plane
+from mskray.imaging.volumes import Found, Plane, Volume, read_volumes, to_plane
 from mskray.imaging.volumes.montage import shown_plane
 from mskray.storage import Location
 
@@ -61,10 +61,12 @@ class Seen:
     """What a member looks like.
 
     Args:
+        plane: of the body, in which a slice of a volume is looked at; None for a file that is one image.
         notes: what a reader found worth saying of its volume.
     """
 
     image: DecodedImage
+    plane: Plane | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -124,17 +126,20 @@ class PairSource(Source[OptionsT]):
                 raise DecodeError(f"{name}: {error.reason}") from error
         before, after = loaded
         notes = tuple(dict.fromkeys((*before.notes, *after.notes)))
-        return Loaded(joined(before.image, after.image), notes=notes)
+        return Loaded(joined(before, after), notes=notes)
 
 
-def joined(before: DecodedImage, after: DecodedImage) -> DecodedImage:
+def joined(first: Seen, second: Seen) -> DecodedImage:
     """Both members as one image with pixels (2, rows, columns). Raises DecodeError where they make no pair."""
+    before, after = first.image, second.image
     sizes = [" × ".join(map(str, each.pixels.shape)) for each in (before, after)]
     if sizes[0] != sizes[1]:
         raise DecodeError(f"its members differ in size: before {sizes[0]} px, after {sizes[1]} px")
-    first, second = (each.metadata.get("modality") for each in (before, after))
-    if first and second and first != second:
-        raise DecodeError(f"its members differ in modality: before {first}, after {second}")
+    if first.plane and second.plane and first.plane != second.plane:
+        raise DecodeError(f"its members differ in plane: before {first.plane}, after {second.plane}")
+    modalities = [each.metadata.get("modality") for each in (before, after)]
+    if all(modalities) and modalities[0] != modalities[1]:
+        raise DecodeError(f"its members differ in modality: before {modalities[0]}, after {modalities[1]}")
     one, other = before.pixel_spacing_mm, after.pixel_spacing_mm
     if one and other and not np.allclose(one, other, rtol=_SPACING_TOLERANCE, atol=0):
         said = [" × ".join(f"{length:.3g}" for length in each) for each in (one, other)]
@@ -196,7 +201,8 @@ def _volume(found: Found, number: int | None) -> Volume:
 
 
 def _slice(volume: Volume, index: int) -> Seen:
-    view = to_plane(volume, shown_plane(volume))
+    plane = shown_plane(volume)
+    view = to_plane(volume, plane)
     if index >= len(view.pixels):
         raise DecodeError(f"slice {index} of a volume of {len(view.pixels)} slices (0 to {len(view.pixels) - 1})")
     if index in view.missing:
@@ -212,4 +218,4 @@ def _slice(volume: Volume, index: int) -> Seen:
         pixel_spacing_mm=view.spacing_mm[1:],
         metadata={"modality": view.modality or None, "burned_in_annotation": "YES" if view.burned_in else None},
     )
-    return Seen(image, view.notes)
+    return Seen(image, plane, view.notes)
