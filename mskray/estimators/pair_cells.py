@@ -23,10 +23,10 @@ from mskray.estimators.pair_softmax import SoftmaxSection, learn_softmax
 from mskray.estimators.pair_words import SplitsWords, of_copies
 from mskray.estimators.pairs import AugmentSection, Copies, FoldOutcome, FoldSection, Judged, Learn, Pairs, run_fold
 from mskray.estimators.pieces import Here
-from mskray.estimators.waiting import as_finished
 from mskray.estimators.words import ClassifierSection, class_probabilities, fit_classifier, pair_rows
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location
+from mskray.training.waiting import as_finished
 
 _VERSION = 2
 """Raised when the same facts give another result."""
