@@ -1,9 +1,10 @@
 """The work of a pair table, cut into cells that run side by side on Ray tasks; each finished cell is a file.
 
 A cell is one fold of one feature set: a vocabulary and all that is judged with it, or the softmax on a network's
-features. Its file is named by a hash over what decides it, so that the same table asked for again, after a kill or with
-another size of vocabulary, computes what is not there. Another set of descriptors, classifiers or tasks is another
-table: which pairs can be judged depends on all descriptors, and a cell holds the answers of all classifiers.
+features. All of it runs in one process, k-means too: a table has many cells to spread over a cluster. Its file is named
+by a hash over what decides it, so that the same table asked for again, after a kill or with another size of vocabulary,
+computes what is not there. Another set of descriptors, classifiers or tasks is another table: which pairs can be judged
+depends on all descriptors, and a cell holds the answers of all classifiers.
 """
 
 import json
@@ -86,11 +87,12 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class WordsWork:
-    """A vocabulary from the fold's training pairs, and every classifier on every task with it.
+    """A vocabulary from the fold's training pairs, learned in this process, and every classifier on every task with it.
 
     Args:
         words: descriptors of all pairs.
         kept: (n,) rows of `words` that the pairs of `tasks` are.
+        kmeans: `most` says from how many of the training pairs' descriptors, 0 for all.
         tasks: the same pairs with the labels of each task.
     """
 
