@@ -14,10 +14,8 @@ The cache is bounded: before new files are written, entries that were not used f
 """
 
 import hashlib
-import io
 import json
 import time
-import zipfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ import numpy as np
 from mskray.cohorts import Cohort
 from mskray.config import Section, setting
 from mskray.errors import UserError
+from mskray.estimators.arrays import packed, read_arrays
 from mskray.progress import Progress, Report
 from mskray.storage import Location, check_access, locate
 
@@ -145,9 +144,7 @@ class Parts:
 
     def write(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write one file; readers see all of it or nothing. Raises UserError for more than `read` takes."""
-        buffer, place = io.BytesIO(), self.folder.join(_part(number))
-        np.savez(buffer, allow_pickle=False, **arrays)
-        content = buffer.getbuffer()
+        place, content = self.folder.join(_part(number)), packed(arrays)
         if content.nbytes > _MOST_PART_BYTES:
             raise UserError(
                 f"{place} would have {content.nbytes:,} bytes, {_MOST_PART_BYTES:,} are read at most: lower "
@@ -157,16 +154,7 @@ class Parts:
 
     def read(self, number: int) -> dict[str, np.ndarray]:
         """Read one file. Raises UserError where it is damaged or larger than 4 GiB."""
-        place = self.folder.join(_part(number))
-        data = place.read_bytes(max_bytes=_MOST_PART_BYTES)
-        try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                if sum(entry.file_size for entry in archive.infolist()) > _MOST_PART_BYTES:
-                    raise ValueError(f"more than {_MOST_PART_BYTES:,} bytes unpacked")
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-                return dict(arrays)
-        except (ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
-            raise UserError(f"{place} is damaged ({error}): delete it and run again") from None
+        return read_arrays(self.folder.join(_part(number)), _MOST_PART_BYTES)
 
 
 def address(facts: Mapping[str, Any]) -> str:

@@ -4,14 +4,17 @@ Nothing here holds more than one file and what it returns, however many images t
 together, in the order of the shards, are numbered from 0: that number is a row's name everywhere else.
 """
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from mskray.errors import UserError
+from mskray.estimators.arrays import damaged, packed_array, read_array
 from mskray.storage import Location
+
+_MOST_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -46,16 +49,25 @@ class FeatureFiles:
         return [number for number in self.numbers if _name(number) not in there]
 
     def write(self, number: int, values: np.ndarray) -> None:
-        """Write one file from (rows, features); readers see all of it or nothing."""
-        buffer = io.BytesIO()
-        np.save(buffer, values.astype(np.float32, copy=False), allow_pickle=False)
-        self.folder.join(_name(number)).write_bytes(buffer.getbuffer())
+        """Write one file from (rows, features); readers see all of it or nothing.
+
+        Raises:
+            UserError: more than `read` takes.
+        """
+        place, content = self.folder.join(_name(number)), packed_array(values.astype(np.float32, copy=False))
+        if content.nbytes > _MOST_BYTES:
+            raise UserError(
+                f"{place} would have {content.nbytes:,} bytes, {_MOST_BYTES:,} are read at most: ingest the cohort "
+                "with fewer shard_rows"
+            )
+        place.write_bytes(content)
 
     def read(self, number: int) -> np.ndarray:
-        """Read one file: (rows, features) float32."""
-        values = np.load(io.BytesIO(self.folder.join(_name(number)).read_bytes()), allow_pickle=False)
-        if len(values) != self.counts[number]:
-            raise RuntimeError(f"{self.folder.join(_name(number))} has {len(values)} rows, not {self.counts[number]}")
+        """Read one file: (rows, features) float32. Raises UserError where it is damaged or larger than 4 GiB."""
+        place, rows = self.folder.join(_name(number)), self.counts[number]
+        values = read_array(place, _MOST_BYTES)
+        if values.ndim != 2 or len(values) != rows or values.dtype != np.float32:
+            raise damaged(place, f"{values.dtype} {values.shape} where {rows} rows of float32 are expected")
         return values
 
     def gather(self, rows: np.ndarray) -> np.ndarray:

@@ -1,14 +1,13 @@
 """The work of a pair table, cut into cells that run side by side on Ray tasks; each finished cell is a file.
 
 A cell is one fold of one feature set: a vocabulary and all that is judged with it, or the softmax on a network's
-features. Its file is named by a hash over what decides it, so that the same table asked for again, after a kill or with
-another size of vocabulary, computes what is not there. Another set of descriptors, classifiers or tasks is another
-table: which pairs can be judged depends on all descriptors, and a cell holds the answers of all classifiers.
+features. All of it runs in one process, k-means too: a table has many cells to spread over a cluster. Its file is named
+by a hash over what decides it, so that the same table asked for again, after a kill or with another size of vocabulary,
+computes what is not there. Another set of descriptors, classifiers or tasks is another table: which pairs can be judged
+depends on all descriptors, and a cell holds the answers of all classifiers.
 """
 
-import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,16 +17,17 @@ import ray
 from ray.exceptions import RayError
 
 from mskray.errors import UserError, user_error_in
+from mskray.estimators.arrays import damaged, packed, read_arrays
 from mskray.estimators.cache import address
 from mskray.estimators.kmeans import KMeansSection, fit_kmeans
 from mskray.estimators.pair_softmax import SoftmaxSection, learn_softmax
 from mskray.estimators.pair_words import SplitsWords, of_copies
 from mskray.estimators.pairs import AugmentSection, Copies, FoldOutcome, FoldSection, Judged, Learn, Pairs, run_fold
 from mskray.estimators.pieces import Here
-from mskray.estimators.waiting import as_finished
 from mskray.estimators.words import ClassifierSection, class_probabilities, fit_classifier, pair_rows
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location
+from mskray.training.waiting import as_finished
 
 _VERSION = 2
 """Raised when the same facts give another result."""
@@ -87,11 +87,12 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class WordsWork:
-    """A vocabulary from the fold's training pairs, and every classifier on every task with it.
+    """A vocabulary from the fold's training pairs, learned in this process, and every classifier on every task with it.
 
     Args:
         words: descriptors of all pairs.
         kept: (n,) rows of `words` that the pairs of `tasks` are.
+        kmeans: `most` says from how many of the training pairs' descriptors, 0 for all.
         tasks: the same pairs with the labels of each task.
     """
 
@@ -131,7 +132,10 @@ class SoftmaxWork:
     tasks: Mapping[str, Pairs]
 
     def __call__(self, fold: Fold) -> CellResult:
-        features = ray.get(self.features)
+        return self.judge(ray.get(self.features), fold)
+
+    def judge(self, features: np.ndarray, fold: Fold) -> CellResult:
+        """As called, the features at hand."""
         outcomes = {
             f"{task}/softmax": run_fold(
                 learn_softmax(features, pairs, self.section, self.penalty_folds),
@@ -208,16 +212,13 @@ def write_cell(place: Location, result: CellResult) -> None:
         for side, judged in zip(_SIDES, (outcome.train, outcome.dev), strict=True):
             arrays[f"{name}/{side}/rows"] = judged.rows
             arrays[f"{name}/{side}/probabilities"] = judged.probabilities.astype(np.float32)
-    buffer = io.BytesIO()
-    np.savez(buffer, allow_pickle=False, **arrays)
-    place.write_bytes(buffer.getbuffer())
+    place.write_bytes(packed(arrays))
 
 
 def read_cell(place: Location) -> CellResult:
-    """Read one cell. Raises UserError where it is damaged."""
+    """Read one cell. Raises UserError where it is damaged or larger than 1 GiB."""
+    arrays = read_arrays(place, _MOST_BYTES)
     try:
-        with np.load(io.BytesIO(place.read_bytes(max_bytes=_MOST_BYTES)), allow_pickle=False) as found:
-            arrays = dict(found)
         facts = json.loads(arrays.pop(_FACTS).tobytes())
         names = sorted({key.rsplit("/", 2)[0] for key in arrays})
         outcomes = {
@@ -227,5 +228,5 @@ def read_cell(place: Location) -> CellResult:
             for name in names
         }
         return CellResult(outcomes, facts)
-    except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{place} is damaged ({error}): delete it and run again") from None
+    except (ValueError, KeyError) as error:
+        raise damaged(place, error) from None

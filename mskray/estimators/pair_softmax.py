@@ -25,9 +25,9 @@ from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.estimators.pair_errors import macro_f1
 from mskray.estimators.pairs import Copies, FoldSection, Learn, Pairs, fold_numbers
-from mskray.estimators.waiting import gather
 from mskray.evaluation.metrics import weighted_confusion
 from mskray.progress import Report, silent
+from mskray.training.waiting import gather
 
 
 class SoftmaxSection(Section):

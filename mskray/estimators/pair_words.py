@@ -25,13 +25,13 @@ from mskray.estimators.kmeans import KMeansResult
 from mskray.estimators.pair_samples import MEMBERS, PairImages, labelled_digest
 from mskray.estimators.pairs import AugmentSection, Copies
 from mskray.estimators.pieces import Chained
-from mskray.estimators.waiting import gather
 from mskray.estimators.words import count_words
 from mskray.imaging.inputs import InputFormat, Intensity
 from mskray.imaging.intensity import to_uint8
 from mskray.imaging.keypoints import Kind, describe, unpack
 from mskray.progress import Progress, Report, silent
 from mskray.training.feed import Split, describe_split
+from mskray.training.waiting import gather
 
 VERSION = 1
 """Raised when the same facts give other descriptors."""

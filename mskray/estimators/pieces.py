@@ -11,8 +11,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import ray
 
-from mskray.estimators.waiting import gather
 from mskray.progress import Report, silent
+from mskray.training.waiting import gather
 
 _HELD_HERE = 256 << 20
 _HELD_SHARE = 0.3

@@ -215,7 +215,9 @@ class SpineNetFamily(Family):
         samples = DiscSamples(tuple(task.column for task in tasks), context, config.data.image_size)
         _tell_of_absent(cohort, tasks, run)
         split, _ = describe_split(cohort, "train", samples, config.data.input_format)
-        trained = fit(recipe, samples, lambda: recipe.initial_state(channel_means(split, given)), cohort, run)
+        trained = fit(
+            recipe, samples, lambda: recipe.initial_state(channel_means(split, given, run.report)), cohort, run
+        )
         fitted = self.fitted(cohort, config, tasks[0], trained)
         sample = "disc" if fitted.kind == "disc" else "image"
         return replace(fitted, tasks={task.name: task.classes for task in tasks}, sample=sample)

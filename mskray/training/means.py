@@ -5,21 +5,31 @@ import ray
 from ray.exceptions import RayError
 
 from mskray.errors import user_error_in
+from mskray.progress import Progress, Report, silent
 from mskray.training.disc_samples import StackInput
 from mskray.training.feed import LOADER_CPUS, Split
+from mskray.training.waiting import as_finished
+
+_STAGE = "channel means"
 
 
-def channel_means(split: Split, given: StackInput) -> np.ndarray:
+def channel_means(split: Split, given: StackInput, report: Report = silent) -> np.ndarray:
     """Read the split once and return the mean (slices,) of the inputs' voxels, in [0, 1]; what is padding counts too.
+
+    Told of each shard, and of none for a while: of a large cohort this takes minutes, before the first epoch.
 
     Raises:
         UserError: a shard cannot be read.
     """
+    numbers = {_sum.remote(split, shard, given): shard for shard in range(len(split.counts))}
+    sums = np.zeros((len(numbers), given.slices))
     try:
-        sums = ray.get([_sum.remote(split, shard, given) for shard in range(len(split.counts))])
+        for done, task in enumerate(as_finished(list(numbers), _STAGE, "shards", report), 1):
+            sums[numbers[task]] = ray.get(task)
+            report(Progress(_STAGE, done, len(numbers), "shards"))
     except RayError as error:
         raise user_error_in(error) or error from error
-    total: np.ndarray = np.sum(sums, axis=0) / (split.rows * given.rows * given.columns)
+    total: np.ndarray = sums.sum(axis=0) / (split.rows * given.rows * given.columns)
     return total
 
 

@@ -2,8 +2,15 @@
 
 For three classes and for two: `pair_softmax`, and `pair_bovw` with each descriptor, size of vocabulary and classifier.
 Pairs of the test split are held out, those of the validation split where there is no test split; all others are dealt
-to folds. Cells (a vocabulary in a fold with all that is judged by it, or the softmax in a fold) run side by side on
-Ray; a finished one is a file in the folder and is not made again.
+to folds.
+
+Each vocabulary is learned from at most `kmeans.most` descriptors of its fold's training pairs, drawn evenly from all of
+them: 50,000 unless told otherwise, 0 for all. Its k-means runs in the process of its cell: cells are spread over the
+cluster, not the passes of one vocabulary; training the family pair_bovw learns from all descriptors, and spreads the
+passes.
+
+Cells (a vocabulary in a fold with all that is judged by it, or the softmax in a fold) run side by side on Ray; a
+finished one is a file in the folder and is not made again.
 
 Patients are dealt to folds once, by the first task's classes, so that both tasks share vocabularies.
 """

@@ -15,6 +15,7 @@ from mskray.cohorts.sources import Item, Loaded, Rejected, Source, get_source
 from mskray.cohorts.sources._pairs import Address
 from mskray.errors import UserError
 from mskray.imaging.decode import DecodeError, decode
+from mskray.imaging.volumes import Volume
 from mskray.storage import locate
 
 PAIRS, KNEES, PHANTOMS = (get_source(name) for name in ("pairs", "knee-pairs", "phantom-pairs"))
@@ -177,6 +178,46 @@ def test_a_member_may_be_a_slice_of_one_of_two_echoes(tmp_path: Path) -> None:
         with pytest.raises(DecodeError) as error:
             loaded(PAIRS, tmp_path, item)
         assert error.value.reason == reason
+
+
+def test_slices_of_different_planes_are_no_pair(tmp_path: Path) -> None:
+    """Sizes, spacing and modality of a sagittal and a coronal series are the same."""
+    levels = np.random.default_rng(0).random((4, 12, 12)).astype(np.float32) * 1000
+    for name, axes in (
+        ("sagittal", [(4, 0, 0), (0, 0, -1), (0, 1, 0)]),
+        ("coronal", [(0, 4, 0), (0, 0, -1), (1, 0, 0)]),
+    ):
+        affine = np.eye(4)
+        affine[:3, :3] = np.array(axes)[::-1].T
+        series(tmp_path / name, Volume(levels, (4.0, 1.0, 1.0), affine))
+    rows = ["sagittal#1,coronal#1,p", "sagittal#1,sagittal#2,p"]
+    other, same = listing(PAIRS, table(tmp_path, HEAD, *rows))[0]
+    assert loaded(PAIRS, tmp_path, same).image.pixels.shape == (2, 12, 12)
+    with pytest.raises(DecodeError, match="its members differ in plane: before sagittal, after coronal"):
+        loaded(PAIRS, tmp_path, other)
+
+
+def test_a_slice_that_is_missing_is_no_member(tmp_path: Path) -> None:
+    """The third of six is missing; seen from the right, the volume's last slice comes first."""
+    write_series(tmp_path / "scan", [0, 1, 3, 4, 5])
+    missing, there = listing(PAIRS, table(tmp_path, HEAD, "scan#3,scan#4,p", "scan#2,scan#4,p"))[0]
+    with pytest.raises(DecodeError, match=r"^before: slice 3 is missing from its series$"):
+        loaded(PAIRS, tmp_path, missing)
+    found = loaded(PAIRS, tmp_path, there)
+    np.testing.assert_allclose(found.image.pixels.mean(axis=(1, 2)) / 65535, [3 / 5, 1 / 5], atol=0.01)
+    assert found.notes == ("1 slice missing after slice 1 (a gap of 8.00 mm = 2 × 4.00 mm): left black",)
+
+
+def test_a_view_across_a_missing_slice_has_no_member(tmp_path: Path) -> None:
+    """Cubic voxels and fewest columns: it is looked at across the slices of the series."""
+    levels = np.random.default_rng(0).random((9, 12, 5)).astype(np.float32) * 1000
+    files = series(tmp_path / "scan", Volume(levels, (1.0, 1.0, 1.0), np.eye(4)))
+    (item,), _ = listing(PAIRS, table(tmp_path, HEAD, "scan#1,scan#2,p"))
+    assert loaded(PAIRS, tmp_path, item).image.pixels.shape == (2, 9, 12)
+    (files / "4.dcm").unlink()
+    (item,), _ = listing(PAIRS, table(tmp_path, HEAD, "scan#1,scan#2,p"))
+    with pytest.raises(DecodeError, match=r"^before: its series lacks slices, and every slice of its view cuts across"):
+        loaded(PAIRS, tmp_path, item)
 
 
 def test_pairs_of_one_volume_read_it_once(tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ def test_missing_slices_are_told_and_left_black_in_their_place(missing: tuple[in
     found = read_series(shuffled(files))
     volume = found.only()
     assert volume.pixels.shape == (8, 5, 7)
+    assert volume.missing == missing
     for index in range(8):
         expected = np.full((5, 7), 1) if index in missing else levels(index)
         np.testing.assert_array_equal(volume.pixels[index], expected)

@@ -1,5 +1,6 @@
 """Views of a volume: every voxel keeps its place in the patient, and axes run where the view says."""
 
+from dataclasses import replace
 from itertools import permutations, product
 
 import numpy as np
@@ -47,6 +48,16 @@ def test_thickness_is_that_of_slices_alone() -> None:
     sagittal, axial = make_volume(AXES), make_volume(AXES[[2, 1, 0]])
     assert to_sagittal(sagittal).thickness_mm == 3.0
     assert to_sagittal(axial).thickness_mm is None
+
+
+def test_what_is_missing_is_known_in_slices_alone() -> None:
+    volume = replace(make_volume(AXES, (5, 3, 4)), missing=(1, 2))
+    black = {float(level) for level in volume.pixels[1:3].ravel()}
+    assert to_sagittal(volume).missing == (1, 2)
+    turned = to_sagittal(replace(make_volume(AXES * [[-1], [1], [1]], (5, 3, 4)), missing=(1, 2)))
+    assert turned.missing == (2, 3)
+    assert {float(level) for level in turned.pixels[list(turned.missing)].ravel()} == black
+    assert to_plane(volume, "axial").missing == ()
 
 
 @pytest.mark.parametrize(

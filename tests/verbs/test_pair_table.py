@@ -172,6 +172,21 @@ def test_a_damaged_cell_is_named(tmp_path: Path, content: bytes) -> None:
         read_cell(locate(tmp_path / "cell.npz"))
 
 
+def test_a_cell_that_unpacks_to_too_much_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair_cells, "_MOST_BYTES", 10_000)
+    np.savez_compressed(tmp_path / "cell.npz", allow_pickle=False, facts=np.zeros(20_000, np.uint8))
+    assert (tmp_path / "cell.npz").stat().st_size < 1000
+    with pytest.raises(UserError, match=r"cell\.npz is damaged \(more than 10,000 bytes unpacked\): delete it"):
+        read_cell(locate(tmp_path / "cell.npz"))
+
+
+@pytest.mark.parametrize("arrays", [{}, {"facts": np.zeros(3, np.uint8)}, {"change/svm/train/rows": np.zeros(2)}])
+def test_an_archive_of_something_else_is_no_cell(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
+    np.savez(tmp_path / "cell.npz", allow_pickle=False, **arrays)
+    with pytest.raises(UserError, match=r"cell\.npz is damaged .*: delete it and run again"):
+        read_cell(locate(tmp_path / "cell.npz"))
+
+
 def test_a_cell_of_another_version_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     before = cells(Counted())[0].file
     monkeypatch.setattr(pair_cells, "_VERSION", pair_cells._VERSION + 1)

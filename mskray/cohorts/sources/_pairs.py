@@ -1,15 +1,16 @@
 """What sources of pairs share: a row is two images, before and after; its address says in which files they lie.
 
-A cell is (2, size, size). Members of one size, pixel spacing and modality alone make a pair: a difference between
-scanners' protocols is no change of the patient, and a difference in size would be scaled away unseen. Where one member
-says nothing of its spacing or modality there is nothing to compare. Nothing is resampled to match: CRMO compares slices
-as they were taken, and one of the two, made smooth by resampling, would differ from the other by that alone.
+A cell is (2, size, size). Members of one size, plane, pixel spacing and modality alone make a pair: a difference
+between scanners' protocols is no change of the patient, and a difference in size would be scaled away unseen. Where one
+member says nothing of its plane, spacing or modality there is nothing to compare. Nothing is resampled to match: CRMO
+compares slices as they were taken, and one of the two, made smooth by resampling, would differ from the other by that
+alone. A slice that a series lacks is no image: a pair with it is refused.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import ClassVar, Literal, TypeVar
 
@@ -23,7 +24,7 @@ from mskray.config import Section
 from mskray.imaging.decode import DecodedImage, DecodeError, decode
 from mskray.imaging.intensity import full_range, to_dtype
 from mskray.imaging.regions import FitMode
-from mskray.imaging.volumes import Found, Volume, read_volumes, to_plane
+from mskray.imaging.volumes import Found, Plane, Volume, read_volumes, to_plane
 from mskray.imaging.volumes.montage import shown_plane
 from mskray.storage import Location
 
@@ -53,6 +54,20 @@ class Member:
     slice: int | None = None
     mirrored: bool = False
     volume: int | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a member looks like.
+
+    Args:
+        plane: of the body, in which a slice of a volume is looked at; None for a file that is one image.
+        notes: what a reader found worth saying of its volume.
+    """
+
+    image: DecodedImage
+    plane: Plane | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -106,20 +121,25 @@ class PairSource(Source[OptionsT]):
         loaded = []
         for (name, files), member in zip(named_files(data), Address.read(path).members, strict=True):
             try:
-                loaded.append(_image(files, member))
+                loaded.append(_seen(files, member))
             except DecodeError as error:
                 raise DecodeError(f"{name}: {error.reason}") from error
-        return Loaded(joined(*loaded))
+        before, after = loaded
+        notes = tuple(dict.fromkeys((*before.notes, *after.notes)))
+        return Loaded(joined(before, after), notes=notes)
 
 
-def joined(before: DecodedImage, after: DecodedImage) -> DecodedImage:
+def joined(first: Seen, second: Seen) -> DecodedImage:
     """Both members as one image with pixels (2, rows, columns). Raises DecodeError where they make no pair."""
+    before, after = first.image, second.image
     sizes = [" × ".join(map(str, each.pixels.shape)) for each in (before, after)]
     if sizes[0] != sizes[1]:
         raise DecodeError(f"its members differ in size: before {sizes[0]} px, after {sizes[1]} px")
-    first, second = (each.metadata.get("modality") for each in (before, after))
-    if first and second and first != second:
-        raise DecodeError(f"its members differ in modality: before {first}, after {second}")
+    if first.plane and second.plane and first.plane != second.plane:
+        raise DecodeError(f"its members differ in plane: before {first.plane}, after {second.plane}")
+    modalities = [each.metadata.get("modality") for each in (before, after)]
+    if all(modalities) and modalities[0] != modalities[1]:
+        raise DecodeError(f"its members differ in modality: before {modalities[0]}, after {modalities[1]}")
     one, other = before.pixel_spacing_mm, after.pixel_spacing_mm
     if one and other and not np.allclose(one, other, rtol=_SPACING_TOLERANCE, atol=0):
         said = [" × ".join(f"{length:.3g}" for length in each) for each in (one, other)]
@@ -142,11 +162,14 @@ def pair_path(before: str, after: str) -> str:
     return f"{before} → {after}"
 
 
-def _image(files: bytes, member: Member) -> DecodedImage:
-    image = _decoded(named_files(files)) if member.slice is None else _slice(files, member.volume, member.slice)
+def _seen(files: bytes, member: Member) -> Seen:
+    if member.slice is None:
+        seen = Seen(_decoded(named_files(files)))
+    else:
+        seen = _slice(_volume(_volumes(files), member.volume), member.slice)
     if not member.mirrored:
-        return image
-    return DecodedImage(**{**vars(image), "pixels": np.ascontiguousarray(image.pixels[:, ::-1])})
+        return seen
+    return replace(seen, image=replace(seen.image, pixels=np.ascontiguousarray(seen.image.pixels[:, ::-1])))
 
 
 def _decoded(files: Sequence[tuple[str, bytes]]) -> DecodedImage:
@@ -177,17 +200,22 @@ def _volume(found: Found, number: int | None) -> Volume:
     return named[str(number)]
 
 
-def _slice(files: bytes, number: int | None, index: int) -> DecodedImage:
-    volume = _volume(_volumes(files), number)
-    view = to_plane(volume, shown_plane(volume))
+def _slice(volume: Volume, index: int) -> Seen:
+    plane = shown_plane(volume)
+    view = to_plane(volume, plane)
     if index >= len(view.pixels):
         raise DecodeError(f"slice {index} of a volume of {len(view.pixels)} slices (0 to {len(view.pixels) - 1})")
+    if index in view.missing:
+        raise DecodeError(f"slice {index} is missing from its series")
+    if volume.missing and not view.missing:
+        raise DecodeError("its series lacks slices, and every slice of its view cuts across them")
     low, high = np.percentile(view.pixels, _WINDOW)
     levels = (view.pixels[index] - low) / max(float(high - low), 1e-9)
-    return DecodedImage(
+    image = DecodedImage(
         pixels=full_range(levels, np.uint16),
         format="volume",
         bits=16,
         pixel_spacing_mm=view.spacing_mm[1:],
         metadata={"modality": view.modality or None, "burned_in_annotation": "YES" if view.burned_in else None},
     )
+    return Seen(image, plane, view.notes)

@@ -16,9 +16,10 @@ A member may be a slice of a volume, as `folder#12` (a DICOM series) or `scan.ni
 count from 0, as `mskray montage` numbers them, and the volume's percentiles 0.5 and 99.5 become black and white. Of a
 folder with several volumes (two echoes, two series) one is named as `mskray montage` does: `folder#2#12`.
 
-A row whose members differ in size, modality or pixel spacing (by more than 5 %) goes to quarantine with its line, as
-does one that names the same image twice. What improved has regressed when it is seen in reverse
-(`mskray.cohorts.change`): with `label` given, training can learn each pair in both directions in either task.
+A row whose members differ in size, plane, modality or pixel spacing (by more than 5 %) goes to quarantine with its
+line, as does one that names the same image twice or a slice that its series lacks. What improved has regressed when it
+is seen in reverse (`mskray.cohorts.change`): with `label` given, training can learn each pair in both directions in
+either task.
 """
 
 import re

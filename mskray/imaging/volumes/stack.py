@@ -55,6 +55,7 @@ def stack(
         modality=ordered[0].modality,
         notes=(*notes, *steps.notes(places), *_lean_note(lean), *_thickness_note(thicknesses)),
         burned_in=any(each.burned_in for each in ordered),
+        missing=tuple(place for place, name in enumerate(names) if name is None),
     )
     return volume, tuple(names)
 

@@ -38,6 +38,7 @@ class Volume:
         modality: DICOM's code such as "MR"; "" where the file does not say.
         notes: what a reader found worth saying, a short clause each.
         burned_in: whether a slice's header says that text is drawn into it (BurnedInAnnotation); it may be a name.
+        missing: which slices were not there, ascending; they are black.
     """
 
     pixels: np.ndarray
@@ -47,6 +48,7 @@ class Volume:
     modality: str = ""
     notes: tuple[str, ...] = ()
     burned_in: bool = False
+    missing: tuple[int, ...] = ()
 
     @property
     def axes(self) -> np.ndarray:
@@ -108,7 +110,8 @@ def to_plane(volume: Volume, plane: Plane) -> Volume:
     """The view of a volume that comes nearest to a plane of the body, its axes permuted and flipped.
 
     Nothing is resampled: an oblique volume stays as oblique as it is, and `affine` says how much. `pixels` is a view of
-    the same memory where it can be. `thickness_mm` is kept where slices stay slices.
+    the same memory where it can be. `thickness_mm` and `missing` are kept where slices stay slices; across them, each
+    slice of the view has a black line for each that is missing.
     """
     wanted = _VIEWS[plane]
     order = _nearest(volume.axes, wanted)
@@ -116,11 +119,14 @@ def to_plane(volume: Volume, plane: Plane) -> Volume:
     # Columns of the affine are (column, row, slice): the reverse of the array's axes.
     directions = volume.affine[:3, :3].T[::-1][list(order)].copy()
     origin = volume.affine[:3, 3].copy()
+    missing = volume.missing if order[0] == 0 else ()
     for axis in range(3):
         if directions[axis] @ wanted[axis] < 0:
             origin += directions[axis] * (pixels.shape[axis] - 1)
             directions[axis] *= -1
             pixels = np.flip(pixels, axis)
+            if axis == 0:
+                missing = tuple(len(pixels) - 1 - place for place in reversed(missing))
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = directions[::-1].T, origin
     return replace(
@@ -129,6 +135,7 @@ def to_plane(volume: Volume, plane: Plane) -> Volume:
         spacing_mm=(volume.spacing_mm[order[0]], volume.spacing_mm[order[1]], volume.spacing_mm[order[2]]),
         affine=affine,
         thickness_mm=volume.thickness_mm if order[0] == 0 else None,
+        missing=missing,
     )
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mskray.errors import UserError
-from mskray.estimators.waiting import as_finished, gather
 from mskray.progress import Progress, silent
+from mskray.training.waiting import as_finished, gather
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster", "by_value")]
 
