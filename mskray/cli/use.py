@@ -95,6 +95,28 @@ def find_vertebrae(
 
 
 @app.command()
+def grade(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A spinenet that learned from discs.")],
+    source: Annotated[str, typer.Argument(metavar="IN", help="NIfTI, MetaImage or DICOM: file, folder or prefix.")],
+    corners: Annotated[str, typer.Option(help="Bodies of these volumes, as find-vertebrae writes them.")] = (
+        "corners.json"
+    ),
+    out: Annotated[str, typer.Option(help="CSV file to write.")] = "grades.csv",
+    gpu: Gpu = False,
+) -> None:
+    """Grade the discs between the vertebral bodies of sagittal MR volumes: a CSV with a row a disc."""
+    from mskray.verbs.grade import grade as run
+
+    display = Display()
+    done = run(bundle, source, corners, out, gpu=gpu, report=display)
+    display.end()
+    if lines := done.lines():
+        print(lines, file=sys.stderr)
+    kept = f", {done.kept:,} of them graded before" if done.kept else ""
+    print(f"{done.called:,} discs graded{kept}, {len(done.rows) - done.called:,} not: {out}")
+
+
+@app.command()
 def serve(
     model: Annotated[str, typer.Argument(metavar="ENSEMBLE|BUNDLE")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",

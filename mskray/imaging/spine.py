@@ -4,12 +4,16 @@ Sources of spines and discs, `vertebra_detector` and `spinenet` all take these n
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 #: The bodies that are named, from above; "L4/L5" is the disc between two of them.
 LEVELS: tuple[str, ...] = ("T12", "L1", "L2", "L3", "L4", "L5", "S1")
+
+#: The discs between them, from above.
+DISCS: tuple[str, ...] = tuple(f"{upper}/{lower}" for upper, lower in pairwise(LEVELS))
 
 #: What is graded on a disc, and each task's classes in order (SpineNet section 2.1).
 SPINE_TASKS: dict[str, tuple[str, ...]] = {

@@ -1,0 +1,183 @@
+"""`mskray grade BUNDLE PATH --corners corners.json --out grades.csv`: grades of all discs of sagittal volumes.
+
+The last step from a scan to a report: `find-vertebrae` finds the bodies, a person may correct them, and each disc
+between two of them is cut out and graded as a cohort's would be. A row of the CSV is a disc: `volume` and `level`, for
+each task the class that is called and, as `<task>:<class>`, all probabilities; `note` says what a reader must know,
+or, where nothing is called, why.
+
+A disc that the file has already, of the same volume, corners and bundle, is not graded again: a run that was
+interrupted goes on.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mskray.bundles import Bundle
+from mskray.cohorts.corners import read_corners
+from mskray.cohorts.schema import ImageFormat
+from mskray.cohorts.shards import to_cell
+from mskray.errors import UserError
+from mskray.families import Images, Predictor, load_predictor
+from mskray.imaging.decode import DecodeError
+from mskray.imaging.discs import disc_volume
+from mskray.imaging.intensity import full_range
+from mskray.imaging.spine import DISCS, Vertebra
+from mskray.imaging.volumes.volume import Volume, to_sagittal
+from mskray.progress import Progress, Report, silent
+from mskray.storage import Location, check_access, locate
+from mskray.verbs.volume_files import content_hash, no_volume, reasons, unfit_for_spines, volumes_below
+
+_FIXED = ("volume", "level", "note", "made_of")
+_BETWEEN_WRITES = 10
+"""Volumes: what was graded so far outlives an interruption."""
+_MOST_BYTES = 256 * 2**20
+
+Row = dict[str, str]
+
+
+@dataclass
+class Graded:
+    """Rows of the CSV, how many of them were there before, and (path, reason) of files and volumes left out."""
+
+    rows: list[Row] = field(default_factory=list)
+    kept: int = 0
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def called(self) -> int:
+        """Discs with grades."""
+        return sum(not row["note"].startswith(_NOT_GRADED) for row in self.rows)
+
+    def lines(self) -> str:
+        """One line for each reason for which discs, files or volumes were left out."""
+        discs = [(f"{row['volume']} {row['level']}", row["note"]) for row in self.rows]
+        without = [(name, note) for name, note in discs if note.startswith(_NOT_GRADED)]
+        return "\n".join(f"left out: {reason}" for reason in reasons([*without, *self.rejected]))
+
+
+_NOT_GRADED = "not graded: "
+
+
+def grade(bundle: str, source: str, corners: str, out: str, *, gpu: bool = False, report: Report = silent) -> Graded:
+    """Grade the discs of one volume or of all below a folder or prefix, and write them as one CSV.
+
+    Args:
+        bundle: URI of a `spinenet` that learned from discs.
+        source: as `find_vertebrae` takes it; volumes go by the same names.
+        corners: URI of the corners.json with their bodies.
+        out: URI of the CSV, which is also written now and then on the way.
+    Raises:
+        UserError: before any work, when bundle, source, corners or `out` does not do; at the end, when there was no
+            disc to grade.
+    """
+    model, place, target = locate(bundle), locate(source), locate(out)
+    for where, write in ((model, False), (place, False), (target, True)):
+        check_access(where, write)
+    bodies = read_corners(locate(corners))
+    report(Progress("loading the model"))
+    described, predictor = load_predictor(model, "cuda" if gpu else "cpu")
+    if described.kind != "disc" or not described.tasks:
+        raise UserError(f"bundle {bundle} is a {described.family} of {described.kind}s: discs are graded by a spinenet")
+    columns = [*_FIXED, *(name for task, classes in described.tasks.items() for name in _columns(task, classes))]
+    before = {row["made_of"]: row for row in _read(target, columns)}
+    done = Graded()
+    graded, volumes = 0, 0
+    for name, volume in volumes_below(place, done.rejected):
+        reason = unfit_for_spines(volume) if name in bodies else f"no bodies of it in {corners}: run find-vertebrae"
+        if reason is not None:
+            done.rejected.append((name, reason))
+            continue
+        made_of = f"{described.hash[:16]}-{content_hash(volume)[:16]}"
+        discs = {level: f"{made_of}-{_hash(pair)}" for level, pair in _discs(bodies[name])}
+        known = [before[each] for each in discs.values() if each in before]
+        if len(known) == len(discs):
+            done.rows += known
+            done.kept += len(known)
+        else:
+            done.rows += _grade(described, predictor, name, to_sagittal(volume), bodies[name], discs)
+            graded += 1
+        volumes += 1
+        report(Progress("volumes", volumes))
+        if graded and graded % _BETWEEN_WRITES == 0:
+            there = {row["made_of"] for row in done.rows}
+            _write(target, columns, [*done.rows, *(row for key, row in before.items() if key not in there)])
+    if not done.rows:
+        raise no_volume(place, done.rejected)
+    _write(target, columns, done.rows)
+    return done
+
+
+def _discs(bodies: Mapping[str, Vertebra]) -> Iterator[tuple[str, tuple[Vertebra, Vertebra]]]:
+    """Each disc, from above, of which both bodies are known."""
+    for level in DISCS:
+        upper, lower = level.split("/")
+        if upper in bodies and lower in bodies:
+            yield level, (bodies[upper], bodies[lower])
+
+
+def _grade(
+    described: Bundle,
+    predictor: Predictor,
+    name: str,
+    volume: Volume,
+    bodies: Mapping[str, Vertebra],
+    made_of: Mapping[str, str],
+) -> list[Row]:
+    """The rows of one volume's discs."""
+    rows: list[Row] = []
+    stacks: list[np.ndarray] = []
+    image = ImageFormat.model_validate(described.image)
+    for level, (upper, lower) in _discs(bodies):
+        row = {"volume": name, "level": level, "note": "; ".join(volume.notes), "made_of": made_of[level]}
+        try:
+            disc = disc_volume(volume, upper, lower, slices=image.slices)
+            stacks.append(to_cell(full_range(disc.pixels, np.uint16), image)[0])
+        except DecodeError as error:
+            row["note"] = f"{_NOT_GRADED}{error.reason}"
+        rows.append(row)
+    if stacks:
+        said = predictor(Images(stacks)).parts
+        cut = [row for row in rows if not row["note"].startswith(_NOT_GRADED)]
+        for number, row in enumerate(cut):
+            for task, classes in described.tasks.items():
+                row[task] = classes[int(said[task][number].argmax())]
+                values = (f"{float(value):.4f}" for value in said[task][number])
+                row |= dict(zip(_columns(task, classes)[1:], values, strict=True))
+    return rows
+
+
+def _columns(task: str, classes: Sequence[str]) -> list[str]:
+    return [task, *(f"{task}:{each}" for each in classes)]
+
+
+def _hash(pair: Sequence[Vertebra]) -> str:
+    facts = [(body.level, float(body.slice), np.asarray(body.corners, float).tolist()) for body in pair]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _read(target: Location, columns: Sequence[str]) -> list[Row]:
+    """Rows of an earlier run. Raises UserError for a file that is no table of grades."""
+    if not target.is_file():
+        return []
+    try:
+        reader = csv.DictReader(io.StringIO(target.read_bytes(_MOST_BYTES).decode("utf-8")))
+        rows = list(reader)
+    except (UnicodeDecodeError, csv.Error):
+        rows, reader = [], csv.DictReader(io.StringIO(""))
+    if not set(_FIXED) <= set(reader.fieldnames or ()):
+        raise UserError(f"{target} is there and is no table of grades: give another --out, or delete it")
+    return [row for row in rows if set(row) == set(columns)]
+
+
+def _write(target: Location, columns: Sequence[str], rows: Sequence[Row]) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    target.write_bytes(text.getvalue().encode())
