@@ -1,14 +1,17 @@
 """`corners.json`: vertebral bodies that were found in volumes, with their corners; what sources of discs read.
 
-    {"schema_version": 1, "volumes": {"p1/t2.nii.gz": [{"level": "L5", "slice": 7.0, "corners": [[x, y] × 4], …}]}}
+    {"schema_version": 1, "volumes": {"p1/t2.nii.gz": [{"level": "L5", "slice": 7.0, "corners": [[x, y] × 4], …}]},
+     "notes": {"p1/t2.nii.gz": ["no sacrum in view: the lowest body is taken for L5"]}}
 
 `mskray find-vertebrae` writes it. A volume's name is its path, or that of its DICOM series' folder, relative to where
-it was searched for; a series or file that was itself the place searched goes by its name, as seen from the folder
-above. Corners are in pixels of the volume in the order of `mskray.imaging.volumes.to_sagittal`: upper anterior,
-upper posterior, lower posterior, lower anterior.
+it was searched for, with "#2" and so on where a folder holds several; a series or file that was itself the place
+searched goes by its name, as seen from the folder above. Corners are in pixels of the volume in the order of
+`mskray.imaging.volumes.to_sagittal`: upper anterior, upper posterior, lower posterior, lower anterior. `notes` say what
+a reader must know to trust a volume's bodies; older files have none.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
@@ -16,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from mskray.errors import UserError
 from mskray.imaging.spine import LEVELS, Vertebra
+from mskray.imaging.spine_levels import ASSUMED
 from mskray.storage import Location
 
 CORNERS_VERSION = 1
@@ -61,6 +65,7 @@ class _File(BaseModel):
 
     schema_version: Literal[1]
     volumes: dict[str, tuple[Body, ...]]
+    notes: dict[str, tuple[str, ...]] = {}
     searched: Searched | None = None
 
     @field_validator("volumes")
@@ -72,26 +77,54 @@ class _File(BaseModel):
         return volumes
 
 
-def read_corners(location: Location) -> dict[str, dict[str, Vertebra]]:
-    """Volume → level → body.
+@dataclass(frozen=True)
+class VolumeCorners:
+    """The bodies of a volume by level, and what a reader must know to trust their names."""
+
+    bodies: Mapping[str, Vertebra]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What to tell of a disc between these bodies: that its level is a guess, where it is one."""
+        return tuple(f"its level is a guess ({note})" for note in self.notes if note == ASSUMED)
+
+
+def read_corners(location: Location) -> dict[str, VolumeCorners]:
+    """Volume → its bodies.
 
     Raises:
         UserError: no such file, one of more than 256 MiB, or one that is not laid out as above.
     """
-    volumes = _read(location).volumes
-    return {name: {body.level: body.vertebra for body in bodies} for name, bodies in volumes.items()}
+    file = _read(location)
+    return {
+        name: VolumeCorners({body.level: body.vertebra for body in bodies}, file.notes.get(name, ()))
+        for name, bodies in file.volumes.items()
+    }
 
 
-def read_search(location: Location, detector: str) -> tuple[dict[str, tuple[Body, ...]], dict[str, str]]:
-    """Bodies of each volume that this detector searched, and hashes of these volumes' contents; none of other files."""
+@dataclass(frozen=True)
+class Entry:
+    """What a search says of a volume: bodies, notes, and a hash of its content."""
+
+    bodies: tuple[Body, ...]
+    notes: tuple[str, ...]
+    content: str
+
+
+def read_search(location: Location, detector: str) -> dict[str, Entry]:
+    """What this detector said of each volume that it searched, with the notes that it had; nothing of other files."""
     try:
         file = _read(location)
     except UserError:
-        return {}, {}
+        return {}
     if file.searched is None or file.searched.detector != detector:
-        return {}, {}
-    contents = {name: digest for name, digest in file.searched.contents.items() if name in file.volumes}
-    return {name: file.volumes[name] for name in contents}, contents
+        return {}
+    return {
+        name: Entry(file.volumes[name], file.notes[name], content)
+        for name, content in file.searched.contents.items()
+        if name in file.volumes and name in file.notes
+    }
 
 
 def _read(location: Location) -> _File:
@@ -111,10 +144,25 @@ def _read(location: Location) -> _File:
         ) from None
 
 
-def write_corners(location: Location, volumes: Mapping[str, Sequence[Body]], searched: Searched | None = None) -> None:
+def write_search(location: Location, entries: Mapping[str, Entry], detector: str) -> None:
+    """Write what a detector found."""
+    write_corners(
+        location,
+        {name: entry.bodies for name, entry in entries.items()},
+        {name: entry.notes for name, entry in entries.items()},
+        Searched(detector=detector, contents={name: entry.content for name, entry in entries.items()}),
+    )
+
+
+def write_corners(
+    location: Location,
+    volumes: Mapping[str, Sequence[Body]],
+    notes: Mapping[str, tuple[str, ...]] | None = None,
+    searched: Searched | None = None,
+) -> None:
     """Write the bodies of each volume, from above. Raises ValueError where a level is there twice."""
     ordered = {
         name: tuple(sorted(bodies, key=lambda body: LEVELS.index(body.level))) for name, bodies in volumes.items()
     }
-    file = _File(schema_version=1, volumes=ordered, searched=searched)
+    file = _File(schema_version=1, volumes=ordered, notes=dict(notes or {}), searched=searched)
     location.write_json(file.model_dump(mode="json", exclude=None if searched else {"searched"}))

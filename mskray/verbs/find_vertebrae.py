@@ -4,16 +4,15 @@ What is written is what the sources that cut discs read: for each volume its bod
 volume once its slices run right to left, its rows down, its columns backwards (`to_sagittal`).
 
 A volume that the file has already, of the same content and by the same detector, is not searched again: a search that
-was interrupted goes on.
+was interrupted goes on. Notes on a volume, such as that no sacrum was in view, are kept with its bodies.
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mskray.cohorts.corners import Body, Searched, read_search, write_corners
+from mskray.cohorts.corners import Body, Entry, read_search, write_search
 from mskray.families.vertebra_finding import Spine, VertebraPredictor, load_vertebra_detector
 from mskray.imaging.overlay import png
 from mskray.imaging.spine import FoundVertebra
@@ -33,13 +32,12 @@ _BETWEEN_WRITES = 20
 class Search:
     """What was found: the spine of each volume by name, and (path, reason) of files and volumes left out.
 
-    bodies, contents: what is written of each volume; `kept` of them were there before and not searched again.
+    entries: what is written of each volume; `kept` of them were there before and not searched again.
     """
 
     spines: dict[str, Spine] = field(default_factory=dict)
     rejected: list[tuple[str, str]] = field(default_factory=list)
-    bodies: dict[str, Sequence[Body]] = field(default_factory=dict)
-    contents: dict[str, str] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)
     kept: int = 0
 
     def lines(self) -> str:
@@ -72,30 +70,29 @@ def find_vertebrae(
         check_access(where, write=True)
     report(Progress("loading the detector"))
     described, predictor = load_vertebra_detector(model, "cuda" if gpu else "cpu")
-    before, known = read_search(target, described.hash)
+    before = read_search(target, described.hash)
     done = Search()
     for name, volume in volumes_below(place, done.rejected):
         reason = _unfit(volume) if name not in done.spines else "another volume has this name: search its folder alone"
         if reason is not None:
             done.rejected.append((name, reason))
             continue
-        done.contents[name] = content = _content(volume)
-        if known.get(name) == content and (pictures is None or _picture(pictures, name).is_file()):
-            bodies = tuple(FoundVertebra(**vars(body.vertebra), score=body.score or 0.0) for body in before[name])
-            done.spines[name] = Spine(bodies[::-1], ("found before",) if bodies else ("searched before: no body",))
-            done.bodies[name] = before[name]
+        content, known = _content(volume), before.get(name)
+        if known and known.content == content and (pictures is None or _picture(pictures, name).is_file()):
+            bodies = tuple(FoundVertebra(**vars(body.vertebra), score=body.score or 0.0) for body in known.bodies)
+            done.spines[name] = Spine(bodies[::-1], (*known.notes, "searched before"))
+            done.entries[name] = known
             done.kept += 1
         else:
             done.spines[name] = spine = _search(predictor, name, to_sagittal(volume), pictures)
-            done.bodies[name] = [Body.of(body, body.score) for body in spine.bodies]
+            done.entries[name] = Entry(tuple(Body.of(body, body.score) for body in spine.bodies), spine.notes, content)
         report(Progress("volumes", len(done.spines)))
         if (len(done.spines) - done.kept) % _BETWEEN_WRITES == 0 and done.kept < len(done.spines):
             # Those of before that this search has not come to yet must not be lost.
-            searched = Searched(detector=described.hash, contents=known | done.contents)
-            write_corners(target, before | done.bodies, searched)
+            write_search(target, before | done.entries, described.hash)
     if not done.spines:
         raise no_volume(place, done.rejected)
-    write_corners(target, done.bodies, Searched(detector=described.hash, contents=done.contents))
+    write_search(target, done.entries, described.hash)
     return done
 
 

@@ -20,10 +20,12 @@ def test_bodies_come_back_as_they_were(tmp_path):
     assert [body["level"] for body in content["volumes"]["a/t2.mha"]] == ["T12", "L1", "L2", "L3", "L4", "L5"]
     assert content["volumes"]["a/t2.mha"][0]["score"] == 0.9
     found = read_corners(place)
-    assert found["b"] == {}
+    assert found["b"].bodies == {}
     for level, body in spine.vertebrae.items():
-        assert found["a/t2.mha"][level].slice == body.slice
-        np.testing.assert_array_equal(found["a/t2.mha"][level].corners, body.corners)
+        assert found["a/t2.mha"].bodies[level].slice == body.slice
+        np.testing.assert_array_equal(found["a/t2.mha"].bodies[level].corners, body.corners)
+    # A file without notes is read as well.
+    assert found["a/t2.mha"].notes == ()
 
 
 BODY = {"level": "L5", "slice": 3, "corners": [[0, 0], [9, 0], [9, 9], [0, 9]]}

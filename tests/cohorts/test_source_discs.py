@@ -15,6 +15,7 @@ from mskray.cohorts.sources import get_source
 from mskray.cohorts.sources._discs import read_level
 from mskray.cohorts.sources._shared import SharedFiles
 from mskray.errors import UserError
+from mskray.imaging.spine_levels import ASSUMED
 from mskray.storage import locate
 
 CORNERS = ["slice", *(f"{body}_{axis}{number}" for body in ("upper", "lower") for number in range(4) for axis in "xy")]
@@ -55,6 +56,25 @@ def test_three_formats_and_two_ways_of_corners(tmp_path):
         assert all(is_level_disc(stack) for stack in found.image)
     assert len({row["study_id"] for row in by_file.rows}) == 3
     assert len({row["patient_id"] for row in by_file.rows}) == 1
+
+
+def test_discs_whose_levels_are_a_guess_are_counted(tmp_path):
+    spine = BlockSpine()
+    for name in ("sure.mha", "guess.mha"):
+        metaimage(tmp_path / name, spine.volume)
+    found = [Body.of(body) for body in spine.vertebrae.values()]
+    bodies = {"sure.mha": found, "guess.mha": found}
+    write_corners(locate(tmp_path / "corners.json"), bodies, {"guess.mha": (ASSUMED, "1 off the spine left out")})
+    header = "path,patient_id,level," + ",".join(CORNERS)
+    empty = "," * len(CORNERS)
+    rows = [f"sure.mha,p,L4/L5{empty}", f"guess.mha,p,L4/L5{empty}"]
+    (tmp_path / "t.csv").write_text("\n".join([header, *rows]) + "\n")
+    found = ingest("discs", tmp_path / "t.csv", tmp_path / "out", corners=str(tmp_path / "corners.json"))
+    assert len(found.rows) == 2
+    assert found.notes == {f"its level is a guess ({ASSUMED})": 1}
+    # A person who states the corners states the level.
+    (tmp_path / "t.csv").write_text("\n".join([header, f"guess.mha,p,L4/L5,{own(spine)}"]) + "\n")
+    assert not ingest("discs", tmp_path / "t.csv", tmp_path / "own", corners=str(tmp_path / "corners.json")).notes
 
 
 def test_rows_that_are_no_discs(tmp_path):

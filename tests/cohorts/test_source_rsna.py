@@ -7,6 +7,7 @@ from disc_layouts import ingest, is_level_disc, listing, series
 from mskray.cohorts.corners import Body, write_corners
 from mskray.cohorts.sources import get_source
 from mskray.errors import UserError
+from mskray.imaging.spine_levels import ASSUMED
 from mskray.storage import locate
 
 CONDITIONS = (
@@ -32,9 +33,9 @@ def layout(root, studies, descriptions):
     return root
 
 
-def corners(root, names, spine, levels=None):
+def corners(root, names, spine, levels=None, notes=None):
     chosen = [Body.of(body) for level, body in spine.vertebrae.items() if levels is None or level in levels]
-    write_corners(locate(root / "corners.json"), dict.fromkeys(names, chosen))
+    write_corners(locate(root / "corners.json"), dict.fromkeys(names, chosen), notes)
     return str(root / "corners.json")
 
 
@@ -115,7 +116,9 @@ def test_series_become_level_discs(tmp_path):
     spine = lumbar(-12)
     root = layout(tmp_path / "in", {"10": {}}, [("10", "2", "Sagittal T2/STIR")])
     series(root / "train_images/10/2", spine.volume)
-    found = ingest("rsna-lumbar", root, tmp_path / "out", corners=corners(root, ["10/2"], spine))
+    place = corners(root, ["10/2"], spine, notes={"10/2": (ASSUMED,)})
+    found = ingest("rsna-lumbar", root, tmp_path / "out", corners=place)
+    assert found.notes == {f"its level is a guess ({ASSUMED})": 4}
     assert found.reasons == {"train_images/10/2#L5-S1": "no corners of S1"}
     assert [row["view"] for row in found.rows] == ["L1/L2", "L2/L3", "L3/L4", "L4/L5"]
     assert all(is_level_disc(stack) for stack in found.image)

@@ -18,6 +18,7 @@ from mskray.families import Images
 from mskray.families.vertebra_detector import VertebraDetectorConfig
 from mskray.families.vertebra_finding import Spine, load_vertebra_detector
 from mskray.imaging.spine import FoundVertebra, Vertebra
+from mskray.imaging.spine_levels import ASSUMED
 from mskray.progress import Progress
 from mskray.serving.run import serve_forever
 from mskray.storage import locate
@@ -135,7 +136,7 @@ def test_a_search_goes_on_with_what_is_left_and_with_what_changed(
         searched.append(name)
         corners = np.array([[5.0, 5], [20, 5], [20, 12], [5, 12]])
         above = FoundVertebra("L4", 2, corners, 0.9)
-        return Spine((FoundVertebra("L5", 2, np.add(corners, (0, 15)), 0.8), above), ())
+        return Spine((FoundVertebra("L5", 2, np.add(corners, (0, 15)), 0.8), above), (ASSUMED,))
 
     monkeypatch.setattr("mskray.verbs.find_vertebrae._search", search)
     monkeypatch.setattr("mskray.verbs.find_vertebrae._BETWEEN_WRITES", 1)
@@ -149,10 +150,20 @@ def test_a_search_goes_on_with_what_is_left_and_with_what_changed(
     done = find_vertebrae(detector, str(given), str(out))
     assert searched == ["1.nii", "3.nii"]
     assert done.kept == 2
-    assert "0.nii  L5 L4  least score 0.80  (found before)" in done.lines()
+    assert f"0.nii  L5 L4  least score 0.80  ({ASSUMED}; searched before)" in done.lines()
     corners = read_corners(locate(out))
     assert list(corners) == [f"{number}.nii" for number in range(4)]
-    assert all(list(bodies) == ["L4", "L5"] for bodies in corners.values())
+    assert all(list(each.bodies) == ["L4", "L5"] for each in corners.values())
+    # Whoever cuts discs from them is told, however often the search was made.
+    assert all(each.notes == (ASSUMED,) for each in corners.values())
+    # What was written before notes were kept is searched again.
+    content = json.loads(out.read_text())
+    del content["notes"]["2.nii"]
+    out.write_text(json.dumps(content))
+    searched.clear()
+    assert find_vertebrae(detector, str(given), str(out)).kept == 3
+    assert searched == ["2.nii"]
+    assert read_corners(locate(out))["2.nii"].notes == (ASSUMED,)
     # A picture that is not there yet is a reason to search, and so is another detector.
     searched.clear()
     assert find_vertebrae(detector, str(given / "0.nii"), str(out), str(tmp_path / "pictures")).kept == 0

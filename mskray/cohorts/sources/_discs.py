@@ -15,6 +15,7 @@ from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 
+from mskray.cohorts.corners import VolumeCorners
 from mskray.cohorts.schema import ImageFormat
 from mskray.cohorts.sources import Loaded, Source
 from mskray.cohorts.sources._shared import SharedFiles, named_files, read_files
@@ -52,29 +53,35 @@ class Address:
         files: path below the root → fingerprint; several of a DICOM series, image and mask of SPIDER.
         level: such as "L4/L5".
         bodies: the body above and the one below as (slice, x0, y0, … x3, y3), () where a mask shows them.
+        notes: what is worth knowing of the disc, as in `Loaded`.
     """
 
     files: Mapping[str, str]
     level: str
     bodies: tuple[tuple[float, ...], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def between(cls, files: Mapping[str, str], level: str, bodies: Mapping[str, Vertebra]) -> "Address":
-        """Of the disc between two of the bodies. Raises ValueError with the one that is missing."""
-        pair = level.split("/")
+    def between(cls, files: Mapping[str, str], level: str, corners: VolumeCorners) -> "Address":
+        """Of the disc between two of a volume's bodies. Raises ValueError with the one that is missing."""
+        bodies, pair = corners.bodies, level.split("/")
         missing = [name for name in pair if name not in bodies]
         if missing:
             raise ValueError(f"no corners of {' and '.join(missing)}")
         chosen = [(float(bodies[name].slice), *bodies[name].corners.ravel().tolist()) for name in pair]
-        return cls(files, level, tuple(chosen))
+        return cls(files, level, tuple(chosen), corners.assumed)
 
     @classmethod
     def read(cls, text: str) -> "Address":
         content = json.loads(text)
-        return cls(content["files"], content["level"], tuple(map(tuple, content["bodies"])))
+        return cls(
+            content["files"], content["level"], tuple(map(tuple, content["bodies"])), tuple(content.get("notes", ()))
+        )
 
     def __str__(self) -> str:
-        return json.dumps({"files": dict(self.files), "level": self.level, "bodies": self.bodies})
+        content = {"files": dict(self.files), "level": self.level, "bodies": self.bodies}
+        # What is not there changes no fingerprint.
+        return json.dumps(content | ({"notes": self.notes} if self.notes else {}))
 
     @property
     def fingerprint(self) -> str:
@@ -121,7 +128,7 @@ class DiscSource(Source[OptionsT]):
             address.vertebrae if address.bodies else (_body(bodies, each) for each in address.level.split("/"))
         )
         disc = loaded(disc_volume(volume, upper, lower, size=_SIZE), burned_in=volume.burned_in)
-        return replace(disc, notes=notes)
+        return replace(disc, notes=(*address.notes, *notes))
 
 
 def disc_path(volume: str, level: str) -> str:

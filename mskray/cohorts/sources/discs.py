@@ -15,6 +15,7 @@ The path `.` is that folder itself. Corners are those of `corners.json` (`mskray
 are those of the CSV), or the 17 columns: upper anterior, upper posterior, lower posterior, lower anterior, in pixels of
 the volume in sagittal order. A row's own columns go before the file. SpineNet's tasks (`label_pfirrmann`,
 `label_narrowing`, …) have its classes where the column holds their names; other tasks as in the source `manifest`.
+Discs of a volume without a sacrum in view, whose levels are a guess, are taken and counted (`corners.json` notes it).
 Volumes of which a DICOM header says that text is drawn into them (BurnedInAnnotation) go to quarantine, as there.
 """
 
@@ -22,7 +23,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from mskray.cohorts.corners import read_corners
+from mskray.cohorts.corners import VolumeCorners, read_corners
 from mskray.cohorts.schema import Task
 from mskray.cohorts.sources import BURNED_IN, Item, Rejected, register
 from mskray.cohorts.sources._discs import BODY_PART, DISCS, Address, DiscSource, disc_path, read_level
@@ -34,6 +35,7 @@ from mskray.imaging.spine import SPINE_TASKS, Vertebra
 from mskray.storage import Location, locate
 
 _COLUMNS = {body: [f"{body}_{axis}{number}" for number in range(4) for axis in "xy"] for body in ("upper", "lower")}
+_NONE = VolumeCorners({})
 _ALL = ["slice", *_COLUMNS["upper"], *_COLUMNS["lower"]]
 
 
@@ -75,14 +77,14 @@ class Discs(DiscSource[DiscsOptions]):
             # Of this folder's files the tables are no slices, and change for other reasons.
             tables = {location.uri, options.corners and locate(options.corners).uri}
             files["."] = {path: mark for path, mark in files["."].items() if root.join(path).uri not in tables}
-            corners = {".": corners.get(root.name, {}), **corners}
+            corners = {".": corners.get(root.name, _NONE), **corners}
         seen: set[str] = set()
         for line, row in table.rows:
             try:
                 path = inside(row["path"], root)
                 if path is None:
                     raise ValueError("no path" if not row["path"] else f"path is not inside {root}")
-                item = _item(row, line, path, files.get(path, {}), corners.get(path, {}), labels)
+                item = _item(row, line, path, files.get(path, {}), corners.get(path, _NONE), labels)
                 if item.path in seen:
                     raise ValueError("listed more than once")
                 seen.add(item.path)
@@ -109,9 +111,7 @@ def _read(location: Location, options: DiscsOptions) -> tuple[Table, Labels]:
     return table, labels
 
 
-def _item(
-    row: Row, line: int, path: str, files: Mapping[str, str], bodies: Mapping[str, Vertebra], labels: Labels
-) -> Item:
+def _item(row: Row, line: int, path: str, files: Mapping[str, str], corners: VolumeCorners, labels: Labels) -> Item:
     """One row as a disc. Raises ValueError with the reason."""
     if not row["patient_id"]:
         raise ValueError("no patient_id")
@@ -121,9 +121,9 @@ def _item(
     if not files:
         raise ValueError("there is no such file or folder of files")
     own = _own_corners(row, level)
-    if own is None and not bodies:
+    if own is None and not corners.bodies:
         raise ValueError("no corners of this volume")
-    address = Address.between(files, level, own or bodies)
+    address = Address.between(files, level, own or corners)
     return Item(
         path=disc_path(path, level),
         patient_id=row["patient_id"],
@@ -139,7 +139,7 @@ def _item(
     )
 
 
-def _own_corners(row: Row, level: str) -> dict[str, Vertebra] | None:
+def _own_corners(row: Row, level: str) -> VolumeCorners | None:
     """Bodies that the row itself states, None where it states none. Raises ValueError for a part of them."""
     words = [row.get(name, "") for name in _ALL]
     if not any(words):
@@ -150,7 +150,8 @@ def _own_corners(row: Row, level: str) -> dict[str, Vertebra] | None:
         wrong = next(name for name, word in zip(_ALL, words, strict=True) if not _is_number(word))
         raise ValueError(f"{wrong} {row.get(wrong, '')!r} is not a number") from None
     points = np.array(numbers).reshape(2, 4, 2)
-    return {name: Vertebra(name, place, corners) for name, corners in zip(level.split("/"), points, strict=True)}
+    named = zip(level.split("/"), points, strict=True)
+    return VolumeCorners({name: Vertebra(name, place, corners) for name, corners in named})
 
 
 def _is_number(word: str) -> bool:

@@ -10,7 +10,8 @@ condition that a series shows comes first. Axial series show no disc as a sagitt
 Corners of the bodies come from `mskray find-vertebrae FOLDER/train_images --out corners.json`. A study without labels
 or without such a series, a series without files or without corners, and a level whose bodies were not found go to
 quarantine, and so do series in which a header says that text is drawn (BurnedInAnnotation), unless
-`allow_burned_in=true`. `train_label_coordinates.csv` is not read: it has a point for a condition and level, where a
+`allow_burned_in=true`. Discs of a series without a sacrum in view, whose levels are a guess, are taken and counted
+(`corners.json` notes it). `train_label_coordinates.csv` is not read: it has a point for a condition and level, where a
 disc is cut between the corners of two bodies. A blank grade is a missing label. A study is a patient; splits are cut
 here.
 """
@@ -18,14 +19,13 @@ here.
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from mskray.cohorts.corners import read_corners
+from mskray.cohorts.corners import VolumeCorners, read_corners
 from mskray.cohorts.schema import Task
 from mskray.cohorts.sources import BURNED_IN, Item, Rejected, fingerprint, register
 from mskray.cohorts.sources._discs import BODY_PART, DISCS, Address, DiscSource, disc_path
 from mskray.cohorts.sources._table import Row, read_table
 from mskray.config import Section, setting
 from mskray.errors import UserError
-from mskray.imaging.spine import Vertebra
 from mskray.storage import Location, locate
 
 _TRAIN, _SERIES, _IMAGES = "train.csv", "train_series_descriptions.csv", "train_images"
@@ -91,23 +91,23 @@ class RsnaLumbar(DiscSource[RsnaLumbarOptions]):
                 reason = f"no {_DESCRIPTIONS[options.series]} series in {_SERIES}"
                 yield Rejected(f"{_IMAGES}/{study}", reason, line)
             for folder, files in series.get(study, {}).items():
-                yield from _items(row, line, folder, files, _bodies(corners, folder))
+                yield from _items(row, line, folder, files, _corners(corners, folder))
         for study in sorted(set(series) - seen):
             yield Rejected(f"{_IMAGES}/{study}", f"no labels in {_TRAIN}")
 
 
 def _items(
-    row: Row, line: int, folder: str, files: Mapping[str, str], bodies: Mapping[str, Vertebra] | None
+    row: Row, line: int, folder: str, files: Mapping[str, str], corners: VolumeCorners | None
 ) -> Iterator[Item | Rejected]:
     """The five discs of one series."""
-    if not files or bodies is None:
+    if not files or corners is None:
         yield Rejected(folder, "the series has no files" if not files else "no corners of this series", line)
         return
     for level, suffix in _LEVELS.items():
         path = disc_path(folder, level)
         try:
             labels = {name: _grade(name, row[f"{name}_{suffix}"]) for name in _CONDITIONS["t2"]}
-            address = Address.between(files, level, bodies)
+            address = Address.between(files, level, corners)
         except ValueError as error:
             yield Rejected(path, str(error), line)
             continue
@@ -133,9 +133,10 @@ def _grade(condition: str, value: str) -> int | None:
     return _GRADES.index(value.lower())
 
 
-def _bodies(corners: Mapping[str, dict[str, Vertebra]], folder: str) -> dict[str, Vertebra] | None:
+def _corners(corners: Mapping[str, VolumeCorners], folder: str) -> VolumeCorners | None:
     """Bodies of a series; `find-vertebrae` may have been given the whole folder or `train_images`."""
-    return corners.get(folder) or corners.get(folder.removeprefix(f"{_IMAGES}/"))
+    named = (corners.get(name) for name in (folder, folder.removeprefix(f"{_IMAGES}/")))
+    return next((each for each in named if each and each.bodies), None)
 
 
 def _series(root: Location, description: str) -> tuple[dict[str, dict[str, dict[str, str]]], list[Rejected]]:
