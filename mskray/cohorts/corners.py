@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
 from mskray.errors import UserError
-from mskray.imaging.spine import LEVELS, Vertebra
+from mskray.imaging.spine import LEVELS, FoundVertebra, Vertebra
 from mskray.imaging.spine_levels import ASSUMED
 from mskray.storage import Location
 
@@ -30,7 +30,7 @@ _Point = tuple[FiniteFloat, FiniteFloat]
 
 
 class Body(BaseModel):
-    """One body. `score` is the detector's, 0–1; None where a person drew it."""
+    """One body. `score` is the detector's, 0–1; None or absent where a person drew it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -40,8 +40,8 @@ class Body(BaseModel):
     score: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @property
-    def vertebra(self) -> Vertebra:
-        return Vertebra(self.level, self.slice, np.array(self.corners, float))
+    def vertebra(self) -> FoundVertebra:
+        return FoundVertebra(self.level, self.slice, np.array(self.corners, float), self.score)
 
     @classmethod
     def of(cls, vertebra: Vertebra, score: float | None = None) -> "Body":
@@ -105,26 +105,49 @@ def read_corners(location: Location) -> dict[str, VolumeCorners]:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a search says of a volume: bodies, notes, and a hash of its content."""
+    """What is known of a volume: bodies, notes, and a hash of the content that was searched; None where it was not."""
 
     bodies: tuple[Body, ...]
-    notes: tuple[str, ...]
-    content: str
+    notes: tuple[str, ...] = ()
+    content: str | None = None
+
+    @property
+    def drawn(self) -> bool:
+        """Whether a person drew a body of it: then no search takes its place."""
+        return any(body.score is None for body in self.bodies)
 
 
-def read_search(location: Location, detector: str) -> dict[str, Entry]:
-    """What this detector said of each volume that it searched, with the notes that it had; nothing of other files."""
+@dataclass(frozen=True)
+class Search:
+    """What was found in volumes, and the hash of the detector, where one found them."""
+
+    entries: Mapping[str, Entry]
+    detector: str | None = None
+
+    def known_to(self, detector: str) -> dict[str, Entry]:
+        """What this detector would find again, with its notes, and what a person drew."""
+        return {
+            name: entry
+            for name, entry in self.entries.items()
+            if entry.drawn or (self.detector == detector and entry.content)
+        }
+
+
+def read_search(location: Location) -> Search:
+    """Return what is there of an earlier search; nothing where there is no file. Raises UserError for another file."""
+    if not location.is_file():
+        return Search({})
     try:
         file = _read(location)
-    except UserError:
-        return {}
-    if file.searched is None or file.searched.detector != detector:
-        return {}
-    return {
-        name: Entry(file.volumes[name], file.notes[name], content)
-        for name, content in file.searched.contents.items()
-        if name in file.volumes and name in file.notes
+    except UserError as error:
+        raise UserError(f"{error}; nothing is written over it: give another --out") from None
+    contents = {} if file.searched is None else file.searched.contents
+    entries = {
+        # Without notes it was written before there were any: it is searched again.
+        name: Entry(bodies, file.notes.get(name, ()), contents.get(name) if name in file.notes else None)
+        for name, bodies in file.volumes.items()
     }
+    return Search(entries, file.searched and file.searched.detector)
 
 
 def _read(location: Location) -> _File:
@@ -140,7 +163,7 @@ def _read(location: Location) -> _File:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UserError(
-            f"{location} is no corners.json ({where}: {first['msg']}): write it with find-vertebrae"
+            f"{location} is no corners.json ({where}: {first['msg']}): `mskray find-vertebrae` writes one"
         ) from None
 
 
@@ -150,7 +173,7 @@ def write_search(location: Location, entries: Mapping[str, Entry], detector: str
         location,
         {name: entry.bodies for name, entry in entries.items()},
         {name: entry.notes for name, entry in entries.items()},
-        Searched(detector=detector, contents={name: entry.content for name, entry in entries.items()}),
+        Searched(detector=detector, contents={name: each.content for name, each in entries.items() if each.content}),
     )
 
 

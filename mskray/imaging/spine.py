@@ -39,6 +39,6 @@ class Vertebra:
 
 @dataclass(frozen=True, eq=False)
 class FoundVertebra(Vertebra):
-    """A vertebral body that a detector found; `score` says how sure it is, in [0, 1]."""
+    """A body that was found; `score` says how sure the detector is, in [0, 1], None where a person drew it."""
 
-    score: float
+    score: float | None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from block_spine import lumbar
 
-from mskray.cohorts.corners import Body, read_corners, write_corners
+from mskray.cohorts.corners import Body, Entry, read_corners, read_search, write_corners, write_search
 from mskray.errors import UserError
 from mskray.storage import locate
 
@@ -47,6 +47,26 @@ def test_what_is_no_corners_file_is_one_line(tmp_path, content, message):
     (tmp_path / "corners.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=message):
         read_corners(locate(tmp_path / "corners.json"))
+
+
+def test_what_a_search_may_keep(tmp_path):
+    place = locate(tmp_path / "corners.json")
+    assert read_search(place).known_to("d1") == {}
+    drawn, found = Body.model_validate(BODY), Body.model_validate({**BODY, "score": 0.5})
+    other = Body.model_validate({**BODY, "level": "L4", "score": 0.5})
+    entries = {"drawn": Entry((other, drawn)), "found": Entry((found,), ("a note",), "c0"), "none": Entry((), (), "c1")}
+    write_search(place, entries, "d1")
+    assert read_search(place).known_to("d1") == entries
+    assert read_search(place).known_to("d2") == {"drawn": entries["drawn"]}
+    write_corners(place, {"drawn": [drawn], "found": [found]})
+    assert list(read_search(place).known_to("d1")) == ["drawn"]
+
+
+@pytest.mark.parametrize("content", [b"\x00\x01", b'{"my": "work"}', b'{"schema_version": 2, "volumes": {}}'])
+def test_a_file_that_is_no_search_of_ours_is_not_taken_for_none(tmp_path, content):
+    (tmp_path / "out.json").write_bytes(content)
+    with pytest.raises(UserError, match="nothing is written over it: give another --out"):
+        read_search(locate(tmp_path / "out.json"))
 
 
 def test_no_file_is_one_line(tmp_path):
