@@ -20,8 +20,6 @@ from mskray.evaluation.bootstrap import Figure, bootstrapped, too_few
 from mskray.evaluation.metrics import Floats, Ints, per_class, weighted_confusion, weighted_kappa
 
 MAIN = "average_per_class_accuracy"
-SECOND = "_second"
-"""Ending of the task that holds the second reading of the task before it: `pfirrmann`, `pfirrmann_second`."""
 
 _CLASS = "class:"
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from mskray.bundles import Bundle
 from mskray.cohorts import Cohort, Task, open_cohort
+from mskray.cohorts.schema import SECOND
 from mskray.config import apply_overrides
 from mskray.errors import UserError, did_you_mean
-from mskray.evaluation.grading import SECOND, intra_rater
+from mskray.evaluation.grading import intra_rater
 from mskray.evaluation.spinenet_table import PAPER, PAPER_INTRA_RATER, blocks, summary, to_dict
 from mskray.families.spinenet import SpineNetFamily
 from mskray.models.vgg_m import BRANCHES
@@ -61,6 +62,7 @@ def spine_table(
     cohort = open_cohort(base.cohort)
     tasks = chosen.tasks(cohort, config)
     cohort.shards(HELD_OUT)  # a cohort without it is refused here
+    readings = second_readings(cohort, tasks)
     jobs = {}
     for branch in branches:
         for exchanged in (False, True):
@@ -79,11 +81,14 @@ def spine_table(
         place, seen = _place(out, branch, exchanged), _seen(cohort, exchanged)
         if _evaluation(place, seen, bundle) is None:
             evaluate_tasks(str(place), seen, HELD_OUT, gpu=base.resources.gpu, report=report)
-    return write_table(out, cohort, tasks), out
+    return write_table(out, cohort, tasks, readings), out
 
 
-def write_table(out: Location, cohort: Cohort, tasks: Sequence[Task]) -> str:
-    """Write `spine-table.json` and `spine-table.md` of the evaluations below a folder; return the table as text."""
+def write_table(out: Location, cohort: Cohort, tasks: Sequence[Task], readings: Mapping[str, float]) -> str:
+    """Write `spine-table.json` and `spine-table.md` of the evaluations below a folder; return the table as text.
+
+    readings: of `second_readings`.
+    """
     models: dict[str, list[dict[str, Any]]] = {}
     for branch in BRANCHES:
         for exchanged in (False, True):
@@ -94,7 +99,7 @@ def write_table(out: Location, cohort: Cohort, tasks: Sequence[Task]) -> str:
         branch: [{task: each["confusion"] for task, each in content["tasks"].items()} for content in contents]
         for branch, contents in models.items()
     }
-    found, readings = summary(confusions, tasks), second_readings(cohort, tasks)
+    found = summary(confusions, tasks)
     made = blocks(found, tasks, readings)
     out.join(JSON).write_json(
         {
@@ -112,7 +117,11 @@ def write_table(out: Location, cohort: Cohort, tasks: Sequence[Task]) -> str:
 
 
 def second_readings(cohort: Cohort, tasks: Sequence[Task]) -> dict[str, float]:
-    """Average per-class agreement of the two readings of each task that the cohort has two of, over all its splits."""
+    """Average per-class agreement of the two readings of each task that the cohort has two of, over all its splits.
+
+    Raises:
+        UserError: the two have other classes.
+    """
     known = {task.name: task for task in cohort.tasks}
     twice = [(task, known[task.name + SECOND]) for task in tasks if task.name + SECOND in known]
     found = {}

@@ -226,6 +226,35 @@ def test_classes_of_known_tasks(tmp_path, values, classes, labels):
     assert [item.labels["pfirrmann"] for item in items.values()] == labels
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "options", "classes"),
+    [
+        # The names of the known task stand in their order, not in that of the alphabet.
+        (["none", "severe"], ["slight", "none"], {}, ("none", "slight", "moderate", "severe")),
+        # One that is no class of the first is not made one: its row is rejected.
+        (["none", "severe"], ["little", "none"], {}, ("none", "slight", "moderate", "severe")),
+        (["0", "1"], ["2", "0"], {}, ("0", "1", "2")),
+        (["wide", "open"], ["open", ""], {"narrowing": ["wide", "open"]}, ("wide", "open")),
+    ],
+)
+def test_a_second_reading_has_the_classes_of_the_first(tmp_path, first, second, options, classes):
+    spine = BlockSpine()
+    header = "path,patient_id,level,label_narrowing,label_narrowing_second," + ",".join(CORNERS)
+    pairs = enumerate(zip(first, second, strict=True))
+    rows = [f"v{number}.mha,p,L4/L5,{one},{two},{own(spine)}" for number, (one, two) in pairs]
+    (tmp_path / "t.csv").write_text("\n".join([header, *rows]) + "\n")
+    for number in range(len(rows)):
+        (tmp_path / f"v{number}.mha").write_bytes(b"placeholder")
+    source = get_source("discs")
+    tasks = source.tasks(locate(tmp_path / "t.csv"), source.Options(classes=options))
+    assert {task.name: task.classes for task in tasks} == {"narrowing": classes, "narrowing_second": classes}
+    items, reasons = listing("discs", tmp_path / "t.csv", classes=options)
+    assert list(reasons.values()) == [
+        f"narrowing_second 'little' is none of {', '.join(classes)}" for each in second if each == "little"
+    ]
+    assert all(item.labels["narrowing"] is not None for item in items.values())
+
+
 @pytest.mark.parametrize("text", ["L4/L5", "l4-l5", "L4_L5", "L4 / L5"])
 def test_spellings_of_a_level(text):
     assert read_level(text) == "L4/L5"

@@ -189,6 +189,14 @@ def test_what_cannot_be_trained_is_refused_first(
     assert not (tmp_path / "table").exists()
 
 
+def test_second_readings_with_other_classes_are_refused_first(tmp_path: Path) -> None:
+    other = SECOND.model_copy(update={"classes": ("change", "normal")})
+    cohort = disc_cohort(tmp_path / "cohort", (*TASKS, other))
+    with pytest.raises(UserError, match="upper_marrow_second has other classes than upper_marrow"):
+        spine_table(disc_job(cohort, tmp_path / "table"), "job.yaml", ["conv5"])
+    assert not (tmp_path / "table").exists()
+
+
 def test_a_model_is_not_judged_on_the_split_that_chose_it(tmp_path: Path) -> None:
     cohort = disc_cohort(tmp_path, TASKS)
     told = {"name": "conv5", "cohort": {"uri": "", "content_hash": cohort.exchange().content_hash}}

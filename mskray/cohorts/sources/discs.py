@@ -15,6 +15,7 @@ The path `.` is that folder itself. Corners are those of `corners.json` (`mskray
 are those of the CSV), or the 17 columns: upper anterior, upper posterior, lower posterior, lower anterior, in pixels of
 the volume in sagittal order. A row's own columns go before the file. SpineNet's tasks (`label_pfirrmann`,
 `label_narrowing`, …) have its classes where the column holds their names; other tasks as in the source `manifest`.
+A column `label_<task>_second` is a second reading of the same discs, with the classes of the first.
 Discs of a volume without a sacrum in view, whose levels are a guess, are taken and counted (`corners.json` notes it).
 Volumes of which a DICOM header says that text is drawn into them (BurnedInAnnotation) go to quarantine, as there.
 """
