@@ -21,6 +21,9 @@ SPINE_TASKS: dict[str, tuple[str, ...]] = {
     "lower_marrow": ("normal", "change"),
 }
 
+#: Those whose classes are grades: one more is one worse.
+GRADED_TASKS: tuple[str, ...] = ("pfirrmann", "narrowing")
+
 
 @dataclass(frozen=True, eq=False)
 class Vertebra:

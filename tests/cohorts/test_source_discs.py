@@ -255,6 +255,28 @@ def test_a_second_reading_has_the_classes_of_the_first(tmp_path, first, second, 
     assert all(item.labels["narrowing"] is not None for item in items.values())
 
 
+@pytest.mark.parametrize(
+    ("task", "values", "options", "ordinal"),
+    [
+        ("pfirrmann", ["I", "IV"], {}, True),
+        ("narrowing", ["none", "severe"], {}, True),
+        ("pfirrmann_second", ["2", "3"], {}, True),
+        ("pfirrmann", ["1", "3"], {}, False),
+        ("narrowing", ["normal", "narrowed"], {}, False),
+        ("narrowing", ["normal", "narrowed"], {"narrowing": ["normal", "narrowed"]}, True),
+        ("upper_marrow", ["normal", "change"], {}, False),
+        ("modic", ["0", "1"], {}, False),
+    ],
+)
+def test_grades_are_in_order(tmp_path, task, values, options, ordinal):
+    header = f"path,patient_id,level,label_{task}," + ",".join(CORNERS)
+    rows = [f"v.mha,p,L4/L5,{value}" for value in values]
+    (tmp_path / "t.csv").write_text("\n".join([header, *rows]) + "\n")
+    source = get_source("discs")
+    (found,) = source.tasks(locate(tmp_path / "t.csv"), source.Options(classes=options))
+    assert found.ordinal is ordinal
+
+
 @pytest.mark.parametrize("text", ["L4/L5", "l4-l5", "L4_L5", "L4 / L5"])
 def test_spellings_of_a_level(text):
     assert read_level(text) == "L4/L5"

@@ -15,24 +15,26 @@ The path `.` is that folder itself. Corners are those of `corners.json` (`mskray
 are those of the CSV), or the 17 columns: upper anterior, upper posterior, lower posterior, lower anterior, in pixels of
 the volume in sagittal order. A row's own columns go before the file. SpineNet's tasks (`label_pfirrmann`,
 `label_narrowing`, …) have its classes where the column holds their names; other tasks as in the source `manifest`.
+Pfirrmann and narrowing are grades in order, unless their classes are words that only the alphabet orders.
 A column `label_<task>_second` is a second reading of the same discs, with the classes of the first.
 Discs of a volume without a sacrum in view, whose levels are a guess, are taken and counted (`corners.json` notes it).
 Volumes of which a DICOM header says that text is drawn into them (BurnedInAnnotation) go to quarantine, as there.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from mskray.cohorts.corners import VolumeCorners, read_corners
-from mskray.cohorts.schema import Task
+from mskray.cohorts.schema import SECOND, Task
 from mskray.cohorts.sources import BURNED_IN, Item, Rejected, register
 from mskray.cohorts.sources._discs import BODY_PART, DISCS, Address, DiscSource, disc_path, read_level
 from mskray.cohorts.sources._paths import fingerprints, inside
 from mskray.cohorts.sources._table import SPLIT_NAMES, Labels, Row, Table, find_labels, read_table
 from mskray.config import Section, setting
 from mskray.errors import UserError
-from mskray.imaging.spine import SPINE_TASKS, Vertebra
+from mskray.imaging.spine import GRADED_TASKS, SPINE_TASKS, Vertebra
 from mskray.storage import Location, locate
 
 _COLUMNS = {body: [f"{body}_{axis}{number}" for number in range(4) for axis in "xy"] for body in ("upper", "lower")}
@@ -109,7 +111,19 @@ def _read(location: Location, options: DiscsOptions) -> tuple[Table, Labels]:
         and {row[column].lower() for _, row in table.rows} <= {"", *(name.lower() for name in classes)}
     }
     labels = find_labels(table, {**known, **options.classes})
-    return table, labels
+    return table, replace(labels, tasks=tuple(_graded(task, options.classes) for task in labels.tasks))
+
+
+def _graded(task: Task, given: Collection[str]) -> Task:
+    """The task, ordinal where its classes are grades in order: the known ones, numbers without a gap, or as given."""
+    name = task.name.removesuffix(SECOND)
+    numbers = [int(each) for each in task.classes if each.isdecimal()]
+    in_order = (
+        task.classes == SPINE_TASKS.get(name)
+        or not {name, task.name}.isdisjoint(given)
+        or (bool(numbers) and numbers == list(range(numbers[0], numbers[0] + len(task.classes))))
+    )
+    return task.model_copy(update={"ordinal": name in GRADED_TASKS and in_order})
 
 
 def _item(row: Row, line: int, path: str, files: Mapping[str, str], corners: VolumeCorners, labels: Labels) -> Item:
