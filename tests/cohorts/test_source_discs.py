@@ -173,6 +173,39 @@ def test_a_series_with_text_drawn_into_it_stays_out_unless_it_is_allowed(tmp_pat
     assert ingest("discs", table, tmp_path / "allowed", allow_burned_in=True).reasons == {}
 
 
+def test_one_of_several_volumes_is_named_by_its_number(tmp_path):
+    """The second of two series in a folder is turned; its corners fit it alone."""
+    upright, turned = BlockSpine(), BlockSpine(tilt=18)
+    series(tmp_path / "two", upright.volume, "a", uid="1.2.4.1")
+    series(tmp_path / "two", turned.volume, "b", uid="1.2.4.2")
+    series(tmp_path / "one#7", upright.volume)
+    bodies = {
+        name: [Body.of(each) for each in spine.vertebrae.values()]
+        for name, spine in {"two#1": upright, "two#2": turned, "one#7": upright}.items()
+    }
+    write_corners(locate(tmp_path / "corners.json"), bodies)
+    rows = [f"{name},p,L4/L5," for name in ("two#1", "two#2", "one#7", "two", "two#3")]
+    header = "path,patient_id,level," + ",".join(CORNERS)
+    rows += [f"two,q,L4/L5,{own(upright)}", f"two#4,q,L4/L5,{own(upright)}"]
+    (tmp_path / "t.csv").write_text("\n".join([header, *rows]) + "\n")
+    found = ingest("discs", tmp_path / "t.csv", tmp_path / "out", corners=str(tmp_path / "corners.json"))
+    assert len(found.rows) == len(found.image) == 3
+    assert all(is_level_disc(stack) for stack in found.image)
+    assert len({row["study_id"] for row in found.rows}) == 3
+    assert {path: reason.partition(":")[0] for path, reason in found.reasons.items()} == {
+        "two line 5": "no corners of this volume",
+        "two#3 line 6": "no corners of this volume",
+        "two#L4-L5": "2 volumes where one is expected",
+        "two#4#L4-L5": "no volume 4 of a folder of 2",
+    }
+    assert found.reasons["two line 5"].endswith("it is one of several, such as two#1")
+    # In the folder itself they go by the folder's name.
+    (tmp_path / "two" / "t.csv").write_text("path,patient_id,level\n.#2,p,L4/L5\n")
+    items, reasons = listing("discs", tmp_path / "two" / "t.csv", corners=str(tmp_path / "corners.json"))
+    assert reasons == {}
+    assert list(items) == [".#2#L4-L5"]
+
+
 def test_the_folder_of_the_table_is_a_series(tmp_path):
     spine = BlockSpine()
     table = listed_series(tmp_path / "t2", spine, ".")

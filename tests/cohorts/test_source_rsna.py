@@ -6,6 +6,7 @@ from disc_layouts import ingest, is_level_disc, listing, series
 
 from mskray.cohorts.corners import Body, write_corners
 from mskray.cohorts.sources import get_source
+from mskray.cohorts.sources._discs import Address
 from mskray.errors import UserError
 from mskray.imaging.spine_levels import ASSUMED
 from mskray.storage import locate
@@ -123,6 +124,15 @@ def test_series_become_level_discs(tmp_path):
     assert [row["view"] for row in found.rows] == ["L1/L2", "L2/L3", "L3/L4", "L4/L5"]
     assert all(is_level_disc(stack) for stack in found.image)
     assert {row["label_spinal_canal_stenosis"] for row in found.rows} == {None}
+
+
+def test_volumes_of_one_series_are_told_apart(tmp_path):
+    root = layout(tmp_path, {"10": {}}, [("10", "2", "Sagittal T2/STIR")])
+    placeholder(root, "10/2")
+    items, _ = listing("rsna-lumbar", root, corners=corners(root, ["10/2#1", "10/2#2"], lumbar(), levels=("L4", "L5")))
+    assert [path for path in items if "L4-L5" in path] == [f"train_images/10/2#{number}#L4-L5" for number in (1, 2)]
+    assert [Address.read(item.address).volume for item in items.values()] == [1, 2]
+    assert len({item.study_id for item in items.values()}) == 2
 
 
 def test_what_the_source_needs_is_one_line(tmp_path):

@@ -11,26 +11,31 @@
 | `label_<task>` | class names, or their index with `classes.<task>`; empty = not known |
 | `slice`, `upper_x0`, `upper_y0`, … `lower_y3` | corners of the bodies above and below, and their mid-sagittal slice |
 
-The path `.` is that folder itself. Corners are those of `corners.json` (`mskray find-vertebrae` writes it; its paths
-are those of the CSV), or the 17 columns: upper anterior, upper posterior, lower posterior, lower anterior, in pixels of
-the volume in sagittal order. A row's own columns go before the file. SpineNet's tasks (`label_pfirrmann`,
-`label_narrowing`, …) have its classes where the column holds their names; other tasks as in the source `manifest`.
-Pfirrmann and narrowing are grades in order, unless their classes are words that only the alphabet orders.
-A column `label_<task>_second` is a second reading of the same discs, with the classes of the first.
+The path `.` is that folder itself; of a folder with several volumes one is named as in `corners.json`, `folder#2`.
+Corners are those of `corners.json` (`mskray find-vertebrae` writes it; its paths are those of the CSV), or the 17
+columns: upper anterior, upper posterior, lower posterior, lower anterior, in pixels of the volume in sagittal order. A
+row's own columns go before the file.
+
+SpineNet's tasks (`label_pfirrmann`, `label_narrowing`, …) have its classes where the column holds their names; other
+tasks as in the source `manifest`. Pfirrmann and narrowing are grades in order, unless their classes are words that only
+the alphabet orders. A column `label_<task>_second` is a second reading of the same discs, with the classes of the
+first.
+
 Discs of a volume without a sacrum in view, whose levels are a guess, are taken and counted (`corners.json` notes it).
-Volumes of which a DICOM header says that text is drawn into them (BurnedInAnnotation) go to quarantine, as there.
+Volumes of which a DICOM header says that text is drawn into them (BurnedInAnnotation) go to quarantine, as in
+`manifest`.
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mskray.cohorts.corners import VolumeCorners, read_corners
 from mskray.cohorts.schema import SECOND, Task
 from mskray.cohorts.sources import BURNED_IN, Item, Rejected, register
-from mskray.cohorts.sources._discs import BODY_PART, DISCS, Address, DiscSource, disc_path, read_level
-from mskray.cohorts.sources._paths import fingerprints, inside
+from mskray.cohorts.sources._discs import BODY_PART, DISCS, Address, DiscSource, disc_path, read_level, volume_name
+from mskray.cohorts.sources._paths import fingerprints, inside, numbered
 from mskray.cohorts.sources._table import SPLIT_NAMES, Labels, Row, Table, find_labels, read_table
 from mskray.config import Section, setting
 from mskray.errors import UserError
@@ -75,19 +80,22 @@ class Discs(DiscSource[DiscsOptions]):
         root = self.root(location, options)
         for line, reason in table.malformed:
             yield Rejected(f"{table.name} line {line}", reason, line)
-        files = fingerprints(root, {path for _, row in table.rows if (path := inside(row["path"], root)) is not None})
+        named = {name for _, row in table.rows for name in (row["path"], numbered(row["path"])[0])}
+        files = fingerprints(root, {path for name in named if (path := inside(name, root)) is not None})
         if "." in files:
             # Of this folder's files the tables are no slices, and change for other reasons.
             tables = {location.uri, options.corners and locate(options.corners).uri}
             files["."] = {path: mark for path, mark in files["."].items() if root.join(path).uri not in tables}
-            corners = {".": corners.get(root.name, _NONE), **corners}
+            # The folder itself goes by its name, and so do its volumes.
+            own = {name: each for name, each in corners.items() if numbered(name)[0] == root.name}
+            corners = {f".{name.removeprefix(root.name)}": each for name, each in own.items()} | corners
         seen: set[str] = set()
         for line, row in table.rows:
             try:
-                path = inside(row["path"], root)
+                path, number = _named(row["path"], root, files)
                 if path is None:
                     raise ValueError("no path" if not row["path"] else f"path is not inside {root}")
-                item = _item(row, line, path, files.get(path, {}), corners.get(path, _NONE), labels)
+                item = _item(row, line, _Place(path, number, files.get(path, {})), corners, labels)
                 if item.path in seen:
                     raise ValueError("listed more than once")
                 seen.add(item.path)
@@ -126,23 +134,42 @@ def _graded(task: Task, given: Collection[str]) -> Task:
     return task.model_copy(update={"ordinal": name in GRADED_TASKS and in_order})
 
 
-def _item(row: Row, line: int, path: str, files: Mapping[str, str], corners: VolumeCorners, labels: Labels) -> Item:
+@dataclass(frozen=True)
+class _Place:
+    """A path below the root, the number of the volume in it, and its files with their fingerprints."""
+
+    path: str
+    number: int | None
+    files: Mapping[str, str]
+
+
+def _named(text: str, root: Location, files: Collection[str]) -> tuple[str | None, int | None]:
+    """The path below the root that a cell names, and the volume in it; what has such a name itself goes first."""
+    whole = inside(text, root)
+    name, number = numbered(text)
+    return (whole, None) if number is None or whole in files else (inside(name, root), number)
+
+
+def _item(row: Row, line: int, place: _Place, corners: Mapping[str, VolumeCorners], labels: Labels) -> Item:
     """One row as a disc. Raises ValueError with the reason."""
     if not row["patient_id"]:
         raise ValueError("no patient_id")
     level, split = read_level(row["level"]), row.get("split", "").lower()
     if split and split not in SPLIT_NAMES:
         raise ValueError(f"split {row['split']!r} is none of train, validation, test")
-    if not files:
+    if not place.files:
         raise ValueError("there is no such file or folder of files")
-    own = _own_corners(row, level)
-    if own is None and not corners.bodies:
-        raise ValueError("no corners of this volume")
-    address = Address.between(files, level, own or corners)
+    volume = volume_name(place.path, place.number)
+    found = _own_corners(row, level) or corners.get(volume, _NONE)
+    if not found.bodies:
+        first = f"{volume}#1"
+        several = f": it is one of several, such as {first}" if first in corners else ""
+        raise ValueError(f"no corners of this volume{several}")
+    address = Address.between(place.files, level, found, place.number)
     return Item(
-        path=disc_path(path, level),
+        path=disc_path(volume, level),
         patient_id=row["patient_id"],
-        study_id=path,
+        study_id=volume,
         fingerprint=address.fingerprint,
         labels=labels.of(row),
         body_part=BODY_PART,
