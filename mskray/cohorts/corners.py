@@ -141,13 +141,13 @@ def read_search(location: Location) -> Search:
         file = _read(location)
     except UserError as error:
         raise UserError(f"{error}; nothing is written over it: give another --out") from None
-    contents = {} if file.searched is None else file.searched.contents
+    contents, detector = ({}, None) if file.searched is None else (file.searched.contents, file.searched.detector)
     entries = {
         # Without notes it was written before there were any: it is searched again.
         name: Entry(bodies, file.notes.get(name, ()), contents.get(name) if name in file.notes else None)
         for name, bodies in file.volumes.items()
     }
-    return Search(entries, file.searched and file.searched.detector)
+    return Search(entries, detector)
 
 
 def _read(location: Location) -> _File:
