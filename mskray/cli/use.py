@@ -90,7 +90,7 @@ def find_vertebrae(
     done = run(bundle, source, out, overlay, gpu=gpu, report=display)
     display.end()
     print(done.lines())
-    kept = f", {done.kept:,} of them searched before" if done.kept else ""
+    kept = f", {done.kept:,} of them kept from before" if done.kept else ""
     print(f"{len(done.spines):,} volumes{kept}, {len(done.rejected):,} files or volumes left out: {out}")
 
 

@@ -63,6 +63,8 @@ class Task(_Part):
 
 
 ABNORMALITY = Task(name="abnormality", classes=("normal", "abnormal"))
+SECOND = "_second"
+"""Ending of the task that holds the second reading of the task before it: `pfirrmann`, `pfirrmann_second`."""
 
 
 class ImageFormat(_Part):

@@ -20,8 +20,6 @@ from mskray.evaluation.bootstrap import Figure, bootstrapped, too_few
 from mskray.evaluation.metrics import Floats, Ints, per_class, weighted_confusion, weighted_kappa
 
 MAIN = "average_per_class_accuracy"
-SECOND = "_second"
-"""Ending of the task that holds the second reading of the task before it: `pfirrmann`, `pfirrmann_second`."""
 
 _CLASS = "class:"
 
@@ -63,9 +61,9 @@ def weighted_grading(
     Args:
         truth, called: (n,) class indices, none missing.
         weights: (R, n) weight of each sample.
-        ordinal: the classes are grades from normal (0) upwards. With more than two of them come `quadratic_kappa`,
-            `within_one` (at most one grade off) and `normal_abnormal` (grade 0 against all others), the last two as
-            Lootus measures Pfirrmann grades and narrowing.
+        ordinal: the classes are grades from normal (0) upwards. Then comes `normal_abnormal` (grade 0 against all
+            others), of two grades the same as their accuracy; with more of them `quadratic_kappa` and `within_one` (at
+            most one grade off). Lootus measures narrowing by the first and Pfirrmann grades by the last.
 
     Returns:
         `average_per_class_accuracy` over the classes that occur, `accuracy`, `kappa`, …
@@ -88,10 +86,11 @@ def _figures(confusion: Floats, occurring: NDArray[np.intp], ordinal: bool) -> d
         "accuracy": _share(confusion, np.eye(classes)),
         "kappa": weighted_kappa(confusion, quadratic=False),
     }
+    grades = np.arange(classes)
     if ordinal and classes > 2:
-        grades = np.arange(classes)
         figures["quadratic_kappa"] = weighted_kappa(confusion, quadratic=True)
         figures["within_one"] = _share(confusion, np.abs(grades[:, None] - grades) <= 1)
+    if ordinal:
         figures["normal_abnormal"] = _share(confusion, (grades[:, None] > 0) == (grades > 0))
     return figures
 

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 
 from mskray.bundles import Fitted
 from mskray.cohorts import Cohort, Task
-from mskray.cohorts.schema import ImageFormat
+from mskray.cohorts.schema import SECOND, ImageFormat
 from mskray.errors import UserError
-from mskray.evaluation.grading import SECOND
 from mskray.explain.hotspots import Copies, hotspots
 from mskray.families.base import Family, Images, Prediction, Predictor, register
 from mskray.families.spinenet_config import SpineNetConfig

@@ -25,6 +25,9 @@ SPINE_TASKS: dict[str, tuple[str, ...]] = {
     "lower_marrow": ("normal", "change"),
 }
 
+#: Those whose classes are grades: one more is one worse.
+GRADED_TASKS: tuple[str, ...] = ("pfirrmann", "narrowing")
+
 
 @dataclass(frozen=True, eq=False)
 class Vertebra:
@@ -43,6 +46,6 @@ class Vertebra:
 
 @dataclass(frozen=True, eq=False)
 class FoundVertebra(Vertebra):
-    """A vertebral body that a detector found; `score` says how sure it is, in [0, 1]."""
+    """A body that was found; `score` says how sure the detector is, in [0, 1], None where a person drew it."""
 
-    score: float
+    score: float | None

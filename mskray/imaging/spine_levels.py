@@ -8,6 +8,10 @@ from numpy.typing import NDArray
 
 from mskray.imaging.spine import LEVELS
 
+ASSUMED = f"no sacrum in view: the lowest body is taken for {LEVELS[-2]}"
+NOTHING = "no vertebral body was found"
+"""Notes of a spine whose names hang on nothing that was seen, and of none."""
+
 SACRAL = 0.5
 """Least share of sacral evidence of a body that is taken for S1."""
 # Distances between the centres of neighbours, as shares of their mean height: with discs of any height, and with a
@@ -56,7 +60,7 @@ def name_levels(corners: NDArray[np.float64], scores: NDArray[np.float64], sacra
         chain is left out, and noted.
     """
     if not len(scores):
-        return Chain((), (), ("no vertebral body was found",))
+        return Chain((), (), (NOTHING,))
     chain, missing = _best_chain(corners, scores)
     notes = []
     sure = [place for place, member in enumerate(chain) if sacral[member] >= SACRAL]
@@ -65,7 +69,7 @@ def name_levels(corners: NDArray[np.float64], scores: NDArray[np.float64], sacra
         lowest = len(LEVELS) - 1
     else:
         start, lowest = 0, len(LEVELS) - 2
-        notes.append(f"no sacrum in view: the lowest body is taken for {LEVELS[lowest]}")
+        notes.append(ASSUMED)
     numbers = lowest - np.arange(len(chain) - start) - np.cumsum([0, *missing[start:]])
     named = [(member, int(number)) for member, number in zip(chain[start:], numbers, strict=True) if number >= 0]
     for (_, below), (_, above) in pairwise(named):

@@ -19,7 +19,7 @@ def draw_spine(
     bodies: Sequence[FoundVertebra],
     notes: Sequence[str] = (),
 ) -> NDArray[np.uint8]:
-    """Draw bodies with their names and scores, and below the slice a line for each note.
+    """Draw bodies with their names and, where they have one, their scores, and below the slice a line for each note.
 
     Args:
         pixels: (rows, columns) grey levels.
@@ -44,7 +44,7 @@ def draw_spine(
         right, middle = max(x for x, _ in outline) + _GAP, sum(y for _, y in outline) / 4
         pen.text(
             (right, middle),
-            f"{body.level} {body.score:.2f}",
+            body.level if body.score is None else f"{body.level} {body.score:.2f}",
             fill=colour,
             font=font,
             anchor="lm",

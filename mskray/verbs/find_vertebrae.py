@@ -4,25 +4,26 @@ What is written is what the sources that cut discs read: for each volume its bod
 volume once its slices run right to left, its rows down, its columns backwards (`to_sagittal`).
 
 A volume that the file has already, of the same content and by the same detector, is not searched again: a search that
-was interrupted goes on.
+was interrupted goes on. Notes on a volume, such as that no sacrum was in view, are kept with its bodies. A volume of
+which a person drew a body (one without a score) stays as it is, whatever is searched; a file that is no corners.json is
+not written over.
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mskray.cohorts.corners import Body, Searched, read_search, write_corners
-from mskray.families.vertebra_finding import Spine, VertebraPredictor, load_vertebra_detector
+from mskray.cohorts.corners import Body, Entry, read_search, write_search
+from mskray.families.vertebra_finding import Spine, load_vertebra_detector
 from mskray.imaging.overlay import png
-from mskray.imaging.spine import FoundVertebra
 from mskray.imaging.spine_cell import display_levels
 from mskray.imaging.spine_overlay import draw_spine
 from mskray.imaging.volumes.montage import stack_plane
 from mskray.imaging.volumes.volume import Volume, to_sagittal
 from mskray.progress import Progress, Report, silent
-from mskray.storage import Location, check_access, locate
+from mskray.storage import check_access, locate
 from mskray.verbs.volume_files import no_volume, reasons, volumes_below
 
 _BETWEEN_WRITES = 20
@@ -30,16 +31,15 @@ _BETWEEN_WRITES = 20
 
 
 @dataclass
-class Search:
+class Found:
     """What was found: the spine of each volume by name, and (path, reason) of files and volumes left out.
 
-    bodies, contents: what is written of each volume; `kept` of them were there before and not searched again.
+    entries: what is written of each volume; `kept` of them were there before and not searched.
     """
 
     spines: dict[str, Spine] = field(default_factory=dict)
     rejected: list[tuple[str, str]] = field(default_factory=list)
-    bodies: dict[str, Sequence[Body]] = field(default_factory=dict)
-    contents: dict[str, str] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)
     kept: int = 0
 
     def lines(self) -> str:
@@ -50,11 +50,11 @@ class Search:
 
 def find_vertebrae(
     bundle: str, source: str, out: str, overlay: str | None = None, *, gpu: bool = False, report: Report = silent
-) -> Search:
+) -> Found:
     """Find the bodies of one volume or of all below a folder or prefix, and write them as one JSON file.
 
-    The file is also written now and then on the way, and what it holds of this detector's is not searched again unless
-    a picture of it is asked for and not there. Volumes that are no sagittal stacks are left out.
+    The file is also written now and then on the way, and what it holds of this detector's or of a person is not
+    searched again. Volumes that are no sagittal stacks are left out.
 
     Args:
         bundle: URI of a `vertebra_detector`.
@@ -70,32 +70,39 @@ def find_vertebrae(
     check_access(place)
     for where in filter(None, (target, pictures)):
         check_access(where, write=True)
+    there = read_search(target)
     report(Progress("loading the detector"))
     described, predictor = load_vertebra_detector(model, "cuda" if gpu else "cpu")
-    before, known = read_search(target, described.hash)
-    done = Search()
+    before = there.known_to(described.hash)
+    done = Found()
     for name, volume in volumes_below(place, done.rejected):
         reason = _unfit(volume) if name not in done.spines else "another volume has this name: search its folder alone"
         if reason is not None:
             done.rejected.append((name, reason))
             continue
-        done.contents[name] = content = _content(volume)
-        if known.get(name) == content and (pictures is None or _picture(pictures, name).is_file()):
-            bodies = tuple(FoundVertebra(**vars(body.vertebra), score=body.score or 0.0) for body in before[name])
-            done.spines[name] = Spine(bodies[::-1], ("found before",) if bodies else ("searched before: no body",))
-            done.bodies[name] = before[name]
+        content, known = _content(volume), before.get(name)
+        seen = to_sagittal(volume)
+        if known and (known.drawn or known.content == content):
+            how = "drawn by hand: not searched" if known.drawn else "searched before"
+            bodies = tuple(body.vertebra for body in known.bodies)
+            done.spines[name] = spine = Spine(bodies[::-1], (*known.notes, how))
+            done.entries[name] = known
             done.kept += 1
         else:
-            done.spines[name] = spine = _search(predictor, name, to_sagittal(volume), pictures)
-            done.bodies[name] = [Body.of(body, body.score) for body in spine.bodies]
+            found = predictor.find_in(seen)
+            done.spines[name] = spine = replace(found, notes=(*volume.notes, *found.notes))
+            done.entries[name] = Entry(tuple(Body.of(body, body.score) for body in spine.bodies), spine.notes, content)
+        if pictures is not None:
+            picture = draw_spine(*_middle(seen, spine), spine.bodies, [name, *spine.notes])
+            pictures.join(f"{name}.png").write_bytes(png(picture))
         report(Progress("volumes", len(done.spines)))
         if (len(done.spines) - done.kept) % _BETWEEN_WRITES == 0 and done.kept < len(done.spines):
             # Those of before that this search has not come to yet must not be lost.
-            searched = Searched(detector=described.hash, contents=known | done.contents)
-            write_corners(target, before | done.bodies, searched)
+            write_search(target, before | done.entries, described.hash)
     if not done.spines:
         raise no_volume(place, done.rejected)
-    write_corners(target, done.bodies, Searched(detector=described.hash, contents=done.contents))
+    drawn = {name: entry for name, entry in before.items() if entry.drawn}
+    write_search(target, drawn | done.entries, described.hash)
     return done
 
 
@@ -106,10 +113,6 @@ def _content(volume: Volume) -> str:
     return digest.hexdigest()[:32]
 
 
-def _picture(folder: Location, name: str) -> Location:
-    return folder.join(f"{name}.png")
-
-
 def _unfit(volume: Volume) -> str | None:
     """Why a volume is not searched; None for sagittal slices, several, or voxels that are as long as wide."""
     if min(volume.pixels.shape) < 2:
@@ -118,22 +121,17 @@ def _unfit(volume: Volume) -> str | None:
     return None if plane in (None, "sagittal") else f"{plane} slices: bodies are found on sagittal ones"
 
 
-def _search(predictor: VertebraPredictor, name: str, volume: Volume, pictures: Location | None) -> Spine:
-    found = predictor.find_in(volume)
-    spine = replace(found, notes=(*volume.notes, *found.notes))
-    if pictures is not None:
-        middle = np.median([body.slice for body in spine.bodies]) if spine.bodies else (len(volume.pixels) - 1) / 2
-        grey = display_levels(volume.pixels[round(float(middle))])
-        picture = draw_spine(grey, volume.spacing_mm[1:], spine.bodies, [name, *spine.notes])
-        _picture(pictures, name).write_bytes(png(picture))
-    return spine
+def _middle(volume: Volume, spine: Spine) -> tuple[NDArray[np.uint8], tuple[float, float]]:
+    """The slice that shows the spine best, and its pixel spacing."""
+    last = len(volume.pixels) - 1
+    middle = float(np.median([body.slice for body in spine.bodies])) if spine.bodies else last / 2
+    return display_levels(volume.pixels[min(max(round(middle), 0), last)]), volume.spacing_mm[1:]
 
 
 def _line(name: str, spine: Spine) -> str:
     if not spine.bodies:
         return f"{name}  {'; '.join(spine.notes)}"
     levels = " ".join(body.level for body in spine.bodies)
-    least = min(body.score for body in spine.bodies)
-    return "  ".join(
-        [name, levels, f"least score {least:.2f}", *([f"({'; '.join(spine.notes)})"] if spine.notes else [])]
-    )
+    scores = [body.score for body in spine.bodies if body.score is not None]
+    least = [f"least score {min(scores):.2f}"] if scores else []
+    return "  ".join([name, levels, *least, *([f"({'; '.join(spine.notes)})"] if spine.notes else [])])

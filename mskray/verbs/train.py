@@ -79,10 +79,10 @@ def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent) -
     task = chosen.task(cohort, job.task)
     chosen.check(cohort, config, task)
     fingerprint = fingerprint_of(job, chosen, config, cohort)
-    finished = _finished(out, fingerprint)
-    if finished is not None:
+    there = finished(out, fingerprint)
+    if there is not None:
         report(Progress(f"{out} is already trained by this very job"))
-        return finished
+        return there
     _tell_of_strangers(cohort, report)
     with cluster.session():
         return _train(job, chosen, config, cohort, task, out, fingerprint, report)
@@ -116,7 +116,7 @@ def _train(
     run = Run(out.join("run"), fingerprint, task, job.resources, report, listeners)
     try:
         fitted = chosen.fit(cohort, config, run)
-        bundle = _finished(out, fingerprint) or save_bundle(fitted, out, fingerprint)
+        bundle = finished(out, fingerprint) or save_bundle(fitted, out, fingerprint)
     except BaseException:
         abandon(listeners, report)
         raise
@@ -145,7 +145,8 @@ def _remove_run(run: Run) -> None:
             os.rmdir(run.location.path)
 
 
-def _finished(out: Location, fingerprint: str) -> Bundle | None:
+def finished(out: Location, fingerprint: str) -> Bundle | None:
+    """Return the bundle that this very job left at `out`; None where none is. Raises UserError for another job's."""
     if not out.join(DESCRIPTION).is_file():
         return None
     bundle = read_description(out)

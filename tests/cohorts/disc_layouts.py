@@ -41,7 +41,7 @@ def spider_pair(root: Path, name: str, spine: BlockSpine, plane: str = "sagittal
     metaimage(root / "masks" / f"{name}.mha", to_plane(mask, plane))
 
 
-def series(folder: Path, volume: Volume, prefix: str = "") -> Path:
+def series(folder: Path, volume: Volume, prefix: str = "", uid: str = "1.2.4") -> Path:
     """A DICOM series of the volume's slices, file names in no order."""
     folder.mkdir(parents=True, exist_ok=True)
     for index, plane in enumerate(volume.pixels):
@@ -51,7 +51,7 @@ def series(folder: Path, volume: Volume, prefix: str = "") -> Path:
         meta.MediaStorageSOPInstanceUID = f"1.2.3{len(prefix)}.{index + 1}"
         data = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
         data.SOPClassUID, data.SOPInstanceUID = MR_IMAGE, meta.MediaStorageSOPInstanceUID
-        data.Modality, data.SeriesInstanceUID, data.StudyInstanceUID = "MR", "1.2.4", "1.2.5"
+        data.Modality, data.SeriesInstanceUID, data.StudyInstanceUID = "MR", uid, "1.2.5"
         data.InstanceNumber = index + 1
         data.Rows, data.Columns = plane.shape
         data.SamplesPerPixel, data.PixelRepresentation = 1, 0

@@ -1,7 +1,6 @@
 """A CSV of discs: corners from its columns or from corners.json, NIfTI, MetaImage and DICOM alike."""
 
 from dataclasses import replace
-from threading import Barrier, Thread
 
 import nibabel
 import numpy as np
@@ -13,8 +12,8 @@ from pydicom import dcmread
 from mskray.cohorts.corners import Body, write_corners
 from mskray.cohorts.sources import get_source
 from mskray.cohorts.sources._discs import read_level
-from mskray.cohorts.sources._shared import SharedFiles
 from mskray.errors import UserError
+from mskray.imaging.spine_levels import ASSUMED
 from mskray.storage import locate
 
 CORNERS = ["slice", *(f"{body}_{axis}{number}" for body in ("upper", "lower") for number in range(4) for axis in "xy")]
@@ -55,6 +54,25 @@ def test_three_formats_and_two_ways_of_corners(tmp_path):
         assert all(is_level_disc(stack) for stack in found.image)
     assert len({row["study_id"] for row in by_file.rows}) == 3
     assert len({row["patient_id"] for row in by_file.rows}) == 1
+
+
+def test_discs_whose_levels_are_a_guess_are_counted(tmp_path):
+    spine = BlockSpine()
+    for name in ("sure.mha", "guess.mha"):
+        metaimage(tmp_path / name, spine.volume)
+    found = [Body.of(body) for body in spine.vertebrae.values()]
+    bodies = {"sure.mha": found, "guess.mha": found}
+    write_corners(locate(tmp_path / "corners.json"), bodies, {"guess.mha": (ASSUMED, "1 off the spine left out")})
+    header = "path,patient_id,level," + ",".join(CORNERS)
+    empty = "," * len(CORNERS)
+    rows = [f"sure.mha,p,L4/L5{empty}", f"guess.mha,p,L4/L5{empty}"]
+    (tmp_path / "t.csv").write_text("\n".join([header, *rows]) + "\n")
+    found = ingest("discs", tmp_path / "t.csv", tmp_path / "out", corners=str(tmp_path / "corners.json"))
+    assert len(found.rows) == 2
+    assert found.notes == {f"its level is a guess ({ASSUMED})": 1}
+    # A person who states the corners states the level.
+    (tmp_path / "t.csv").write_text("\n".join([header, f"guess.mha,p,L4/L5,{own(spine)}"]) + "\n")
+    assert not ingest("discs", tmp_path / "t.csv", tmp_path / "own", corners=str(tmp_path / "corners.json")).notes
 
 
 def test_rows_that_are_no_discs(tmp_path):
@@ -153,6 +171,39 @@ def test_a_series_with_text_drawn_into_it_stays_out_unless_it_is_allowed(tmp_pat
     assert ingest("discs", table, tmp_path / "allowed", allow_burned_in=True).reasons == {}
 
 
+def test_one_of_several_volumes_is_named_by_its_number(tmp_path):
+    """The second of two series in a folder is turned; its corners fit it alone."""
+    upright, turned = BlockSpine(), BlockSpine(tilt=18)
+    series(tmp_path / "two", upright.volume, "a", uid="1.2.4.1")
+    series(tmp_path / "two", turned.volume, "b", uid="1.2.4.2")
+    series(tmp_path / "one#7", upright.volume)
+    bodies = {
+        name: [Body.of(each) for each in spine.vertebrae.values()]
+        for name, spine in {"two#1": upright, "two#2": turned, "one#7": upright}.items()
+    }
+    write_corners(locate(tmp_path / "corners.json"), bodies)
+    rows = [f"{name},p,L4/L5," for name in ("two#1", "two#2", "one#7", "two", "two#3")]
+    header = "path,patient_id,level," + ",".join(CORNERS)
+    rows += [f"two,q,L4/L5,{own(upright)}", f"two#4,q,L4/L5,{own(upright)}"]
+    (tmp_path / "t.csv").write_text("\n".join([header, *rows]) + "\n")
+    found = ingest("discs", tmp_path / "t.csv", tmp_path / "out", corners=str(tmp_path / "corners.json"))
+    assert len(found.rows) == len(found.image) == 3
+    assert all(is_level_disc(stack) for stack in found.image)
+    assert len({row["study_id"] for row in found.rows}) == 3
+    assert {path: reason.partition(":")[0] for path, reason in found.reasons.items()} == {
+        "two line 5": "no corners of this volume",
+        "two#3 line 6": "no corners of this volume",
+        "two#L4-L5": "2 volumes where one is expected",
+        "two#4#L4-L5": "no volume 4 of a folder of 2",
+    }
+    assert found.reasons["two line 5"].endswith("it is one of several, such as two#1")
+    # In the folder itself they go by the folder's name.
+    (tmp_path / "two" / "t.csv").write_text("path,patient_id,level\n.#2,p,L4/L5\n")
+    items, reasons = listing("discs", tmp_path / "two" / "t.csv", corners=str(tmp_path / "corners.json"))
+    assert reasons == {}
+    assert list(items) == [".#2#L4-L5"]
+
+
 def test_the_folder_of_the_table_is_a_series(tmp_path):
     spine = BlockSpine()
     table = listed_series(tmp_path / "t2", spine, ".")
@@ -206,52 +257,57 @@ def test_classes_of_known_tasks(tmp_path, values, classes, labels):
     assert [item.labels["pfirrmann"] for item in items.values()] == labels
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "options", "classes"),
+    [
+        # The names of the known task stand in their order, not in that of the alphabet.
+        (["none", "severe"], ["slight", "none"], {}, ("none", "slight", "moderate", "severe")),
+        # One that is no class of the first is not made one: its row is rejected.
+        (["none", "severe"], ["little", "none"], {}, ("none", "slight", "moderate", "severe")),
+        (["0", "1"], ["2", "0"], {}, ("0", "1", "2")),
+        (["wide", "open"], ["open", ""], {"narrowing": ["wide", "open"]}, ("wide", "open")),
+    ],
+)
+def test_a_second_reading_has_the_classes_of_the_first(tmp_path, first, second, options, classes):
+    spine = BlockSpine()
+    header = "path,patient_id,level,label_narrowing,label_narrowing_second," + ",".join(CORNERS)
+    pairs = enumerate(zip(first, second, strict=True))
+    rows = [f"v{number}.mha,p,L4/L5,{one},{two},{own(spine)}" for number, (one, two) in pairs]
+    (tmp_path / "t.csv").write_text("\n".join([header, *rows]) + "\n")
+    for number in range(len(rows)):
+        (tmp_path / f"v{number}.mha").write_bytes(b"placeholder")
+    source = get_source("discs")
+    tasks = source.tasks(locate(tmp_path / "t.csv"), source.Options(classes=options))
+    assert {task.name: task.classes for task in tasks} == {"narrowing": classes, "narrowing_second": classes}
+    items, reasons = listing("discs", tmp_path / "t.csv", classes=options)
+    assert list(reasons.values()) == [
+        f"narrowing_second 'little' is none of {', '.join(classes)}" for each in second if each == "little"
+    ]
+    assert all(item.labels["narrowing"] is not None for item in items.values())
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "options", "ordinal"),
+    [
+        ("pfirrmann", ["I", "IV"], {}, True),
+        ("narrowing", ["none", "severe"], {}, True),
+        ("pfirrmann_second", ["2", "3"], {}, True),
+        ("pfirrmann", ["1", "3"], {}, False),
+        ("narrowing", ["normal", "narrowed"], {}, False),
+        ("narrowing", ["normal", "narrowed"], {"narrowing": ["normal", "narrowed"]}, True),
+        ("upper_marrow", ["normal", "change"], {}, False),
+        ("modic", ["0", "1"], {}, False),
+    ],
+)
+def test_grades_are_in_order(tmp_path, task, values, options, ordinal):
+    header = f"path,patient_id,level,label_{task}," + ",".join(CORNERS)
+    rows = [f"v.mha,p,L4/L5,{value}" for value in values]
+    (tmp_path / "t.csv").write_text("\n".join([header, *rows]) + "\n")
+    source = get_source("discs")
+    (found,) = source.tasks(locate(tmp_path / "t.csv"), source.Options(classes=options))
+    assert found.ordinal is ordinal
+
+
 @pytest.mark.parametrize("text", ["L4/L5", "l4-l5", "L4_L5", "L4 / L5"])
 def test_spellings_of_a_level(text):
     assert read_level(text) == "L4/L5"
-
-
-def test_threads_share_one_reading():
-    files = SharedFiles(100)
-    barrier = Barrier(4)
-    calls, results = [], []
-
-    def read():
-        calls.append(1)
-        return b"x" * 60
-
-    def ask():
-        barrier.wait()
-        results.append(files.get("a", read))
-
-    threads = [Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == [b"x" * 60] * 4
-    assert len(calls) == 1
-
-
-def test_only_the_last_files_are_kept_and_failures_are_not():
-    files = SharedFiles(100)
-    calls = []
-
-    def read(name, size=60):
-        def call():
-            calls.append(name)
-            if size < 0:
-                raise OSError(name)
-            return bytes(size)
-
-        return call
-
-    for name in ("a", "a", "b", "a", "b"):
-        files.get(name, read(name))
-    assert calls == ["a", "b", "a", "b"], "two of 60 bytes are more than 100"
-    for _ in range(2):
-        with pytest.raises(OSError, match="c"):
-            files.get("c", read("c", -1))
-    assert calls[4:] == ["c", "c"]
-    assert files.get("b", read("b")) == bytes(60)
-    assert calls[6:] == []

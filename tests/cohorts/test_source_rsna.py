@@ -6,7 +6,9 @@ from disc_layouts import ingest, is_level_disc, listing, series
 
 from mskray.cohorts.corners import Body, write_corners
 from mskray.cohorts.sources import get_source
+from mskray.cohorts.sources._discs import Address
 from mskray.errors import UserError
+from mskray.imaging.spine_levels import ASSUMED
 from mskray.storage import locate
 
 CONDITIONS = (
@@ -32,9 +34,9 @@ def layout(root, studies, descriptions):
     return root
 
 
-def corners(root, names, spine, levels=None):
+def corners(root, names, spine, levels=None, notes=None):
     chosen = [Body.of(body) for level, body in spine.vertebrae.items() if levels is None or level in levels]
-    write_corners(locate(root / "corners.json"), dict.fromkeys(names, chosen))
+    write_corners(locate(root / "corners.json"), dict.fromkeys(names, chosen), notes)
     return str(root / "corners.json")
 
 
@@ -115,11 +117,22 @@ def test_series_become_level_discs(tmp_path):
     spine = lumbar(-12)
     root = layout(tmp_path / "in", {"10": {}}, [("10", "2", "Sagittal T2/STIR")])
     series(root / "train_images/10/2", spine.volume)
-    found = ingest("rsna-lumbar", root, tmp_path / "out", corners=corners(root, ["10/2"], spine))
+    place = corners(root, ["10/2"], spine, notes={"10/2": (ASSUMED,)})
+    found = ingest("rsna-lumbar", root, tmp_path / "out", corners=place)
+    assert found.notes == {f"its level is a guess ({ASSUMED})": 4}
     assert found.reasons == {"train_images/10/2#L5-S1": "no corners of S1"}
     assert [row["view"] for row in found.rows] == ["L1/L2", "L2/L3", "L3/L4", "L4/L5"]
     assert all(is_level_disc(stack) for stack in found.image)
     assert {row["label_spinal_canal_stenosis"] for row in found.rows} == {None}
+
+
+def test_volumes_of_one_series_are_told_apart(tmp_path):
+    root = layout(tmp_path, {"10": {}}, [("10", "2", "Sagittal T2/STIR")])
+    placeholder(root, "10/2")
+    items, _ = listing("rsna-lumbar", root, corners=corners(root, ["10/2#1", "10/2#2"], lumbar(), levels=("L4", "L5")))
+    assert [path for path in items if "L4-L5" in path] == [f"train_images/10/2#{number}#L4-L5" for number in (1, 2)]
+    assert [Address.read(item.address).volume for item in items.values()] == [1, 2]
+    assert len({item.study_id for item in items.values()}) == 2
 
 
 def test_what_the_source_needs_is_one_line(tmp_path):

@@ -48,7 +48,9 @@ def test_grades_levels_and_splits(tmp_path):
         "images/9_t2.mha#L3-L4": ("L3/L4", 3, "test", "9_t2"),
     }
     source = get_source("spider")
-    classes = {task.name: task.classes for task in source.tasks(None, source.Options())}
+    tasks = source.tasks(None, source.Options())
+    assert [task.name for task in tasks if task.ordinal] == ["pfirrmann", "narrowing"]
+    classes = {task.name: task.classes for task in tasks}
     named = {
         path: {name: None if index is None else classes[name][index] for name, index in item.labels.items()}
         for path, item in items.items()

@@ -50,8 +50,10 @@ def test_two_classes_and_unordered_ones_have_no_grades_apart() -> None:
     ones = np.ones((1, 4))
     binary = weighted_grading(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]), ones, 2)
     assert binary[MAIN][0] == pytest.approx((2 / 3 + 1) / 2)
-    assert set(binary) == {MAIN, "accuracy", "kappa"}
-    assert set(weighted_grading(np.array([0, 1, 2, 2]), np.array([0, 1, 2, 2]), ones, 3, ordinal=False)) == set(binary)
+    assert set(binary) == {MAIN, "accuracy", "kappa", "normal_abnormal"}
+    assert binary["normal_abnormal"][0] == binary["accuracy"][0] == 3 / 4
+    unordered = weighted_grading(np.array([0, 1, 2, 2]), np.array([0, 1, 2, 2]), ones, 3, ordinal=False)
+    assert set(unordered) == {MAIN, "accuracy", "kappa"}
 
 
 def test_weights_count_samples_as_often_as_they_were_drawn() -> None:

@@ -191,9 +191,10 @@ def test_it_learns_to_find_bodies_and_to_name_them(tmp_path) -> None:
     (written,) = read_corners(locate(tmp_path / "corners.json")).values()
     same = detector.find_in(Volume(others["image"][0].astype(np.float32), (4.0, 1.0, 1.0), np.eye(4)))
     assert done.spines[path.name].notes == same.notes
-    assert set(written) == {body.level for body in same.bodies}
+    assert set(written.bodies) == {body.level for body in same.bodies}
+    assert written.notes == same.notes
     for body in same.bodies:
-        np.testing.assert_allclose(written[body.level].corners, body.corners, atol=1e-3)
+        np.testing.assert_allclose(written.bodies[body.level].corners, body.corners, atol=1e-3)
     errors, right = [], 0
     for spine, bodies in zip(detector.find(others["image"]), others["vertebrae"], strict=True):
         known = {each["level"]: np.array(list(each.values())[2:]).reshape(4, 2) for each in bodies}

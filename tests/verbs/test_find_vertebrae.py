@@ -16,8 +16,10 @@ from mskray.cohorts.sources import Item, get_source
 from mskray.errors import UserError
 from mskray.families import Images
 from mskray.families.vertebra_detector import VertebraDetectorConfig
-from mskray.families.vertebra_finding import Spine, load_vertebra_detector
+from mskray.families.vertebra_finding import Spine, VertebraPredictor, load_vertebra_detector
 from mskray.imaging.spine import FoundVertebra, Vertebra
+from mskray.imaging.spine_levels import ASSUMED
+from mskray.imaging.volumes import Volume
 from mskray.progress import Progress
 from mskray.serving.run import serve_forever
 from mskray.storage import locate
@@ -127,38 +129,83 @@ def test_what_was_found_outlives_an_interruption(
 def test_a_search_goes_on_with_what_is_left_and_with_what_changed(
     detector: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    searched: list[str] = []
+    searched: list[int] = []
 
-    def search(predictor: object, name: str, volume: object, pictures: object) -> Spine:
+    def search(predictor: object, volume: Volume) -> Spine:
         if len(searched) == 3:
             raise KeyboardInterrupt
-        searched.append(name)
+        searched.append(len(volume.pixels))
         corners = np.array([[5.0, 5], [20, 5], [20, 12], [5, 12]])
         above = FoundVertebra("L4", 2, corners, 0.9)
-        return Spine((FoundVertebra("L5", 2, np.add(corners, (0, 15)), 0.8), above), ())
+        return Spine((FoundVertebra("L5", 2, np.add(corners, (0, 15)), 0.8), above), (ASSUMED,))
 
-    monkeypatch.setattr("mskray.verbs.find_vertebrae._search", search)
+    monkeypatch.setattr(VertebraPredictor, "find_in", search)
     monkeypatch.setattr("mskray.verbs.find_vertebrae._BETWEEN_WRITES", 1)
     given, out = tmp_path / "given", tmp_path / "corners.json"
     for number in range(4):
-        write_volume(given / f"{number}.nii")
+        write_volume(given / f"{number}.nii", slices=5 + number)
     with pytest.raises(KeyboardInterrupt):
         find_vertebrae(detector, str(given), str(out))
-    write_volume(given / "1.nii", slices=8)
+    write_volume(given / "1.nii", slices=9)
     searched.clear()
     done = find_vertebrae(detector, str(given), str(out))
-    assert searched == ["1.nii", "3.nii"]
+    assert searched == [9, 8]
     assert done.kept == 2
-    assert "0.nii  L5 L4  least score 0.80  (found before)" in done.lines()
+    assert f"0.nii  L5 L4  least score 0.80  ({ASSUMED}; searched before)" in done.lines()
     corners = read_corners(locate(out))
     assert list(corners) == [f"{number}.nii" for number in range(4)]
-    assert all(list(bodies) == ["L4", "L5"] for bodies in corners.values())
-    # A picture that is not there yet is a reason to search, and so is another detector.
+    assert all(list(each.bodies) == ["L4", "L5"] for each in corners.values())
+    # Whoever cuts discs from them is told, however often the search was made.
+    assert all(each.notes == (ASSUMED,) for each in corners.values())
+    # What was written before notes were kept is searched again.
+    content = json.loads(out.read_text())
+    del content["notes"]["2.nii"]
+    out.write_text(json.dumps(content))
     searched.clear()
-    assert find_vertebrae(detector, str(given / "0.nii"), str(out), str(tmp_path / "pictures")).kept == 0
+    assert find_vertebrae(detector, str(given), str(out)).kept == 3
+    assert searched == [7]
+    assert read_corners(locate(out))["2.nii"].notes == (ASSUMED,)
+    # A picture is drawn of what is known; another detector searches anew.
+    searched.clear()
+    assert find_vertebrae(detector, str(given / "0.nii"), str(out), str(tmp_path / "pictures")).kept == 1
+    assert (tmp_path / "pictures" / "0.nii.png").is_file()
     other = VertebraDetectorConfig.model_validate({**SMALL, "loop": {"seed": 7}})
     assert find_vertebrae(vertebra_bundle(tmp_path / "other", other), str(given / "0.nii"), str(out)).kept == 0
-    assert searched == ["0.nii", "0.nii"]
+    assert searched == [5]
+
+
+def test_what_a_person_drew_stays(detector: str, tmp_path: Path) -> None:
+    given, out = tmp_path / "given", tmp_path / "corners.json"
+    for name in ("drawn.nii", "other.nii"):
+        write_volume(given / name)
+    corners = np.array([[5.0, 5], [20, 5], [20, 12], [5, 12]])
+    drawn = [Body.of(Vertebra("L5", 4, corners))]
+    guessed = [Body.of(Vertebra("L5", 4, corners), 0.9)]
+    write_corners(locate(out), {"drawn.nii": drawn, "elsewhere.nii": drawn, "other.nii": guessed})
+    done = find_vertebrae(detector, str(given), str(out), str(tmp_path / "pictures"))
+    assert done.lines().splitlines()[0] == "drawn.nii  L5  (drawn by hand: not searched)"
+    assert done.kept == 1
+    assert (tmp_path / "pictures" / "drawn.nii.png").is_file()
+    # What no person drew and this detector did not find gives way to the search, which finds nothing.
+    written = read_corners(locate(out))
+    assert {name: list(each.bodies) for name, each in written.items()} == {
+        "drawn.nii": ["L5"],
+        "elsewhere.nii": ["L5"],
+        "other.nii": [],
+    }
+    np.testing.assert_array_equal(written["elsewhere.nii"].bodies["L5"].corners, corners)
+    assert find_vertebrae(detector, str(given), str(out)).kept == 2
+
+
+def test_a_file_that_is_no_search_is_not_written_over(detector: str, tmp_path: Path) -> None:
+    write_volume(tmp_path / "given" / "one.nii")
+    out = tmp_path / "notes.json"
+    out.write_text('{"my": "work"}')
+    said: list[Progress] = []
+    with pytest.raises(UserError, match=r"notes.json is no corners.json .* give another --out"):
+        find_vertebrae(detector, str(tmp_path / "given"), str(out), report=said.append)
+    assert not said
+    assert out.read_text() == '{"my": "work"}'
 
 
 def test_an_interrupted_search_keeps_what_an_earlier_one_found(

@@ -109,8 +109,13 @@ def test_a_second_reading_is_no_task_and_gives_the_intra_rater_column(tmp_path: 
     assert readings == {"upper_marrow": pytest.approx((1 + np.mean(changed)) / 2)}
 
 
-def injected(tmp_path: Path, branches: tuple[str, ...]) -> tuple[Cohort, dict[str, Any]]:
-    """A cohort, and a job all of whose bundles and evaluations are there for these branch points."""
+def injected(
+    tmp_path: Path, branches: tuple[str, ...], other: dict[str, dict[str, Any]] | None = None
+) -> tuple[Cohort, dict[str, Any]]:
+    """A cohort, and a job all of whose bundles and evaluations are there for these branch points.
+
+    other: sections that differ, by branch point.
+    """
     cohort = disc_cohort(tmp_path / "cohort")
     data = disc_job(cohort, tmp_path / "table")
     for branch in branches:
@@ -118,7 +123,8 @@ def injected(tmp_path: Path, branches: tuple[str, ...]) -> tuple[Cohort, dict[st
             out = tmp_path / "table" / (f"{branch}-exchanged" if exchanged else branch)
             named = {"names": [task.name for task in TASKS]}
             network = {**data["network"], "branch": branch}
-            bundle = untrained({**data, "out": str(out), "network": network, "tasks": named, "exchange": exchanged})
+            job = {**data, "out": str(out), "network": network, "tasks": named, "exchange": exchanged}
+            bundle = untrained({**job, **(other or {}).get(branch, {})})
             seen = cohort.exchange() if exchanged else cohort
             tasks = {name: {"confusion": confusion} for name, confusion in MODELS[place].items()}
             content = {"bundle_hash": bundle.hash, "tasks": tasks}
@@ -141,6 +147,34 @@ def test_what_is_finished_is_not_made_again(tmp_path: Path) -> None:
     content = folder.join(JSON).read_json()
     assert content["figures"]["none"][MAIN]["narrowing"]["mean"] == pytest.approx(0.78125)
     assert len(content["models"]["conv5"]) == 2
+
+
+def test_a_bundle_of_another_job_is_refused_before_any_training(tmp_path: Path) -> None:
+    _, data = injected(tmp_path, ("conv5",), {"conv5": {"loop": {"epochs": 2}}})
+    with pytest.raises(UserError, match="conv5 already holds a bundle of another job"):
+        spine_table(data, "job.yaml", ["none", "conv5"])
+    assert not (tmp_path / "table" / "none").exists()
+
+
+def test_models_of_another_config_are_no_rows(tmp_path: Path) -> None:
+    cohort, data = injected(tmp_path, ("none", "conv3", "conv4", "conv5"), {"none": {"loop": {"epochs": 2}}})
+    (tmp_path / "table" / "conv3" / "bundle.json").unlink()
+    stale = evaluation_folder(locate(tmp_path / "table" / "conv4"), cohort, "test").join(GRADING)
+    stale.write_json({**stale.read_json(), "bundle_hash": "another bundle's"})
+    text, folder = spine_table(data, "job.yaml", ["conv5"])
+    rows = [line.split()[:2] for line in text.splitlines()]
+    assert ["conv5", "ours"] in rows
+    assert ["none", "ours"] not in rows
+    content = folder.join(JSON).read_json()
+    assert {name: len(models) for name, models in content["models"].items()} == {"conv3": 1, "conv4": 1, "conv5": 2}
+    assert content["left_out"] == {
+        "none": "loop.epochs is 2, here 1000",
+        "none-exchanged": "loop.epochs is 2, here 1000",
+        "conv3": "its bundle is gone",
+        "conv4": "its evaluation is of another bundle",
+    }
+    for written in (text, folder.join(MARKDOWN).read_bytes().decode()):
+        assert "left out: none (loop.epochs is 2, here 1000)" in written
 
 
 @pytest.mark.long
@@ -186,6 +220,14 @@ def test_what_cannot_be_trained_is_refused_first(
         data["data"] = {"image_size": 64}
     with pytest.raises(UserError, match=message):
         spine_table(data, "job.yaml", branches)
+    assert not (tmp_path / "table").exists()
+
+
+def test_second_readings_with_other_classes_are_refused_first(tmp_path: Path) -> None:
+    other = SECOND.model_copy(update={"classes": ("change", "normal")})
+    cohort = disc_cohort(tmp_path / "cohort", (*TASKS, other))
+    with pytest.raises(UserError, match="upper_marrow_second has other classes than upper_marrow"):
+        spine_table(disc_job(cohort, tmp_path / "table"), "job.yaml", ["conv5"])
     assert not (tmp_path / "table").exists()
 
 

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 
+from mskray.cohorts.corners import VolumeCorners
 from mskray.cohorts.schema import ImageFormat
 from mskray.cohorts.sources import Loaded, Source
 from mskray.cohorts.sources._shared import SharedFiles, named_files, read_files
@@ -52,29 +53,39 @@ class Address:
         files: path below the root → fingerprint; several of a DICOM series, image and mask of SPIDER.
         level: such as "L4/L5".
         bodies: the body above and the one below as (slice, x0, y0, … x3, y3), () where a mask shows them.
+        notes: what is worth knowing of the disc, as in `Loaded`.
+        volume: which of several in the files, from 1; None for the only one.
     """
 
     files: Mapping[str, str]
     level: str
     bodies: tuple[tuple[float, ...], ...] = ()
+    notes: tuple[str, ...] = ()
+    volume: int | None = None
 
     @classmethod
-    def between(cls, files: Mapping[str, str], level: str, bodies: Mapping[str, Vertebra]) -> "Address":
-        """Of the disc between two of the bodies. Raises ValueError with the one that is missing."""
-        pair = level.split("/")
+    def between(
+        cls, files: Mapping[str, str], level: str, corners: VolumeCorners, volume: int | None = None
+    ) -> "Address":
+        """Of the disc between two of a volume's bodies. Raises ValueError with the one that is missing."""
+        bodies, pair = corners.bodies, level.split("/")
         missing = [name for name in pair if name not in bodies]
         if missing:
             raise ValueError(f"no corners of {' and '.join(missing)}")
         chosen = [(float(bodies[name].slice), *bodies[name].corners.ravel().tolist()) for name in pair]
-        return cls(files, level, tuple(chosen))
+        return cls(files, level, tuple(chosen), corners.assumed, volume)
 
     @classmethod
     def read(cls, text: str) -> "Address":
         content = json.loads(text)
-        return cls(content["files"], content["level"], tuple(map(tuple, content["bodies"])))
+        bodies, notes = tuple(map(tuple, content["bodies"])), tuple(content.get("notes", ()))
+        return cls(content["files"], content["level"], bodies, notes, content.get("volume"))
 
     def __str__(self) -> str:
-        return json.dumps({"files": dict(self.files), "level": self.level, "bodies": self.bodies})
+        content = {"files": dict(self.files), "level": self.level, "bodies": self.bodies}
+        # What is not there changes no fingerprint.
+        more = {"notes": self.notes, "volume": self.volume}
+        return json.dumps(content | {name: value for name, value in more.items() if value})
 
     @property
     def fingerprint(self) -> str:
@@ -116,12 +127,17 @@ class DiscSource(Source[OptionsT]):
 
     def load(self, path: str, data: bytes, options: OptionsT) -> Loaded:
         address = Address.read(path)
-        volume, bodies, notes = _opened(data, not address.bodies)
+        volume, bodies, notes = _opened(data, not address.bodies, address.volume)
         upper, lower = (
             address.vertebrae if address.bodies else (_body(bodies, each) for each in address.level.split("/"))
         )
         disc = loaded(disc_volume(volume, upper, lower, size=_SIZE), burned_in=volume.burned_in)
-        return replace(disc, notes=notes)
+        return replace(disc, notes=(*address.notes, *notes))
+
+
+def volume_name(path: str, number: int | None) -> str:
+    """What a volume is called: its file or folder, and the number where there are several."""
+    return path if number is None else f"{path}#{number}"
 
 
 def disc_path(volume: str, level: str) -> str:
@@ -153,8 +169,8 @@ def _body(bodies: Bodies, level: str) -> Vertebra:
 
 
 @lru_cache(maxsize=1)
-def _opened(data: bytes, masked: bool) -> tuple[Volume, Bodies, tuple[str, ...]]:
-    """The volume in these files, sagittal, the bodies that the second of them shows if it is a mask, and notes.
+def _opened(data: bytes, masked: bool, number: int | None) -> tuple[Volume, Bodies, tuple[str, ...]]:
+    """The volume in these files, or that of this number, sagittal; bodies, where the second file is a mask; and notes.
 
     Notes say what is not as in any other volume: slices that are missing, files that are none of its slices.
     """
@@ -164,12 +180,12 @@ def _opened(data: bytes, masked: bool) -> tuple[Volume, Bodies, tuple[str, ...]]
         check_same_place(image, mask)
         return image, mask_bodies(mask), image.notes
     found = read_volumes(files)
-    if len(found.volumes) > 1:
-        raise DecodeError(f"{len(found.volumes)} volumes where one is expected")
     if not found.volumes:
         reasons = [reason for _, reason in found.rejected]
         raise DecodeError(max(reasons, key=reasons.count))
-    (volume,) = found.volumes
+    if len(found.volumes) > 1 and number is None:
+        raise DecodeError(f"{len(found.volumes)} volumes where one is expected: name one of them, as folder#1")
+    volume = found.volumes[0] if number is None else found.numbered(number)
     return to_sagittal(volume), Bodies({}, {}), (*volume.notes, *_left_out(found.rejected))
 
 

@@ -1,4 +1,8 @@
-"""Paths that people write into a CSV: kept inside the root, and looked up by one listing of the folder they share."""
+"""Paths that people write into a CSV: kept inside the root, and looked up by one listing of the folder they share.
+
+A number after a path is that of one of several volumes in a folder, as `mskray find-vertebrae` and `mskray montage`
+call them ("folder#2"), or of a slice.
+"""
 
 import posixpath
 import re
@@ -9,6 +13,14 @@ from mskray.storage import Location
 
 # Another store's URI or a Windows drive.
 _FOREIGN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[/\\]")
+
+_NUMBERED = re.compile(r"(?P<name>.+)#(?P<number>\d{1,6})")
+
+
+def numbered(text: str) -> tuple[str, int | None]:
+    """Take the number off a name such as "folder#2"; None where it has none."""
+    found = _NUMBERED.fullmatch(text)
+    return (text, None) if found is None else (found["name"].rstrip("/"), int(found["number"]))
 
 
 def inside(path: str, root: Location) -> str | None:

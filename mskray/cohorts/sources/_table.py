@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from mskray.cohorts.schema import ABNORMALITY, Task
+from mskray.cohorts.schema import ABNORMALITY, SECOND, Task
 from mskray.errors import UserError
 from mskray.storage import Location
 
@@ -102,7 +102,8 @@ def find_labels(table: Table, classes: Mapping[str, Sequence[str]]) -> Labels:
 
     Args:
         classes: task → class names in the order of their index; a task without them gets the sorted values of its
-            column, `abnormality` is always normal, abnormal.
+            column, `abnormality` is always normal, abnormal. A second reading (`<task>_second`) has the classes of the
+            first, and where none are given the values of both.
     Raises:
         UserError: classes for a task without a column, or a column that holds no closed set of classes.
     """
@@ -119,8 +120,12 @@ def find_labels(table: Table, classes: Mapping[str, Sequence[str]]) -> Labels:
         if name == ABNORMALITY.name and name not in classes:
             tasks.append(ABNORMALITY)
             continue
-        found = list(classes.get(name) or _distinct(row[column] for _, row in table.rows))
-        if name not in classes and not 2 <= len(found) <= _MOST_DISCOVERED:
+        readings = _readings(name, columns)
+        given = next((classes[each] for each in (name, *readings) if each in classes), None)
+        if given is None and ABNORMALITY.name in readings:
+            given = ABNORMALITY.classes
+        found = list(given or _distinct(row[columns[each]] for each in readings for _, row in table.rows))
+        if not given and not 2 <= len(found) <= _MOST_DISCOVERED:
             raise UserError(
                 f"{table.name} column {column} has {len(found)} different values: a task needs 2 to "
                 f"{_MOST_DISCOVERED} classes; remove the column or give its classes with classes.{name}"
@@ -133,6 +138,12 @@ def find_labels(table: Table, classes: Mapping[str, Sequence[str]]) -> Labels:
                 "and its 2 or more classes are distinct words"
             ) from None
     return Labels(columns, tuple(tasks))
+
+
+def _readings(name: str, columns: Mapping[str, str]) -> list[str]:
+    """The tasks that answer the same question: a task and the second reading of it, where there is one."""
+    first = name.removesuffix(SECOND)
+    return [each for each in (first, first + SECOND) if each in columns] if first in columns else [name]
 
 
 def _distinct(values: Iterator[str]) -> list[str]:

@@ -22,20 +22,17 @@ is seen in reverse (`mskray.cohorts.change`): with `label` given, training can l
 either task.
 """
 
-import re
 from collections.abc import Iterator
 
 from mskray.cohorts.change import CHANGE, IMPROVED, change_labels
 from mskray.cohorts.schema import Task
 from mskray.cohorts.sources import BURNED_IN, UNKNOWN_PART, Item, Rejected, register
 from mskray.cohorts.sources._pairs import NAMES, Address, Member, PairSource, pair_path
-from mskray.cohorts.sources._paths import fingerprints, inside
+from mskray.cohorts.sources._paths import fingerprints, inside, numbered
 from mskray.cohorts.sources._table import SPLIT_NAMES, Labels, Row, Table, find_labels, read_table
 from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.storage import Location, locate
-
-_SLICE = re.compile(r"(?P<path>.+?)(#(?P<volume>\d{1,6}))?#(?P<slice>\d{1,6})")
 
 
 class PairsOptions(Section):
@@ -138,11 +135,11 @@ def _labels(row: Row, labels: Labels) -> dict[str, int | None]:
 
 def _named(text: str, root: Location) -> tuple[str | None, int | None, int | None]:
     """The path below the root that a cell names (None where there is none), the volume, and the slice."""
-    found = _SLICE.fullmatch(text)
-    if found is None:
+    name, index = numbered(text)
+    if index is None:
         return inside(text, root), None, None
-    path = inside(found["path"].rstrip("/"), root)
-    return path, None if found["volume"] is None else int(found["volume"]), int(found["slice"])
+    name, volume = numbered(name)
+    return inside(name, root), volume, index
 
 
 def _member(name: str, text: str, root: Location, files: dict[str, dict[str, str]]) -> Member:

@@ -22,13 +22,12 @@ from mskray.config import Section, setting
 from mskray.imaging.discs import disc_volume
 from mskray.imaging.phantoms.plan import stream
 from mskray.imaging.phantoms.spine import SpinePhantom, SpineSpec, grades, spine
-from mskray.imaging.spine import SPINE_TASKS, Vertebra
+from mskray.imaging.spine import GRADED_TASKS, SPINE_TASKS, Vertebra
 from mskray.storage import Location
 
 #: Tasks whose changes are in the masks; bit i of a mask is the i-th.
 MASKED = ("upper_endplate", "lower_endplate", "upper_marrow", "lower_marrow")
 
-_ORDINAL = ("pfirrmann", "narrowing")
 _ERRORS = 200  # a random stream of its own
 
 
@@ -51,7 +50,7 @@ class PhantomDiscs(DiscSource[PhantomDiscsOptions]):
     masks = True
 
     def tasks(self, location: Location | None, options: PhantomDiscsOptions) -> tuple[Task, ...]:
-        return tuple(Task(name=name, classes=of, ordinal=name in _ORDINAL) for name, of in SPINE_TASKS.items())
+        return tuple(Task(name=name, classes=of, ordinal=name in GRADED_TASKS) for name, of in SPINE_TASKS.items())
 
     def items(self, location: Location | None, options: PhantomDiscsOptions) -> Iterator[Item | Rejected]:
         spec = _spec(options)

@@ -10,22 +10,23 @@ condition that a series shows comes first. Axial series show no disc as a sagitt
 Corners of the bodies come from `mskray find-vertebrae FOLDER/train_images --out corners.json`. A study without labels
 or without such a series, a series without files or without corners, and a level whose bodies were not found go to
 quarantine, and so do series in which a header says that text is drawn (BurnedInAnnotation), unless
-`allow_burned_in=true`. `train_label_coordinates.csv` is not read: it has a point for a condition and level, where a
+`allow_burned_in=true`. Discs of a series without a sacrum in view, whose levels are a guess, are taken and counted
+(`corners.json` notes it). `train_label_coordinates.csv` is not read: it has a point for a condition and level, where a
 disc is cut between the corners of two bodies. A blank grade is a missing label. A study is a patient; splits are cut
-here.
+here. Of a series that holds several volumes, each with corners becomes discs (`<series>#2`).
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from mskray.cohorts.corners import read_corners
+from mskray.cohorts.corners import VolumeCorners, read_corners
 from mskray.cohorts.schema import Task
 from mskray.cohorts.sources import BURNED_IN, Item, Rejected, fingerprint, register
-from mskray.cohorts.sources._discs import BODY_PART, DISCS, Address, DiscSource, disc_path
+from mskray.cohorts.sources._discs import BODY_PART, DISCS, Address, DiscSource, disc_path, volume_name
+from mskray.cohorts.sources._paths import numbered
 from mskray.cohorts.sources._table import Row, read_table
 from mskray.config import Section, setting
 from mskray.errors import UserError
-from mskray.imaging.spine import Vertebra
 from mskray.storage import Location, locate
 
 _TRAIN, _SERIES, _IMAGES = "train.csv", "train_series_descriptions.csv", "train_images"
@@ -73,7 +74,7 @@ class RsnaLumbar(DiscSource[RsnaLumbarOptions]):
         assert location is not None
         columns = [f"{condition}_{level}" for condition in _CONDITIONS["t2"] for level in _LEVELS.values()]
         table = read_table(location.join(_TRAIN), ("study_id", *columns))
-        corners = read_corners(locate(options.corners))
+        corners = _by_folder(read_corners(locate(options.corners)))
         series, strange = _series(location, _DESCRIPTIONS[options.series])
         for line, reason in table.malformed:
             yield Rejected(f"{_TRAIN} line {line}", reason, line)
@@ -91,30 +92,35 @@ class RsnaLumbar(DiscSource[RsnaLumbarOptions]):
                 reason = f"no {_DESCRIPTIONS[options.series]} series in {_SERIES}"
                 yield Rejected(f"{_IMAGES}/{study}", reason, line)
             for folder, files in series.get(study, {}).items():
-                yield from _items(row, line, folder, files, _bodies(corners, folder))
+                # `find-vertebrae` may have been given the whole folder or `train_images`.
+                found = corners.get(folder) or corners.get(folder.removeprefix(f"{_IMAGES}/"), {})
+                if not files or not found:
+                    reason = "the series has no files" if not files else "no corners of this series"
+                    yield Rejected(folder, reason, line)
+                    continue
+                for number, each in found.items():
+                    yield from _items(row, line, folder, number, files, each)
         for study in sorted(set(series) - seen):
             yield Rejected(f"{_IMAGES}/{study}", f"no labels in {_TRAIN}")
 
 
 def _items(
-    row: Row, line: int, folder: str, files: Mapping[str, str], bodies: Mapping[str, Vertebra] | None
+    row: Row, line: int, folder: str, number: int | None, files: Mapping[str, str], corners: VolumeCorners
 ) -> Iterator[Item | Rejected]:
-    """The five discs of one series."""
-    if not files or bodies is None:
-        yield Rejected(folder, "the series has no files" if not files else "no corners of this series", line)
-        return
+    """The five discs of one volume of a series."""
+    volume = volume_name(folder, number)
     for level, suffix in _LEVELS.items():
-        path = disc_path(folder, level)
+        path = disc_path(volume, level)
         try:
             labels = {name: _grade(name, row[f"{name}_{suffix}"]) for name in _CONDITIONS["t2"]}
-            address = Address.between(files, level, bodies)
+            address = Address.between(files, level, corners, number)
         except ValueError as error:
             yield Rejected(path, str(error), line)
             continue
         yield Item(
             path=path,
             patient_id=row["study_id"],
-            study_id=folder,
+            study_id=volume,
             fingerprint=address.fingerprint,
             labels=labels,
             body_part=BODY_PART,
@@ -133,9 +139,14 @@ def _grade(condition: str, value: str) -> int | None:
     return _GRADES.index(value.lower())
 
 
-def _bodies(corners: Mapping[str, dict[str, Vertebra]], folder: str) -> dict[str, Vertebra] | None:
-    """Bodies of a series; `find-vertebrae` may have been given the whole folder or `train_images`."""
-    return corners.get(folder) or corners.get(folder.removeprefix(f"{_IMAGES}/"))
+def _by_folder(corners: Mapping[str, VolumeCorners]) -> dict[str, dict[int | None, VolumeCorners]]:
+    """Folder of a series → number of the volume in it, None for the only one → its bodies, where it has any."""
+    found: dict[str, dict[int | None, VolumeCorners]] = {}
+    for name, each in corners.items():
+        folder, number = numbered(name)
+        if each.bodies:
+            found.setdefault(folder, {})[number] = each
+    return found
 
 
 def _series(root: Location, description: str) -> tuple[dict[str, dict[str, dict[str, str]]], list[Rejected]]:

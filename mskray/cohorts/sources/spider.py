@@ -23,7 +23,7 @@ from mskray.cohorts.sources._discs import BODY_PART, DISCS, Address, DiscSource,
 from mskray.cohorts.sources._table import Row, read_table
 from mskray.config import Section, setting
 from mskray.errors import UserError
-from mskray.imaging.spine import SPINE_TASKS
+from mskray.imaging.spine import GRADED_TASKS, SPINE_TASKS
 from mskray.storage import Location
 
 _GRADINGS, _OVERVIEW = "radiological_gradings.csv", "overview.csv"
@@ -50,7 +50,7 @@ _CLASSES = {
     "lower_endplate": SPINE_TASKS["lower_endplate"],
 }
 _TASKS = tuple(
-    Task(name=name, classes=_CLASSES.get(name, (f"no_{name}", name)), ordinal=name == "pfirrmann") for name in _COLUMNS
+    Task(name=name, classes=_CLASSES.get(name, (f"no_{name}", name)), ordinal=name in GRADED_TASKS) for name in _COLUMNS
 )
 
 

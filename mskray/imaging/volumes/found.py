@@ -35,6 +35,14 @@ class Found:
         """The volume, where there is one. Raises DecodeError as `Series.only`."""
         return only_volume(self.volumes, self.rejected)
 
+    def numbered(self, number: int) -> Volume:
+        """The volume that is called folder#number. Raises DecodeError where none is."""
+        for name, volume in zip(self.names, self.volumes, strict=True):
+            if name.endswith(f"#{number}"):
+                return volume
+        count = len(self.volumes)
+        raise DecodeError(f"no volume {number} of a folder of {count}: `mskray montage` says how each is called")
+
 
 def read_volumes(files: Iterable[tuple[str, bytes]], limits: DecodeLimits = DecodeLimits()) -> Found:
     """Read files of DICOM series, NIfTI and MetaImage; what is none of these is rejected with its reason.
