@@ -184,7 +184,7 @@ class VertebraPredictor(TorchPredictor):
             found.append(replace(spine, bodies=tuple(bodies)))
             if len(bodies) >= _A_SPINE:
                 break
-        return max(found, key=lambda spine: sum(body.score for body in spine.bodies))
+        return max(found, key=lambda spine: sum(body.score or 0.0 for body in spine.bodies))
 
     def _find(self, stack: NDArray[np.uint8]) -> Spine:
         form = self.recipe.config.data.input_format

@@ -9,7 +9,6 @@ which a person drew a body (one without a score) stays as it is, whatever is sea
 not written over.
 """
 
-import hashlib
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,11 +19,10 @@ from mskray.families.vertebra_finding import Spine, load_vertebra_detector
 from mskray.imaging.overlay import png
 from mskray.imaging.spine_cell import display_levels
 from mskray.imaging.spine_overlay import draw_spine
-from mskray.imaging.volumes.montage import stack_plane
 from mskray.imaging.volumes.volume import Volume, to_sagittal
 from mskray.progress import Progress, Report, silent
 from mskray.storage import check_access, locate
-from mskray.verbs.volume_files import no_volume, reasons, volumes_below
+from mskray.verbs.volume_files import content_hash, no_volume, reasons, unfit_for_spines, volumes_below
 
 _BETWEEN_WRITES = 20
 """Volumes: what was found so far outlives an interruption."""
@@ -76,11 +74,15 @@ def find_vertebrae(
     before = there.known_to(described.hash)
     done = Found()
     for name, volume in volumes_below(place, done.rejected):
-        reason = _unfit(volume) if name not in done.spines else "another volume has this name: search its folder alone"
+        reason = (
+            unfit_for_spines(volume)
+            if name not in done.spines
+            else "another volume has this name: search its folder alone"
+        )
         if reason is not None:
             done.rejected.append((name, reason))
             continue
-        content, known = _content(volume), before.get(name)
+        content, known = content_hash(volume), before.get(name)
         seen = to_sagittal(volume)
         if known and (known.drawn or known.content == content):
             how = "drawn by hand: not searched" if known.drawn else "searched before"
@@ -104,21 +106,6 @@ def find_vertebrae(
     drawn = {name: entry for name, entry in before.items() if entry.drawn}
     write_search(target, drawn | done.entries, described.hash)
     return done
-
-
-def _content(volume: Volume) -> str:
-    """A hash of what a volume shows, and where."""
-    digest = hashlib.sha256(np.ascontiguousarray(volume.pixels).data)
-    digest.update(np.ascontiguousarray(volume.affine, np.float64).data)
-    return digest.hexdigest()[:32]
-
-
-def _unfit(volume: Volume) -> str | None:
-    """Why a volume is not searched; None for sagittal slices, several, or voxels that are as long as wide."""
-    if min(volume.pixels.shape) < 2:
-        return "a volume of one slice: at least 2 are needed"
-    plane = stack_plane(volume)
-    return None if plane in (None, "sagittal") else f"{plane} slices: bodies are found on sagittal ones"
 
 
 def _middle(volume: Volume, spine: Spine) -> tuple[NDArray[np.uint8], tuple[float, float]]:

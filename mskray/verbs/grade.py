@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mskray.bundles import Bundle
-from mskray.cohorts.corners import read_corners
+from mskray.cohorts.corners import VolumeCorners, read_corners
 from mskray.cohorts.schema import ImageFormat
 from mskray.cohorts.shards import to_cell
 from mskray.errors import UserError
@@ -94,7 +94,7 @@ def grade(bundle: str, source: str, corners: str, out: str, *, gpu: bool = False
             done.rejected.append((name, reason))
             continue
         made_of = f"{described.hash[:16]}-{content_hash(volume)[:16]}"
-        discs = {level: f"{made_of}-{_hash(pair)}" for level, pair in _discs(bodies[name])}
+        discs = {level: f"{made_of}-{_hash(pair)}" for level, pair in _discs(bodies[name].bodies)}
         known = [before[each] for each in discs.values() if each in before]
         if len(known) == len(discs):
             done.rows += known
@@ -126,15 +126,15 @@ def _grade(
     predictor: Predictor,
     name: str,
     volume: Volume,
-    bodies: Mapping[str, Vertebra],
+    corners: VolumeCorners,
     made_of: Mapping[str, str],
 ) -> list[Row]:
     """The rows of one volume's discs."""
     rows: list[Row] = []
     stacks: list[np.ndarray] = []
-    image = ImageFormat.model_validate(described.image)
-    for level, (upper, lower) in _discs(bodies):
-        row = {"volume": name, "level": level, "note": "; ".join(volume.notes), "made_of": made_of[level]}
+    image, notes = ImageFormat.model_validate(described.image), "; ".join((*volume.notes, *corners.assumed))
+    for level, (upper, lower) in _discs(corners.bodies):
+        row = {"volume": name, "level": level, "note": notes, "made_of": made_of[level]}
         try:
             disc = disc_volume(volume, upper, lower, slices=image.slices)
             stacks.append(to_cell(full_range(disc.pixels, np.uint16), image)[0])

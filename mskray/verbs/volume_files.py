@@ -1,14 +1,18 @@
 """Volumes below a place, a folder at a time: a tree of hundreds is read with the memory of one study."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+
+import numpy as np
 
 from mskray.cohorts.unreadable import unreadable
 from mskray.errors import UserError
 from mskray.imaging.decode import DecodeLimits
 from mskray.imaging.dicom import is_dicom
 from mskray.imaging.volumes.found import read_volumes
+from mskray.imaging.volumes.montage import stack_plane
 from mskray.imaging.volumes.volume import Volume
 from mskray.storage import FileEntry, Location
 
@@ -35,6 +39,21 @@ def volumes_below(place: Location, rejected: Rejected) -> Iterator[tuple[str, Vo
         rejected += found.rejected
         for name, volume in zip(found.names, found.volumes, strict=True):
             yield (place.name + name[1:] if name[:2] in (".", ".#") else name), volume
+
+
+def unfit_for_spines(volume: Volume) -> str | None:
+    """Why no spine is looked for in a volume; None for sagittal slices, several, or voxels as long as wide."""
+    if min(volume.pixels.shape) < 2:
+        return "a volume of one slice: at least 2 are needed"
+    plane = stack_plane(volume)
+    return None if plane in (None, "sagittal") else f"{plane} slices: bodies are found on sagittal ones"
+
+
+def content_hash(volume: Volume) -> str:
+    """A hash of what a volume shows, and where."""
+    digest = hashlib.sha256(np.ascontiguousarray(volume.pixels).data)
+    digest.update(np.ascontiguousarray(volume.affine, np.float64).data)
+    return digest.hexdigest()[:32]
 
 
 def reasons(rejected: Sequence[tuple[str, str]], most: int = 10) -> list[str]:

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -26,7 +25,7 @@ from mskray.imaging.decode import DecodedImage, DecodeError
 from mskray.imaging.discs import DiscVolume, disc_shape, disc_volume
 from mskray.imaging.intensity import full_range
 from mskray.imaging.regions import FitMode
-from mskray.imaging.spine import LEVELS, Vertebra
+from mskray.imaging.spine import DISCS, Vertebra
 from mskray.imaging.volumes import Volume, to_sagittal
 from mskray.imaging.volumes.found import read_volumes
 from mskray.imaging.volumes.metaimage import read_metaimage
@@ -34,8 +33,6 @@ from mskray.imaging.volumes.series import Rejected
 from mskray.imaging.volumes.volume import check_same_place
 from mskray.storage import Location
 
-#: Names of discs, from above.
-DISCS: tuple[str, ...] = tuple(f"{upper}/{lower}" for upper, lower in pairwise(LEVELS))
 BODY_PART = "LSPINE"
 
 _SIZE = 320

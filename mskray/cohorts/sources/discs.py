@@ -34,12 +34,12 @@ import numpy as np
 from mskray.cohorts.corners import VolumeCorners, read_corners
 from mskray.cohorts.schema import SECOND, Task
 from mskray.cohorts.sources import BURNED_IN, Item, Rejected, register
-from mskray.cohorts.sources._discs import BODY_PART, DISCS, Address, DiscSource, disc_path, read_level, volume_name
+from mskray.cohorts.sources._discs import BODY_PART, Address, DiscSource, disc_path, read_level, volume_name
 from mskray.cohorts.sources._paths import fingerprints, inside, numbered
 from mskray.cohorts.sources._table import SPLIT_NAMES, Labels, Row, Table, find_labels, read_table
 from mskray.config import Section, setting
 from mskray.errors import UserError
-from mskray.imaging.spine import GRADED_TASKS, SPINE_TASKS, Vertebra
+from mskray.imaging.spine import DISCS, GRADED_TASKS, SPINE_TASKS, Vertebra
 from mskray.storage import Location, locate
 
 _COLUMNS = {body: [f"{body}_{axis}{number}" for number in range(4) for axis in "xy"] for body in ("upper", "lower")}

@@ -17,12 +17,12 @@ import numpy as np
 from mskray import __version__
 from mskray.cohorts.schema import Task
 from mskray.cohorts.sources import Item, Loaded, Rejected, register
-from mskray.cohorts.sources._discs import BODY_PART, DISCS, DiscSource, loaded
+from mskray.cohorts.sources._discs import BODY_PART, DiscSource, loaded
 from mskray.config import Section, setting
 from mskray.imaging.discs import disc_volume
 from mskray.imaging.phantoms.plan import stream
 from mskray.imaging.phantoms.spine import SpinePhantom, SpineSpec, grades, spine
-from mskray.imaging.spine import GRADED_TASKS, SPINE_TASKS, Vertebra
+from mskray.imaging.spine import DISCS, GRADED_TASKS, SPINE_TASKS, Vertebra
 from mskray.storage import Location
 
 #: Tasks whose changes are in the masks; bit i of a mask is the i-th.

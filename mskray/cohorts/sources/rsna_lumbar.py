@@ -22,11 +22,12 @@ from typing import Literal
 from mskray.cohorts.corners import VolumeCorners, read_corners
 from mskray.cohorts.schema import Task
 from mskray.cohorts.sources import BURNED_IN, Item, Rejected, fingerprint, register
-from mskray.cohorts.sources._discs import BODY_PART, DISCS, Address, DiscSource, disc_path, volume_name
+from mskray.cohorts.sources._discs import BODY_PART, Address, DiscSource, disc_path, volume_name
 from mskray.cohorts.sources._paths import numbered
 from mskray.cohorts.sources._table import Row, read_table
 from mskray.config import Section, setting
 from mskray.errors import UserError
+from mskray.imaging.spine import DISCS
 from mskray.storage import Location, locate
 
 _TRAIN, _SERIES, _IMAGES = "train.csv", "train_series_descriptions.csv", "train_images"

@@ -19,11 +19,11 @@ from typing import Literal
 
 from mskray.cohorts.schema import Fractions, Task
 from mskray.cohorts.sources import Item, Rejected, fingerprint, register
-from mskray.cohorts.sources._discs import BODY_PART, DISCS, Address, DiscSource, disc_path
+from mskray.cohorts.sources._discs import BODY_PART, Address, DiscSource, disc_path
 from mskray.cohorts.sources._table import Row, read_table
 from mskray.config import Section, setting
 from mskray.errors import UserError
-from mskray.imaging.spine import GRADED_TASKS, SPINE_TASKS
+from mskray.imaging.spine import DISCS, GRADED_TASKS, SPINE_TASKS
 from mskray.storage import Location
 
 _GRADINGS, _OVERVIEW = "radiological_gradings.csv", "overview.csv"
