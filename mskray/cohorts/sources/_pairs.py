@@ -193,11 +193,7 @@ def _volume(found: Found, number: int | None) -> Volume:
         raise DecodeError(f"{len(found.volumes)} volumes in the folder: name one and its slice, as folder#1#12")
     if number is None or not found.volumes:
         return found.only()
-    named = {name.rpartition("#")[2]: volume for name, volume in zip(found.names, found.volumes, strict=True)}
-    if str(number) not in named:
-        count = len(found.volumes)
-        raise DecodeError(f"no volume {number} of a folder of {count}: `mskray montage` says how each is called")
-    return named[str(number)]
+    return found.numbered(number)
 
 
 def _slice(volume: Volume, index: int) -> Seen:
