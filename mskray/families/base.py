@@ -129,7 +129,8 @@ class Family(ABC):
             if len(present) < 2:
                 raise UserError(
                     f"cohort {cohort.location}, split {split}: task {task.name} needs labelled images of at least two "
-                    f"classes of {', '.join(task.classes)}; it has {', '.join(present) or 'none'}"
+                    f"classes of {', '.join(task.classes)}; it has {', '.join(present) or 'none'}: ingest more "
+                    "patients, or choose another task"
                 )
 
     def check_resolution(self, cohort: Cohort, size: int) -> None:

@@ -27,7 +27,7 @@ from mskray.families.torch_predictor import TorchPredictor
 from mskray.imaging.intensity import to_dtype
 from mskray.models.vgg_m import BRANCHES, SMALLEST_SIDE, SpineNet
 from mskray.progress import Progress
-from mskray.training.disc_samples import DiscSamples, StackInput, stack_input
+from mskray.training.disc_samples import DiscSamples, StackInput, smallest_stored, stack_input
 from mskray.training.disc_views import augment, look, views_of_test
 from mskray.training.feed import describe_split
 from mskray.training.fit import fit
@@ -199,9 +199,14 @@ class SpineNetFamily(Family):
             )
         given = self._given(cohort, config)
         if min(given.rows, given.columns) < SMALLEST_SIDE:
+            needed = 2 * SMALLEST_SIDE
+            least = smallest_stored(needed)
+            cure = f"for discs set image_size to {needed} or more"
+            if cohort.image.slices and cohort.image.size < least:
+                cure += f", and ingest them with --size {least} or more: this cohort's are {cohort.image.size} px wide"
             raise UserError(
                 f"data.image_size = {config.data.image_size} makes inputs of {given.rows} × {given.columns} px, the "
-                f"network needs {SMALLEST_SIDE} a side: for discs set image_size to {2 * SMALLEST_SIDE} or more"
+                f"network needs {SMALLEST_SIDE} a side: {cure}"
             )
 
     def fit(self, cohort: Cohort, config: SpineNetConfig, run: Run) -> Fitted:

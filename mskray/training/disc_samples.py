@@ -58,6 +58,11 @@ def stack_input(image: ImageFormat, columns: int, slices: int) -> StackInput:
     return StackInput(slices, round(context.rows * _MIDDLE_ROWS), columns, context)
 
 
+def smallest_stored(columns: int) -> int:
+    """The least width of stored discs, a multiple of 20 px, whose middle holds an input of `columns` px."""
+    return 20 * -(-columns // round(20 * _MIDDLE_COLUMNS))
+
+
 @dataclass(frozen=True)
 class DiscSamples:
     """Every image with a label of any of the tasks is a sample: `image` and `label`.

@@ -11,6 +11,7 @@ from stack_cohort import PICTURES, SIDE, STACKS, TILT, discs, write_cohort
 
 from mskray.bundles import card, save_bundle
 from mskray.cohorts import Task
+from mskray.cohorts.schema import ImageFormat
 from mskray.ensemble import load
 from mskray.errors import UserError
 from mskray.families import Images, Predictor, family
@@ -166,6 +167,7 @@ def refused(folder: Path, task: str = "", splits=None, written: dict | None = No
         ({"data": {"image_size": 224, "slices": 3}}, r"the middle 84 of 120 columns are an input, not 224"),
         ({"data": {"image_size": 84, "slices": 9}}, r"5 slices are stored, fewer than 9"),
         ({"data": {"image_size": 80, "slices": 3}}, "for discs set image_size to 82 or more"),
+        ({"data": {"image_size": 41, "slices": 3}}, r"set image_size to 82 or more$"),
         ({"data": {"image_size": 84, "slices": 3, "intensity": "rescaled"}}, "vertebral bodies at mid-grey"),
     ],
 )
@@ -227,3 +229,12 @@ def test_radiographs_need_one_slice(tmp_path: Path) -> None:
 def test_a_task_named_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="name each task once"):
         config(tasks={"names": ["side", "side"]})
+
+
+def test_discs_that_are_too_small_for_any_input_are_ingested_anew(tmp_path: Path) -> None:
+    small = ImageFormat(size=100, dtype="uint8", fit="pad", slices=5, rows=60)
+    stacks = np.zeros((12, *small.shape), np.uint8)
+    labels = discs(12, seed=0, missing=0)[1]
+    splits = {"train": (stacks, labels), "validation": (stacks, labels)}
+    found = refused(tmp_path, "", splits, {"image": small}, data={"image_size": 60, "slices": 3})
+    assert "ingest them with --size 120 or more: this cohort's are 100 px wide" in found
