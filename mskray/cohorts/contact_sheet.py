@@ -63,7 +63,8 @@ def contact_sheet(cohort: Cohort, split: str, rows: int = 4, columns: int = 6, s
     """Draw images taken at random, ordered by label and part, with label, part, view and the source's true boxes.
 
     Returns:
-        (height, width, 3) uint8 RGB; findings are framed in red, L/R flags in blue.
+        (height, width, 3) uint8 RGB; findings are framed in red, L/R flags in blue; of two classes the second is named
+        in red.
     """
     names = ["instance_id", "body_part", "view", "laterality", "findings", *(task.column for task in cohort.tasks)]
     names += ["vertebrae"] if cohort.manifest.vertebrae else []
@@ -98,7 +99,8 @@ def _tile(image: np.ndarray, record: dict[str, Any], task: Task | None) -> Image
         record["laterality"] or "",
         task.classes[label] if task is not None and label is not None else "",
     ]
-    colour = _ABNORMAL_TEXT if label else _TEXT
+    second_of_two = task is not None and len(task.classes) == 2 and label == 1
+    colour = _ABNORMAL_TEXT if second_of_two else _TEXT
     draw.text((2, _TILE + 2), " ".join(word for word in words if word), fill=colour, font=ImageFont.load_default(13))
     return tile
 
