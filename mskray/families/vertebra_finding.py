@@ -18,7 +18,7 @@ from mskray.families.loading import load_predictor
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.imaging.spine import FoundVertebra
 from mskray.imaging.spine_cell import middles_beside, spine_cell
-from mskray.imaging.spine_levels import body_heights, name_levels
+from mskray.imaging.spine_levels import A_SPINE, body_heights, name_levels
 from mskray.imaging.volumes.volume import Volume
 from mskray.models.vertebrae import SACRUM, STRIDE, Maps
 from mskray.storage import Location
@@ -28,8 +28,6 @@ FAMILY = "vertebra_detector"
 NO_CLASSES = f"a {FAMILY} finds bodies, tells no classes apart: use mskray find-vertebrae or evaluate"
 MOST = 16
 """Peaks that are looked at."""
-_A_SPINE = 3
-"""Bodies that are enough not to look for others beside the middle of a volume."""
 _APART = 0.5  # of a body's height: nearer peaks are of one body
 
 
@@ -182,7 +180,7 @@ class VertebraPredictor(TorchPredictor):
             there = [cell.to_volume(body) for body in spine.bodies]
             bodies = [replace(body, slice=min(max(body.slice, 0.0), float(last))) for body in there]
             found.append(replace(spine, bodies=tuple(bodies)))
-            if len(bodies) >= _A_SPINE:
+            if len(bodies) >= A_SPINE:
                 break
         return max(found, key=lambda spine: sum(body.score or 0.0 for body in spine.bodies))
 

@@ -12,6 +12,8 @@ ASSUMED = f"no sacrum in view: the lowest body is taken for {LEVELS[-2]}"
 NOTHING = "no vertebral body was found"
 """Notes of a spine whose names hang on nothing that was seen, and of none."""
 
+A_SPINE = 3
+"""Bodies above each other that make a spine: fewer may be anything."""
 SACRAL = 0.5
 """Least share of sacral evidence of a body that is taken for S1."""
 # Distances between the centres of neighbours, as shares of their mean height: with discs of any height, and with a
@@ -70,6 +72,8 @@ def name_levels(corners: NDArray[np.float64], scores: NDArray[np.float64], sacra
     else:
         start, lowest = 0, len(LEVELS) - 2
         notes.append(ASSUMED)
+    if len(chain) < A_SPINE:
+        notes.append(f"{len(chain)} bod{'y' if len(chain) == 1 else 'ies'} alone: perhaps no lumbar spine")
     numbers = lowest - np.arange(len(chain) - start) - np.cumsum([0, *missing[start:]])
     named = [(member, int(number)) for member, number in zip(chain[start:], numbers, strict=True) if number >= 0]
     for (_, below), (_, above) in pairwise(named):

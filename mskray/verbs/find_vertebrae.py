@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mskray.cohorts.corners import Body, Entry, read_search, write_search
-from mskray.families.vertebra_finding import Spine, load_vertebra_detector
+from mskray.families.vertebra_finding import Spine, VertebraPredictor, load_vertebra_detector
 from mskray.imaging.overlay import png
 from mskray.imaging.spine_cell import display_levels
 from mskray.imaging.spine_overlay import draw_spine
@@ -73,39 +73,53 @@ def find_vertebrae(
     described, predictor = load_vertebra_detector(model, "cuda" if gpu else "cpu")
     before = there.known_to(described.hash)
     done = Found()
-    for name, volume in volumes_below(place, done.rejected):
-        reason = (
-            unfit_for_spines(volume)
-            if name not in done.spines
-            else "another volume has this name: search its folder alone"
-        )
-        if reason is not None:
-            done.rejected.append((name, reason))
-            continue
-        content, known = content_hash(volume), before.get(name)
-        seen = to_sagittal(volume)
-        if known and (known.drawn or known.content == content):
-            how = "drawn by hand: not searched" if known.drawn else "searched before"
-            bodies = tuple(body.vertebra for body in known.bodies)
-            done.spines[name] = spine = Spine(bodies[::-1], (*known.notes, how))
-            done.entries[name] = known
-            done.kept += 1
-        else:
-            found = predictor.find_in(seen)
-            done.spines[name] = spine = replace(found, notes=(*volume.notes, *found.notes))
-            done.entries[name] = Entry(tuple(Body.of(body, body.score) for body in spine.bodies), spine.notes, content)
-        if pictures is not None:
-            picture = draw_spine(*_middle(seen, spine), spine.bodies, [name, *spine.notes])
-            pictures.join(f"{name}.png").write_bytes(png(picture))
-        report(Progress("volumes", len(done.spines)))
-        if (len(done.spines) - done.kept) % _BETWEEN_WRITES == 0 and done.kept < len(done.spines):
-            # Those of before that this search has not come to yet must not be lost.
+
+    def store() -> None:
+        """Write what was found, and of before what this search has not come to yet."""
+        if done.kept < len(done.spines):
             write_search(target, before | done.entries, described.hash)
+
+    try:
+        for name, volume in volumes_below(place, done.rejected):
+            again = "another volume has this name: search its folder alone" if name in done.spines else None
+            reason = again or unfit_for_spines(volume)
+            if reason is not None:
+                done.rejected.append((name, reason))
+                continue
+            seen = to_sagittal(volume)
+            spine = _look(predictor, name, volume, seen, before.get(name), done)
+            if pictures is not None:
+                picture = draw_spine(*_middle(seen, spine), spine.bodies, [name, *spine.notes])
+                pictures.join(f"{name}.png").write_bytes(png(picture))
+            report(Progress("volumes", len(done.spines)))
+            if (len(done.spines) - done.kept) % _BETWEEN_WRITES == 0:
+                store()
+    except BaseException:  # Ctrl-C is one
+        store()
+        raise
     if not done.spines:
         raise no_volume(place, done.rejected)
     drawn = {name: entry for name, entry in before.items() if entry.drawn}
     write_search(target, drawn | done.entries, described.hash)
     return done
+
+
+def _look(
+    predictor: VertebraPredictor, name: str, volume: Volume, seen: Volume, known: Entry | None, done: Found
+) -> Spine:
+    """Find the bodies of a volume, or take those that are known, and put them into `done`."""
+    content = content_hash(volume)
+    if known and (known.drawn or known.content == content):
+        how = "drawn by hand: not searched" if known.drawn else "searched before"
+        spine = Spine(tuple(body.vertebra for body in known.bodies)[::-1], (*known.notes, how))
+        done.entries[name] = known
+        done.kept += 1
+    else:
+        found = predictor.find_in(seen)
+        spine = replace(found, notes=(*volume.notes, *found.notes))
+        done.entries[name] = Entry(tuple(Body.of(body, body.score) for body in spine.bodies), spine.notes, content)
+    done.spines[name] = spine
+    return spine
 
 
 def _middle(volume: Volume, spine: Spine) -> tuple[NDArray[np.uint8], tuple[float, float]]:

@@ -87,26 +87,33 @@ def grade(bundle: str, source: str, corners: str, out: str, *, gpu: bool = False
     columns = [*_FIXED, *(name for task, classes in described.tasks.items() for name in _columns(task, classes))]
     before = {row["made_of"]: row for row in _read(target, columns)}
     done = Graded()
-    graded, volumes = 0, 0
-    for name, volume in volumes_below(place, done.rejected):
-        reason = unfit_for_spines(volume) if name in bodies else f"no bodies of it in {corners}: run find-vertebrae"
-        if reason is not None:
-            done.rejected.append((name, reason))
-            continue
-        made_of = f"{described.hash[:16]}-{content_hash(volume)[:16]}"
-        discs = {level: f"{made_of}-{_hash(pair)}" for level, pair in _discs(bodies[name].bodies)}
-        known = [before[each] for each in discs.values() if each in before]
-        if len(known) == len(discs):
-            done.rows += known
-            done.kept += len(known)
-        else:
-            done.rows += _grade(described, predictor, name, to_sagittal(volume), bodies[name], discs)
-            graded += 1
-        volumes += 1
-        report(Progress("volumes", volumes))
-        if graded and graded % _BETWEEN_WRITES == 0:
-            there = {row["made_of"] for row in done.rows}
+
+    def store() -> None:
+        """Write what was graded, and of before what this run has not come to yet."""
+        there = {row["made_of"] for row in done.rows}
+        if done.kept < len(done.rows):
             _write(target, columns, [*done.rows, *(row for key, row in before.items() if key not in there)])
+
+    try:
+        for number, (name, volume) in enumerate(volumes_below(place, done.rejected), start=1):
+            reason = unfit_for_spines(volume) if name in bodies else f"no bodies of it in {corners}: run find-vertebrae"
+            if reason is not None:
+                done.rejected.append((name, reason))
+                continue
+            made_of = f"{described.hash[:16]}-{content_hash(volume)[:16]}"
+            discs = {level: f"{made_of}-{_hash(pair)}" for level, pair in _discs(bodies[name].bodies)}
+            known = [before[each] for each in discs.values() if each in before]
+            if len(known) == len(discs):
+                done.rows += known
+                done.kept += len(known)
+            else:
+                done.rows += _grade(described, predictor, name, to_sagittal(volume), bodies[name], discs)
+            report(Progress("volumes", number))
+            if number % _BETWEEN_WRITES == 0:
+                store()
+    except BaseException:  # Ctrl-C is one
+        store()
+        raise
     if not done.rows:
         raise no_volume(place, done.rejected)
     _write(target, columns, done.rows)
@@ -134,7 +141,7 @@ def _grade(
     stacks: list[np.ndarray] = []
     image, notes = ImageFormat.model_validate(described.image), "; ".join((*volume.notes, *corners.assumed))
     for level, (upper, lower) in _discs(corners.bodies):
-        row = {"volume": name, "level": level, "note": notes, "made_of": made_of[level]}
+        row: Row = {"volume": name, "level": level, "note": notes, "made_of": made_of[level]}
         try:
             disc = disc_volume(volume, upper, lower, slices=image.slices)
             stacks.append(to_cell(full_range(disc.pixels, np.uint16), image)[0])

@@ -73,3 +73,11 @@ def test_of_two_sacral_bodies_the_surer_one_is_s1() -> None:
     chain = name_levels(found, np.full(8, 0.9), np.array([0.95, *[0.05] * 6, 0.6]))
     assert chain.levels == LEVELS[::-1]
     assert chain.members[0] == 0
+
+
+def test_a_body_or_two_are_told_to_be_perhaps_no_spine() -> None:
+    for count, note in ((1, "1 body alone: perhaps no lumbar spine"), (2, "2 bodies alone: perhaps no lumbar spine")):
+        chain = name_levels(spine(count), np.full(count, 0.9), np.eye(count)[0] * 0.9)
+        assert chain.levels == LEVELS[::-1][:count]
+        assert chain.notes == (note,)
+    assert name_levels(spine(3), np.full(3, 0.9), np.eye(3)[0]).notes == ()

@@ -119,11 +119,12 @@ def test_what_was_found_outlives_an_interruption(
 
     def interrupt(progress: Progress) -> None:
         if progress.stage == "volumes" and progress.done == 3:
+            assert list(read_corners(locate(out))) == ["0.nii", "1.nii"]  # what a kill would leave
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         find_vertebrae(detector, str(tmp_path / "given"), str(out), report=interrupt)
-    assert list(read_corners(locate(out))) == ["0.nii", "1.nii"]
+    assert list(read_corners(locate(out))) == ["0.nii", "1.nii", "2.nii"]
 
 
 def test_a_search_goes_on_with_what_is_left_and_with_what_changed(

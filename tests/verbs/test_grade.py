@@ -19,8 +19,9 @@ from mskray.errors import UserError
 from mskray.families import Images, load_predictor
 from mskray.imaging.discs import disc_volume
 from mskray.imaging.intensity import full_range
+from mskray.progress import Progress, Report, silent
 from mskray.storage import locate
-from mskray.verbs.grade import grade
+from mskray.verbs.grade import Graded, grade
 
 
 @pytest.fixture
@@ -37,9 +38,9 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(place: Path, **changes: str):
+def run(place: Path, report: Report = silent, **changes: str) -> Graded:
     given = {"bundle": "model", "source": "in", "corners": "corners.json", "out": "grades.csv", **changes}
-    return grade(**{name: str(place / each) for name, each in given.items()})
+    return grade(**{name: str(place / each) for name, each in given.items()}, report=report)
 
 
 def table(place: Path) -> list[dict[str, str]]:
@@ -81,6 +82,18 @@ def test_what_was_graded_is_kept_until_the_bodies_change(place: Path) -> None:
     again = run(place)
     assert (len(again.rows), again.kept) == (1, 0)
     assert table(place)[0]["made_of"] != before[2]["made_of"]
+
+
+def test_what_was_graded_outlives_an_interruption(place: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.stage == "volumes":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(place, report=interrupt)
+    assert [row["volume"] for row in table(place)] == ["a.mha", "a.mha"]
+    assert run(place).kept == 2
+    assert len(table(place)) == 3
 
 
 def test_a_disc_outside_the_picture_is_a_row_with_its_reason(place: Path) -> None:
