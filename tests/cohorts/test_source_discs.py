@@ -257,6 +257,17 @@ def test_classes_of_known_tasks(tmp_path, values, classes, labels):
     assert [item.labels["pfirrmann"] for item in items.values()] == labels
 
 
+def test_a_word_that_is_no_grade_of_a_known_task_is_rejected(tmp_path):
+    header = "path,patient_id,level,label_pfirrmann," + ",".join(CORNERS)
+    rows = [f"v{number}.mha,p,L4/L5,{value},{own(BlockSpine())}" for number, value in enumerate(("IX", "III"))]
+    (tmp_path / "t.csv").write_text("\n".join([header, *rows]) + "\n")
+    for number in range(2):
+        (tmp_path / f"v{number}.mha").write_bytes(b"placeholder")
+    items, reasons = listing("discs", tmp_path / "t.csv")
+    assert [item.labels["pfirrmann"] for item in items.values()] == [2]
+    assert list(reasons.values()) == ["pfirrmann 'IX' is none of I, II, III, IV, V"]
+
+
 @pytest.mark.parametrize(
     ("first", "second", "options", "classes"),
     [

@@ -16,10 +16,10 @@ Corners are those of `corners.json` (`mskray find-vertebrae` writes it; its path
 columns: upper anterior, upper posterior, lower posterior, lower anterior, in pixels of the volume in sagittal order. A
 row's own columns go before the file.
 
-SpineNet's tasks (`label_pfirrmann`, `label_narrowing`, …) have its classes where the column holds their names; other
-tasks as in the source `manifest`. Pfirrmann and narrowing are grades in order, unless their classes are words that only
-the alphabet orders. A column `label_<task>_second` is a second reading of the same discs, with the classes of the
-first.
+SpineNet's tasks (`label_pfirrmann`, `label_narrowing`, …) have its classes where the column holds one of their names,
+and rows with other words are refused; all other tasks are as in the source `manifest`. Pfirrmann and narrowing are
+grades in order, unless their classes are words that only the alphabet orders. A column `label_<task>_second` is a
+second reading of the same discs, with the classes of the first.
 
 Discs of a volume without a sacrum in view, whose levels are a guess, are taken and counted (`corners.json` notes it).
 Volumes of which a DICOM header says that text is drawn into them (BurnedInAnnotation) go to quarantine, as in
@@ -116,7 +116,7 @@ def _read(location: Location, options: DiscsOptions) -> tuple[Table, Labels]:
         task: list(classes)
         for task, classes in SPINE_TASKS.items()
         if (column := f"label_{task}") in table.columns
-        and {row[column].lower() for _, row in table.rows} <= {"", *(name.lower() for name in classes)}
+        and not {row[column].lower() for _, row in table.rows}.isdisjoint(name.lower() for name in classes)
     }
     labels = find_labels(table, {**known, **options.classes})
     return table, replace(labels, tasks=tuple(_graded(task, options.classes) for task in labels.tasks))
