@@ -11,7 +11,12 @@ from mskray.progress import Display
 @app.command("pair-table")
 def pair_table(
     cohort: Annotated[str, typer.Argument(help="URI of a pair cohort.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]…")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[section.key=value]…", help="Such as vocabularies=[50,500], descriptors=[sift], folds.count=5."
+        ),
+    ] = None,
     out: Annotated[str, typer.Option(help="Folder of the table and of its finished cells.")] = ...,  # type: ignore[assignment]
     weights: Annotated[
         str | None, typer.Option(help="Of the softmax's backbone: none, imagenet, or the URI of a state dict.")

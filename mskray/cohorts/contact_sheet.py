@@ -97,6 +97,7 @@ def _tile(image: np.ndarray, record: dict[str, Any], task: Task | None) -> Image
         record["body_part"],
         record["view"] or "",
         record["laterality"] or "",
+        "before, after" if len(image) == 2 and image.ndim == 3 else "",
         task.classes[label] if task is not None and label is not None else "",
     ]
     second_of_two = task is not None and len(task.classes) == 2 and label == 1

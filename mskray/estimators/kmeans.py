@@ -91,7 +91,9 @@ def fit_kmeans(
     drawn = min(section.most or survey.rows, survey.rows)
     if words > drawn:
         of = "" if drawn == survey.rows else f" that kmeans.most draws from {survey.rows:,}"
-        raise UserError(f"a vocabulary of {words:,} words needs as many descriptors, there are {drawn:,}{of}")
+        raise UserError(
+            f"a vocabulary of {words:,} words needs as many descriptors, there are {drawn:,}{of}: ask for fewer words"
+        )
     if drawn < survey.rows:
         pieces = Sampled(pieces, section.seed, int(survey.hashes[drawn - 1]))
     each = runner(pieces)

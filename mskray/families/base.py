@@ -119,8 +119,12 @@ class Family(ABC):
                 f"family {self.name} reads {' or '.join(self.kinds)} cohorts, {cohort.location} holds {kind}s"
             )
 
-    def check_classes(self, cohort: Cohort, task: Task) -> None:
-        """Raise UserError when the train or validation split is missing or lacks labels of two classes."""
+    def check_classes(self, cohort: Cohort, task: Task, cure: str = "choose another task") -> None:
+        """Raise UserError when the train or validation split is missing or lacks labels of two classes.
+
+        Args:
+            cure: what else to do than to ingest more.
+        """
         for split in ("train", "validation"):
             if split not in cohort.splits:
                 raise UserError(f"cohort {cohort.location} has no {split} split (it has {', '.join(cohort.splits)})")
@@ -130,7 +134,7 @@ class Family(ABC):
                 raise UserError(
                     f"cohort {cohort.location}, split {split}: task {task.name} needs labelled images of at least two "
                     f"classes of {', '.join(task.classes)}; it has {', '.join(present) or 'none'}: ingest more "
-                    "patients, or choose another task"
+                    f"patients, or {cure}"
                 )
 
     def check_resolution(self, cohort: Cohort, size: int) -> None:

@@ -186,7 +186,7 @@ class SpineNetFamily(Family):
                 f"in which {', '.join(sided)} would be of the other side: set augment.slice_flip=0"
             )
         for each in tasks:
-            self.check_classes(cohort, each)
+            self.check_classes(cohort, each, "leave it out of tasks.names")
         if cohort.image.slices and config.data.intensity != "stored":
             raise UserError(
                 f"data.intensity = {config.data.intensity}: a disc is stored with its vertebral bodies at mid-grey, "

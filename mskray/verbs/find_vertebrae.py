@@ -91,7 +91,7 @@ def find_vertebrae(
             if pictures is not None:
                 picture = draw_spine(*_middle(seen, spine), spine.bodies, [name, *spine.notes])
                 pictures.join(f"{name}.png").write_bytes(png(picture))
-            report(Progress("volumes", len(done.spines)))
+            report(Progress("searched", len(done.spines), unit="volumes"))
             if (len(done.spines) - done.kept) % _BETWEEN_WRITES == 0:
                 store()
     except BaseException:  # Ctrl-C is one

@@ -102,13 +102,16 @@ def grade(bundle: str, source: str, corners: str, out: str, *, gpu: bool = False
                 continue
             made_of = f"{described.hash[:16]}-{content_hash(volume)[:16]}"
             discs = {level: f"{made_of}-{_hash(pair)}" for level, pair in _discs(bodies[name].bodies)}
+            if not discs:
+                done.rejected.append((name, f"no two neighbouring bodies of it in {corners}"))
+                continue
             known = [before[each] for each in discs.values() if each in before]
             if len(known) == len(discs):
                 done.rows += known
                 done.kept += len(known)
             else:
                 done.rows += _grade(described, predictor, name, to_sagittal(volume), bodies[name], discs)
-            report(Progress("volumes", number))
+            report(Progress("looked at", number, unit="volumes"))
             if number % _BETWEEN_WRITES == 0:
                 store()
     except BaseException:  # Ctrl-C is one

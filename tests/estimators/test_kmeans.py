@@ -110,7 +110,7 @@ def test_more_words_than_distinct_rows_stay_empty_and_end() -> None:
 @pytest.mark.parametrize(
     ("words", "section", "message"),
     [
-        (31, {}, "a vocabulary of 31 words needs as many descriptors, there are 30$"),
+        (31, {}, "a vocabulary of 31 words needs as many descriptors, there are 30: ask for fewer words$"),
         (11, {"most": 10}, "there are 10 that kmeans.most draws from 30"),
     ],
 )

@@ -118,7 +118,7 @@ def test_what_was_found_outlives_an_interruption(
     monkeypatch.setattr("mskray.verbs.find_vertebrae._BETWEEN_WRITES", 2)
 
     def interrupt(progress: Progress) -> None:
-        if progress.stage == "volumes" and progress.done == 3:
+        if progress.stage == "searched" and progress.done == 3:
             assert list(read_corners(locate(out))) == ["0.nii", "1.nii"]  # what a kill would leave
             raise KeyboardInterrupt
 
@@ -220,7 +220,7 @@ def test_an_interrupted_search_keeps_what_an_earlier_one_found(
     monkeypatch.setattr("mskray.verbs.find_vertebrae._BETWEEN_WRITES", 1)
 
     def interrupt(progress: Progress) -> None:
-        if progress.stage == "volumes" and progress.done == 2:
+        if progress.stage == "searched" and progress.done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -86,7 +86,7 @@ def test_what_was_graded_is_kept_until_the_bodies_change(place: Path) -> None:
 
 def test_what_was_graded_outlives_an_interruption(place: Path) -> None:
     def interrupt(progress: Progress) -> None:
-        if progress.stage == "volumes":
+        if progress.stage == "looked at":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -44,7 +44,9 @@ class PairsOptions(Section):
 @register
 class PairsCsv(PairSource[PairsOptions]):
     name = "pairs"
-    summary = "a CSV with before, after, patient_id and, where known, label (regressed, persisted, improved), split"
+    summary = (
+        "a CSV with before, after, patient_id and, where known, label (regressed = worse, persisted, improved), split"
+    )
     Options = PairsOptions
     split_note = "splits as in the CSV's column, where it has one"
 

@@ -35,7 +35,9 @@ class PhantomPairsOptions(Section):
 @register
 class PhantomPairs(PairSource[PhantomPairsOptions]):
     name = "phantom-pairs"
-    summary = "synthetic pairs of MR slices with a marrow lesion that improves, persists or regresses; needs no IN"
+    summary = (
+        "synthetic pairs of MR slices: a marrow lesion shrinks (improved), stays or grows (regressed); needs no IN"
+    )
     Options = PhantomPairsOptions
     located = False
     masks = True
