@@ -44,6 +44,9 @@ def ingest(
         str | None, typer.Option(help="Cut patients anew: train,validation,test, such as 0.7,0.15,0.15.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    names: Annotated[
+        str | None, typer.Option(help="CSV to write of which path has which hashed identifiers; keep it to yourself.")
+    ] = None,
 ) -> None:
     """Turn images of a foreign layout into a cohort. Run again, it continues or changes nothing."""
     from mskray.cohorts import ingest as run
@@ -60,7 +63,8 @@ def ingest(
     if split_fractions is not None:
         settings["split_fractions"] = _fractions(split_fractions)
     display = Display()
-    summary = run(source, places[0] if places else None, out, apply_overrides({}, options), settings, display)
+    place = places[0] if places else None
+    summary = run(source, place, out, apply_overrides({}, options), settings, display, names=names)
     display.end()
     print(ingest_lines(summary))
 

@@ -80,6 +80,7 @@ def ingest(
     settings: IngestSettings | Mapping[str, Any] | None = None,
     report: Report | None = None,
     key: bytes | None = None,
+    names: str | Path | Location | None = None,
 ) -> IngestSummary:
     """Make or bring up to date the cohort at `location_out`.
 
@@ -88,13 +89,17 @@ def ingest(
         location_in: where the source's files are; None for a source that needs none.
         options: the source's own options.
         key: key of the identifiers' hashes; without it that of `mskray.imaging.deidentify.load_key`.
+        names: CSV to write of which path has which identifiers, outside the cohort; none without it.
     Raises:
         UserError: anything that the user can mend, before work starts where it can be known then. When every input
             is in quarantine, `quarantine.parquet` is there and `cohort.json` is not.
     """
     started = time.monotonic()
     run = _prepare(source, location_in, location_out, options, settings, report or (lambda _: None), key)
+    told = None if names is None else _names(locate(names), run)
     plan = run.plan()
+    if told is not None:
+        ledger.write_names(told, plan)
     objects = ledger.existing(run.out)
     kept = ledger.finished(run.out, plan.shards, objects)
     todo = [shard for shard in plan.shards if shard not in kept]
@@ -168,6 +173,15 @@ def _prepare(
     if run.before is not None:
         _check_same(run, run.before)
     return run
+
+
+def _names(names: Location, run: Build) -> Location:
+    """Where names go. Raises UserError for a place inside the cohort, which holds none, or among its files."""
+    for place, what in ((run.out, "the cohort, which holds no names"), (run.root, "the source")):
+        if place is not None and f"{names.uri}/".startswith(f"{place.uri}/"):
+            raise UserError(f"--names {names} is inside {what}: give a place elsewhere")
+    check_access(names, write=True)
+    return names
 
 
 def _check_apart(given: Location, out: Location) -> None:

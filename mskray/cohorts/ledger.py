@@ -12,6 +12,7 @@ from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 from mskray.cohorts.plan import Plan, Quarantined, ShardPlan
 from mskray.cohorts.schema import LEDGER, QUARANTINE, SPLITS
@@ -99,6 +100,15 @@ def compare_files(out: Location, plan: Plan) -> tuple[Counter[str], bytes]:
             counts["changed"] += known not in (None, mark)
         counts["removed"] = len(before)
     return counts, data
+
+
+def write_names(place: Location, plan: Plan) -> None:
+    """Write which path has which identifiers, in the order of the source: what predictions are traced back by."""
+    table = plan.table.select(["row", "path", "instance_id", "study_id", "patient_id", "split"])
+    table = table.sort_by([("row", "ascending"), ("path", "ascending")]).drop_columns("row")
+    sink = pa.BufferOutputStream()
+    csv.write_csv(table, sink)
+    place.write_bytes(sink.getvalue().to_pybytes())
 
 
 def write_files(out: Location, data: bytes) -> None:

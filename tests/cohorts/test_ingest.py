@@ -1,5 +1,6 @@
 """Whole ingests on a cluster: counts that add up, nothing done twice, and what killed processes leave behind."""
 
+import csv
 import os
 import shutil
 import signal
@@ -113,6 +114,31 @@ def test_a_second_run_touches_nothing(copy):
     assert (summary.written, summary.decoded, summary.deleted) == (0, 0, 0)
     assert (summary.changed, summary.added, summary.removed) == (0, 0, 0)
     assert times(copy / "out") == before
+
+
+def test_names_trace_each_row_back_to_its_file(copy):
+    before = times(copy / "out")
+    ingest("knee-oa", copy / "in", copy / "out", settings=SMALL, key=KEY, names=copy / "names.csv")
+    assert times(copy / "out") == before
+    with (copy / "names.csv").open(encoding="utf-8", newline="") as file:
+        named = {row["instance_id"]: row for row in csv.DictReader(file)}
+    cohort = open_cohort(copy / "out")
+    for split in cohort.splits:
+        for row in cohort.metadata(split, ["instance_id", "patient_id", "label_kl_grade", "laterality"]).to_pylist():
+            told = named.pop(row["instance_id"])
+            folder, grade, file = told["path"].split("/")
+            assert (told["split"], told["patient_id"]) == (split, row["patient_id"])
+            assert (folder == "train", int(grade)) == (split == "train", row["label_kl_grade"])
+            assert file.endswith(f"{row['laterality']}.png")
+    # What could not be decoded was listed all the same.
+    assert sorted(row["path"] for row in named.values()) == ["train/1/9200000L.png", "val/1/9200001L.png"]
+
+
+@pytest.mark.parametrize("place", ["out/names.csv", "in/names.csv"])
+def test_names_lie_neither_in_the_cohort_nor_in_the_source(copy, place):
+    with pytest.raises(UserError, match="give a place elsewhere"):
+        ingest("knee-oa", copy / "in", copy / "out", settings=SMALL, key=KEY, names=copy / place)
+    assert not (copy / place).exists()
 
 
 def test_changed_new_and_removed_files_are_noticed(copy):
