@@ -9,7 +9,7 @@ same for all of them.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,19 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from mskray.errors import user_error_in
 from mskray.estimators.features import FeatureFiles
 from mskray.models.backbones import Backbone
 from mskray.progress import Progress, Report
+from mskray.storage import Location
 from mskray.training.feed import LOADER_CPUS, Split
 from mskray.training.recipe import to_unit_range
 from mskray.training.run import Resources
+
+WEIGHTS = "network.safetensors"
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,12 @@ class Extraction:
 
     Args:
         backbone: a member of BACKBONES.
-        state: reference to its whole state, of `feature_network`.
+        state: its whole state, of `feature_network`.
         batch_size: images at a time.
     """
 
     backbone: str
-    state: ray.ObjectRef
+    state: Mapping[str, Tensor]
     batch_size: int
     resources: Resources
     report: Report
@@ -51,11 +55,14 @@ class Extraction:
         missing = files.missing()
         if not missing:
             return
-        resources = self.resources
+        resources, weights = self.resources, files.folder.join(WEIGHTS)
+        # As a file, not as an argument: an actor that Ray restarts may find large arguments gone
+        # (https://github.com/ray-project/ray/issues/53727).
+        weights.write_bytes(save({name: value.contiguous() for name, value in self.state.items()}))
         shards = ray.data.from_items([{"shard": number} for number in missing], override_num_blocks=len(missing))
         written = shards.map_batches(shard_reader(split), batch_size=1, num_cpus=LOADER_CPUS).map_batches(
             _Extractor,
-            fn_constructor_args=(self.backbone, [self.state], self.batch_size, files, resources.workers, resources.gpu),
+            fn_constructor_args=(self.backbone, weights, self.batch_size, files, resources.workers, resources.gpu),
             batch_size=1,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=resources.workers),
@@ -108,12 +115,12 @@ class _Extractor:
     """A network in an actor."""
 
     def __init__(
-        self, backbone: str, state: list[Any], batch_size: int, files: FeatureFiles, workers: int, gpu: bool
+        self, backbone: str, weights: Location, batch_size: int, files: FeatureFiles, workers: int, gpu: bool
     ) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
         self._device = torch.device("cuda" if gpu else "cpu")
         self._network = feature_network(backbone)
-        self._network.load_state_dict(ray.get(state[0]))
+        self._network.load_state_dict(load(weights.read_bytes()))
         self._network.to(self._device).to(memory_format=torch.channels_last)
         self._batch_size, self._files = batch_size, files
 

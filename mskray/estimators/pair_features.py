@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray
 from safetensors.torch import save
 from torch import Tensor
 
@@ -60,7 +59,7 @@ def pair_features(
     the same pairs. A split without a labelled pair has none: (0, 1 + noisy copies, 2, 0).
     """
     samples = PairImages(task.column, augment)
-    extraction = Extraction(network.backbone, ray.put(network.state), network.batch_size, resources, report)
+    extraction = Extraction(network.backbone, network.state, network.batch_size, resources, report)
     facts: dict[str, Any] = {
         "what": "features of pairs",
         "version": VERSION,

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-import ray
 import torch
 
 from mskray import cluster
@@ -113,7 +112,7 @@ class FeatureSvm(Family):
             splits["train"][0].rows, feature_width(network, config.input_format.size), max(splits["train"][0].counts)
         )
         extraction = Extraction(
-            config.network.backbone, ray.put(network.state_dict()), config.data.batch_size, resources, run.report
+            config.network.backbone, network.state_dict(), config.data.batch_size, resources, run.report
         )
         given = []
         for name, (split, labels) in splits.items():
