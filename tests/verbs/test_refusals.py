@@ -227,7 +227,7 @@ def test_one_class_cannot_be_learnt(tmp_path: Path, abnormal: int, there: str) -
     data = job(tmp_path, cohort(tmp_path / "cohort", schema.ABNORMALITY, abnormal=abnormal))
     refused(
         lambda: train(*parse_job(data, "test")),
-        f"split train: task abnormality needs .* two classes .* it has {there}$",
+        f"split train: task abnormality needs .* two classes .* it has {there}: ingest more patients",
     )
 
 
