@@ -110,7 +110,7 @@ def test_help_and_mistakes_import_neither_torch_nor_ray() -> None:
 
 def test_classes_of_a_task_are_given_as_words(tmp_path: Path, monkeypatch, capsys) -> None:
     given = {}
-    monkeypatch.setattr("mskray.cohorts.ingest", lambda *each: given.update(place=each[1], options=each[3]))
+    monkeypatch.setattr("mskray.cohorts.ingest", lambda *each, **_: given.update(place=each[1], options=each[3]))
     monkeypatch.setattr("mskray.verbs.cohort.ingest_lines", str)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "date=2026").mkdir()
