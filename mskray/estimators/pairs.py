@@ -88,6 +88,19 @@ class Pairs:
         change = rows[CHANGE.column][inside].astype(np.int64) if known else None
         return cls(task, rows[task.column][inside].astype(np.int64), change, rows["patient_id"][inside])
 
+    @classmethod
+    def of_splits(cls, cohort: Cohort, splits: Sequence[str], task: Task) -> "Pairs":
+        """Read the labelled pairs of one or more splits, in their order."""
+        first, *others = (cls.read(cohort, split, task) for split in splits)
+        for other in others:
+            first = first.joined(other)
+        return first
+
+    def some(self, rows: np.ndarray) -> "Pairs":
+        """Those in these rows."""
+        change = None if self.change is None else self.change[rows]
+        return Pairs(self.task, self.labels[rows], change, self.patients[rows])
+
     def joined(self, other: "Pairs") -> "Pairs":
         """These pairs, then those of another split of the same cohort."""
         change = None if self.change is None or other.change is None else np.append(self.change, other.change)

@@ -22,7 +22,7 @@ from mskray.imaging.spine_overlay import draw_spine
 from mskray.imaging.volumes.volume import Volume, to_sagittal
 from mskray.progress import Progress, Report, silent
 from mskray.storage import check_access, locate
-from mskray.verbs.volume_files import content_hash, no_volume, reasons, unfit_for_spines, volumes_below
+from mskray.verbs.volume_files import content_hash, no_volume, reasons, spines_below
 
 _BETWEEN_WRITES = 20
 """Volumes: what was found so far outlives an interruption."""
@@ -80,12 +80,7 @@ def find_vertebrae(
             write_search(target, before | done.entries, described.hash)
 
     try:
-        for name, volume in volumes_below(place, done.rejected):
-            again = "another volume has this name: search its folder alone" if name in done.spines else None
-            reason = again or unfit_for_spines(volume)
-            if reason is not None:
-                done.rejected.append((name, reason))
-                continue
+        for name, volume in spines_below(place, done.rejected):
             seen = to_sagittal(volume)
             spine = _look(predictor, name, volume, seen, before.get(name), done)
             if pictures is not None:

@@ -31,7 +31,7 @@ from mskray.imaging.spine import DISCS, Vertebra
 from mskray.imaging.volumes.volume import Volume, to_sagittal
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
-from mskray.verbs.volume_files import content_hash, no_volume, reasons, unfit_for_spines, volumes_below
+from mskray.verbs.volume_files import content_hash, no_volume, reasons, spines_below
 
 _FIXED = ("volume", "level", "note", "made_of")
 _BETWEEN_WRITES = 10
@@ -85,27 +85,26 @@ def grade(bundle: str, source: str, corners: str, out: str, *, gpu: bool = False
     if described.kind != "disc" or not described.tasks:
         raise UserError(f"bundle {bundle} is a {described.family} of {described.kind}s: discs are graded by a spinenet")
     columns = [*_FIXED, *(name for task, classes in described.tasks.items() for name in _columns(task, classes))]
-    before = {row["made_of"]: row for row in _read(target, columns)}
+    before = {_key(row): row for row in _read(target, columns)}
     done = Graded()
 
     def store() -> None:
         """Write what was graded, and of before what this run has not come to yet."""
-        there = {row["made_of"] for row in done.rows}
+        there = {_key(row) for row in done.rows}
         if done.kept < len(done.rows):
             _write(target, columns, [*done.rows, *(row for key, row in before.items() if key not in there)])
 
     try:
-        for number, (name, volume) in enumerate(volumes_below(place, done.rejected), start=1):
-            reason = unfit_for_spines(volume) if name in bodies else f"no bodies of it in {corners}: run find-vertebrae"
-            if reason is not None:
-                done.rejected.append((name, reason))
+        for number, (name, volume) in enumerate(spines_below(place, done.rejected), start=1):
+            if name not in bodies:
+                done.rejected.append((name, f"no bodies of it in {corners}: run find-vertebrae"))
                 continue
             made_of = f"{described.hash[:16]}-{content_hash(volume)[:16]}"
             discs = {level: f"{made_of}-{_hash(pair)}" for level, pair in _discs(bodies[name].bodies)}
             if not discs:
                 done.rejected.append((name, f"no two neighbouring bodies of it in {corners}"))
                 continue
-            known = [before[each] for each in discs.values() if each in before]
+            known = [before[name, each] for each in discs.values() if (name, each) in before]
             if len(known) == len(discs):
                 done.rows += known
                 done.kept += len(known)
@@ -160,6 +159,11 @@ def _grade(
                 values = (f"{float(value):.4f}" for value in said[task][number])
                 row |= dict(zip(_columns(task, classes)[1:], values, strict=True))
     return rows
+
+
+def _key(row: Row) -> tuple[str, str]:
+    """What names a row: copies of a volume are made of the same."""
+    return row["volume"], row["made_of"]
 
 
 def _columns(task: str, classes: Sequence[str]) -> list[str]:

@@ -16,7 +16,6 @@ Patients are dealt to folds once, by the first task's classes, so that both task
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -114,7 +113,7 @@ def pair_table(cohort: str, out: str, config: PairTableConfig, report: Report = 
         check_reversal(task, config.augment)
     check_access(place, write=True)
     splits, last = list(opened.splits), _held_out(opened)
-    pairs = {task.name: _pairs(opened, splits, task) for task in tasks}
+    pairs = {task.name: Pairs.of_splits(opened, splits, task) for task in tasks}
     held = np.repeat([split == last for split in splits], [len(Pairs.read(opened, each, tasks[0])) for each in splits])
     _folds(pairs[tasks[0].name], held, config.folds, str(opened.location))  # refused here, before anything is extracted
     network, config = feature_network_of(config)
@@ -126,7 +125,7 @@ def pair_table(cohort: str, out: str, config: PairTableConfig, report: Report = 
         words = {kind: _extracted(opened, splits, tasks[0], kind, config, report) for kind in config.descriptors}
         kept, left_out = _kept(opened, words, report)
         refused = len(held) - len(kept)
-        pairs, held = {name: _some(each, kept) for name, each in pairs.items()}, held[kept]
+        pairs, held = {name: each.some(kept) for name, each in pairs.items()}, held[kept]
         folds = _folds(pairs[tasks[0].name], held, config.folds, str(opened.location))
         facts = {
             "cohort": opened.content_hash,
@@ -214,22 +213,10 @@ def _kept(cohort: Cohort, words: Mapping[Kind, SplitsWords], report: Report) -> 
     return np.flatnonzero(good), reasons
 
 
-def _pairs(cohort: Cohort, splits: list[str], task: Task) -> Pairs:
-    found = Pairs.read(cohort, splits[0], task)
-    for split in splits[1:]:
-        found = found.joined(Pairs.read(cohort, split, task))
-    return found
-
-
-def _some(pairs: Pairs, rows: np.ndarray) -> Pairs:
-    change = None if pairs.change is None else pairs.change[rows]
-    return replace(pairs, labels=pairs.labels[rows], change=change, patients=pairs.patients[rows])
-
-
 def _folds(pairs: Pairs, held: np.ndarray, section: FoldSection, where: str) -> list[Fold]:
     """Deal what is not held out to folds; the last one learns from all of it and is held to what is held out."""
     inside = np.flatnonzero(~held)
-    some = _some(pairs, inside)
+    some = pairs.some(inside)
     number = fold_numbers(some, section)
     check_folds(some, number, where)
     folds = [

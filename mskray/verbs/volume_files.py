@@ -41,7 +41,20 @@ def volumes_below(place: Location, rejected: Rejected) -> Iterator[tuple[str, Vo
             yield (place.name + name[1:] if name[:2] in (".", ".#") else name), volume
 
 
-def unfit_for_spines(volume: Volume) -> str | None:
+def spines_below(place: Location, rejected: Rejected) -> Iterator[tuple[str, Volume]]:
+    """Read as `volumes_below` what may show a spine, each name once; `rejected` takes the other volumes too."""
+    seen: set[str] = set()
+    for name, volume in volumes_below(place, rejected):
+        again = "another volume has this name: search its folder alone" if name in seen else None
+        reason = again or _unfit_for_spines(volume)
+        if reason is None:
+            seen.add(name)
+            yield name, volume
+        else:
+            rejected.append((name, reason))
+
+
+def _unfit_for_spines(volume: Volume) -> str | None:
     """Why no spine is looked for in a volume; None for sagittal slices, several, or voxels as long as wide."""
     if min(volume.pixels.shape) < 2:
         return "a volume of one slice: at least 2 are needed"

@@ -84,6 +84,17 @@ def test_what_was_graded_is_kept_until_the_bodies_change(place: Path) -> None:
     assert table(place)[0]["made_of"] != before[2]["made_of"]
 
 
+def test_copies_of_a_volume_keep_their_names(place: Path) -> None:
+    spine = BlockSpine(("L3", "L4", "L5"), tilt=15)
+    bodies = [Body.of(body) for body in spine.vertebrae.values()]
+    write_corners(locate(place / "corners.json"), {"a.mha": bodies, "c.mha": bodies})
+    run(place)
+    before = table(place)
+    assert [row["volume"] for row in before] == ["a.mha", "a.mha", "c.mha", "c.mha"]
+    assert run(place).kept == 4
+    assert table(place) == before
+
+
 def test_what_was_graded_outlives_an_interruption(place: Path) -> None:
     def interrupt(progress: Progress) -> None:
         if progress.stage == "looked at":
