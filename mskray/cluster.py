@@ -32,9 +32,12 @@ class Need:
 
 
 @contextmanager
-def session(quiet: bool = True) -> Iterator[None]:
+def session(quiet: bool = True, dashboard: bool = False) -> Iterator[None]:
     """Use the running Ray session, the cluster named by RAY_ADDRESS, or a local one that ends with the block.
 
+    Args:
+        dashboard: a local one has a dashboard, on the loopback interface. Ray Train frees the workers of a trial that
+            was stopped by asking it; without one they would be waited for without end.
     Raises:
         UserError: RAY_ADDRESS names no cluster that answers, or Ray does not start here.
     """
@@ -53,7 +56,7 @@ def session(quiet: bool = True) -> Iterator[None]:
     try:
         ray.init(
             address=address,
-            include_dashboard=None if os.environ.get("RAY_ADDRESS") else False,
+            include_dashboard=None if os.environ.get("RAY_ADDRESS") else dashboard,
             log_to_driver=not quiet,
             logging_level=logging.ERROR if quiet else logging.INFO,
             configure_logging=True,

@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from mskray.cli import data, models, pairs, papers, use  # noqa: F401  # each adds its commands
+from mskray.cli import data, models, pairs, papers, tuning, use  # noqa: F401  # each adds its commands
 from mskray.cli.app import app
 from mskray.errors import UserError
 
@@ -23,6 +23,7 @@ _GOES_ON = {
     "ingest": "where this one was",
     "remove-flags": "where this one was",
     "find-vertebrae": "with the volumes that are not in its file yet",
+    "tune": "with the trials that have not ended",
     "train": "after its last stored epoch, or begins anew if none was stored",
     "pair-table": "with the cells that are left",
     "reproduce": "after its last stored epoch, or begins anew if none was stored",

@@ -6,7 +6,7 @@ import typer
 
 app = typer.Typer(
     name="mskray",
-    help="Train, evaluate and serve musculoskeletal imaging models on Ray.",
+    help="Train, tune, evaluate and serve musculoskeletal imaging models on Ray.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -67,7 +67,7 @@ class Extraction:
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=resources.workers),
             num_cpus=resources.cpus_per_worker,
-            num_gpus=1 if resources.gpu else 0,
+            num_gpus=resources.gpus,
         )
         done = files.rows - sum(files.counts[number] for number in missing)
         try:

@@ -74,6 +74,8 @@ class Family(ABC):
     sample: ClassVar[str] = "image"
     """What it learns from one at a time: the figures of a training count these."""
     Config: ClassVar[type[Section]]
+    judged_by: ClassVar[str] = "study.kappa"
+    """Level and figure by which a search compares its models, unless it is told otherwise."""
 
     @abstractmethod
     def fit(self, cohort: Cohort, config: Any, run: Run) -> Fitted:

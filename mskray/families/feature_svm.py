@@ -99,7 +99,7 @@ class FeatureSvm(Family):
 
     def fit(self, cohort: Cohort, config: FeatureSvmConfig, run: Run) -> Fitted:
         resources = run.resources
-        need = cluster.Need("feature extraction", resources.workers, resources.cpus_per_worker, float(resources.gpu))
+        need = cluster.Need("feature extraction", resources.workers, resources.cpus_per_worker, resources.gpus)
         cluster.require(need, LOADER_CPUS)
         torch.manual_seed(config.bag.seed)
         network, section, data = feature_source(config.network, config.data, default_size=224)

@@ -123,7 +123,7 @@ class PairSoftmaxFamily(Family):
 
     def fit(self, cohort: Cohort, config: PairSoftmaxConfig, run: Run) -> Fitted:
         resources = run.resources
-        need = cluster.Need("feature extraction", resources.workers, resources.cpus_per_worker, float(resources.gpu))
+        need = cluster.Need("feature extraction", resources.workers, resources.cpus_per_worker, resources.gpus)
         cluster.require(need, LOADER_CPUS)
         source, config = feature_network_of(config)
         cache = Cache.of(config.cache, cohort)

@@ -145,6 +145,7 @@ class SpineNetFamily(Family):
     summary: ClassVar[str] = "several tasks at once: multi-task VGG-M with a branch point, on discs or radiographs"
     kinds: ClassVar[tuple[str, ...]] = ("disc", "radiograph")
     Config: ClassVar[type[SpineNetConfig]] = SpineNetConfig
+    judged_by: ClassVar[str] = "tasks.balanced_accuracy"
 
     def task(self, cohort: Cohort, name: str) -> Task:
         """Return the cohort's first task; which are learned is in the config, not in the job."""

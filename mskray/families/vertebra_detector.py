@@ -182,6 +182,7 @@ class VertebraDetector(Family):
     kinds: ClassVar[tuple[str, ...]] = ("spine",)
     sample: ClassVar[str] = "spine"
     Config: ClassVar[type[VertebraDetectorConfig]] = VertebraDetectorConfig
+    judged_by: ClassVar[str] = "image.loss"
 
     def task(self, cohort: Cohort, name: str) -> Task:
         """Return the task `bodies`, whatever tasks the cohort has: corners are what is learned from."""

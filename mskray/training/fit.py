@@ -62,7 +62,7 @@ def fit(
     """
     resources = run.resources
     cluster.require(
-        cluster.Need("training", resources.workers, resources.cpus_per_worker, 1.0 if resources.gpu else 0.0),
+        cluster.Need("training", resources.workers, resources.cpus_per_worker, resources.gpus),
         LOADER_CPUS,
     )
     tasks = recipe.tasks or (run.task,)
@@ -165,7 +165,10 @@ def _train(work: Assignment, run: Run) -> Any:
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpu,
-            resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": 1} if resources.gpu else {})},
+            resources_per_worker={
+                "CPU": resources.cpus_per_worker,
+                **({"GPU": resources.gpus} if resources.gpu else {}),
+            },
         ),
         run_config=RunConfig(
             name=run.name,

@@ -3,9 +3,9 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from pydantic import model_validator
 
 from mskray.cohorts import Task
 from mskray.config import Section, setting
@@ -13,14 +13,32 @@ from mskray.progress import Report, silent
 from mskray.storage import Location
 from mskray.training.tracking import Tracker
 
+if TYPE_CHECKING:  # a search's driver and its trials' processes need no torch to name what a run is told
+    from torch import Tensor
+
 
 class Resources(Section):
     """What a run may occupy."""
 
     workers: int = setting(1, "training workers", ge=1, le=4096)
     gpu: bool = setting(False, "give each worker a GPU")
+    gpus_per_worker: float = setting(1.0, "share of it, where workers have GPUs", unit="GPUs", gt=0, le=1)
     cpus_per_worker: float = setting(1.0, "CPUs reserved for each worker", unit="CPUs", ge=0.1, le=256)
     max_failures: int = setting(3, "times that lost workers are replaced before the run fails", ge=0, le=1000)
+
+    @model_validator(mode="after")
+    def _one_rank_a_gpu(self) -> "Resources":
+        if self.gpu and self.workers > 1 and self.gpus_per_worker < 1:
+            raise ValueError(
+                f"resources.gpus_per_worker = {self.gpus_per_worker:g} with {self.workers} workers: workers of one "
+                "training cannot share a GPU (NCCL): set resources.workers=1, or resources.gpus_per_worker=1"
+            )
+        return self
+
+    @property
+    def gpus(self) -> float:
+        """GPUs for each worker; 0 where none is asked for."""
+        return self.gpus_per_worker if self.gpu else 0.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +78,7 @@ class Trained:
         labels: training samples of each class.
     """
 
-    state: dict[str, Tensor]
+    state: "dict[str, Tensor]"
     history: list[dict[str, Any]]
     best: dict[str, Any]
     labels: dict[str, int]

@@ -133,6 +133,11 @@ class Ledger:
             found = list(pool.map(lambda name: _read(folder.join(name), TrialRecord), names))
         return sorted(found, key=lambda each: (each.number, each.id))
 
+    def trial(self, name: str) -> TrialRecord:
+        """Read one trial. Raises UserError."""
+        found: TrialRecord = _read(self.folder.join(TRIALS, f"{name}.json"), TrialRecord)
+        return found
+
     def write(self, record: TrialRecord) -> None:
         """Write one trial, whole or not at all."""
         self.folder.join(TRIALS, f"{record.id}.json").write_json(record.model_dump(mode="json"))
@@ -141,10 +146,16 @@ class Ledger:
         """The folder of a trial's own files."""
         return self.folder.join(TRIALS, trial)
 
-    def write_predictions(self, trial: str, table: pa.Table) -> None:
+    def write_predictions(self, trial: str, table: pa.Table, fold: int | None = None) -> None:
+        """Write what a trial said of one fold's images, or of all."""
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
-        self.room(trial).join(PREDICTIONS).write_bytes(sink.getvalue().to_pybytes())
+        self.room(trial).join(_predictions(fold)).write_bytes(sink.getvalue().to_pybytes())
+
+    def fold_predictions(self, trial: str, fold: int) -> pa.Table | None:
+        """What a trial said of one fold's images; None where its family gives no class probabilities."""
+        place = self.room(trial).join(_predictions(fold))
+        return pq.read_table(pa.BufferReader(place.read_bytes())) if place.is_file() else None
 
     def predictions(self, trial: str) -> pa.Table:
         """What a trial said of each validation image: as `mskray predict` writes it, with the column `fold`.
@@ -158,6 +169,10 @@ class Ledger:
                 f"trial {trial} of {self.folder} left no {PREDICTIONS}: its family gives no class probabilities"
             )
         return pq.read_table(pa.BufferReader(place.read_bytes()))
+
+
+def _predictions(fold: int | None) -> str:
+    return PREDICTIONS if fold is None else f"fold-{fold}.parquet"
 
 
 def _read(place: Location, model: type[Any]) -> Any:

@@ -119,7 +119,7 @@ def pair_table(cohort: str, out: str, config: PairTableConfig, report: Report = 
     network, config = feature_network_of(config)
     resources = config.resources
     with cluster.session():
-        need = cluster.Need("features", resources.workers, resources.cpus_per_worker, float(resources.gpu))
+        need = cluster.Need("features", resources.workers, resources.cpus_per_worker, resources.gpus)
         cluster.require(need, LOADER_CPUS)
         cluster.require(cluster.Need("a cell of the table", 1, resources.cpus_per_cell), 0.0)
         words = {kind: _extracted(opened, splits, tasks[0], kind, config, report) for kind in config.descriptors}

@@ -1,0 +1,62 @@
+"""What a search is told beside the family's own sections: how to look, when to stop, how to judge.
+
+`mskray families` lists the families' sections and spaces; README, "Tuning", has a whole file.
+"""
+
+from typing import Literal
+
+from mskray.config import Section, setting
+
+
+class SearchSection(Section):
+    """How the next trial's values are found."""
+
+    method: Literal["tpe", "random", "grid"] = setting(
+        "tpe", "tree-structured Parzen estimator (Optuna), random draws, or every combination"
+    )
+    seed: int = setting(0, "seed of the draws", ge=0, le=2**31 - 1)
+    startup: int = setting(8, "tpe: random trials before it learns from them", unit="trials", ge=1, le=10_000)
+
+
+class SchedulerSection(Section):
+    """Which trials are stopped before their end. Compared is each epoch's validation figure, or each fold's."""
+
+    name: Literal["none", "asha", "hyperband", "pbt"] = setting(
+        "none",
+        "successive halving (asha), the same in several brackets (hyperband), or population based training (pbt: torch "
+        "families, whose weak trials go on from strong ones' weights with changed values)",
+    )
+    grace: int = setting(1, "epochs (folds) that every trial is given", unit="epochs", ge=1, le=10_000)
+    reduction: int = setting(3, "asha, hyperband: one trial of so many goes on at each halving", ge=2, le=16)
+    brackets: int = setting(3, "hyperband: with how many grace periods", ge=1, le=8)
+    interval: int = setting(2, "pbt: epochs between two exchanges", unit="epochs", ge=1, le=1000)
+
+
+class BudgetSection(Section):
+    """Where the search ends; what an earlier call of the same search used counts too."""
+
+    trials: int = setting(20, "trials, repeats aside", unit="trials", ge=1, le=100_000)
+    hours: float = setting(0.0, "time of this call; 0 for no bound", unit="h", ge=0, le=10_000)
+    gpu_hours: float = setting(0.0, "GPUs × time of all trials; 0 for no bound", unit="h", ge=0, le=1e6)
+
+
+class FoldsSection(Section):
+    """Cross-validation inside a trial, where a cohort is small."""
+
+    count: int = setting(
+        1, "folds that train and validation are dealt to by patient; 1: judged on the validation split", ge=1, le=20
+    )
+    seed: int = setting(0, "seed of the deal", ge=0, le=2**31 - 1)
+
+
+class RepeatsSection(Section):
+    """Other seeds for the best trials: the winner is chosen by their mean."""
+
+    best: int = setting(0, "trials that are repeated; 0 for none", unit="trials", ge=0, le=100)
+    seeds: int = setting(2, "further seeds for each", unit="seeds", ge=1, le=100)
+
+
+class TrialsSection(Section):
+    """How trials run."""
+
+    at_once: int = setting(0, "trials side by side; 0: as many as the cluster has room for", ge=0, le=10_000)

@@ -1,0 +1,140 @@
+"""What a trained model is worth on the validation split: one pass, every figure, no intervals.
+
+Intervals are for what is reported in the end (`mskray evaluate`); a search compares hundreds of models on the same
+patients, and a bootstrap each would take longer than many of the trainings.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import skops.io
+
+from mskray.bundles import Fitted
+from mskray.cohorts import Cohort, Task
+from mskray.cohorts.schema import MISSING
+from mskray.evaluation.metrics import weighted_figures
+from mskray.evaluation.studies import Samples, read_predictions, to_studies
+from mskray.families import Family, Images
+from mskray.tuning.figures import LATENCY, SIZE, SPLIT
+
+_BATCH = 32
+_THRESHOLD = 0.5
+_IDENTITY = ("instance_id", "study_id", "patient_id", "body_part", "view_index")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Figures by name ("validation.study.kappa"), and what was said of each image (None: no class probabilities)."""
+
+    figures: dict[str, float]
+    predictions: pa.Table | None
+
+
+def judge(family: Family, fitted: Fitted, cohort: Cohort, task: Task, device: str = "cpu") -> Judged:
+    """Predict the validation split and count.
+
+    A family whose answers are boxes or corners is judged by the figures of its best epoch.
+    """
+    size = {SIZE: _bytes(fitted) / 1e6}
+    if not _gives_probabilities(family):
+        best = {key.removeprefix("val_"): value for key, value in fitted.best.items() if key.startswith("val_")}
+        return Judged({**{f"{SPLIT}.image.{key}": float(value) for key, value in best.items()}, **size}, None)
+    rows, answers, seconds = _predict(family, fitted, cohort, task, device)
+    known = {LATENCY: 1000 * seconds, **size}
+    if fitted.tasks:
+        return Judged({**_of_tasks(rows, answers, fitted, cohort), **known}, None)
+    good = ~np.isnan(answers[""]).any(axis=1)
+    table = pa.table(
+        {
+            **{name: pa.array(rows[name][good]) for name in _IDENTITY},
+            "label": pa.array(rows[task.column][good], mask=rows[task.column][good] == MISSING),
+            **{f"prob_{name}": answers[""][good, place] for place, name in enumerate(fitted.classes)},
+        }
+    )
+    images, _ = read_predictions(table, list(fitted.classes))
+    studies = images if cohort.manifest.kind == "disc" else to_studies(images)[0]
+    graded = task.ordinal and len(task.classes) > 2
+    found = {
+        f"{SPLIT}.{level}.{name}": value
+        for level, samples in (("study", studies), ("image", images))
+        for name, value in figures_of(samples, graded).items()
+    }
+    return Judged({**found, **known}, table)
+
+
+def figures_of(samples: Samples, ordinal: bool) -> dict[str, float]:
+    """Every figure of one set of samples that can be told of it."""
+    ones = np.ones((1, len(samples)))
+    found = weighted_figures(samples.label, samples.prob, ones, threshold=_THRESHOLD, ordinal=ordinal)
+    return {name: float(value[0]) for name, value in found.items() if np.isfinite(value[0])}
+
+
+def _gives_probabilities(family: Family) -> bool:
+    return not family.name.endswith("_detector")
+
+
+def _predict(
+    family: Family, fitted: Fitted, cohort: Cohort, task: Task, device: str
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], float]:
+    """Return the rows of the split, what was said of them ("" or task → (n, classes)), and seconds an image."""
+    predictor = family.predictor(fitted, device)
+    columns = [*_IDENTITY, *(cohort.task(name).column for name in (fitted.tasks or {task.name: ()}))]
+    rows: list[dict[str, np.ndarray]] = []
+    answers: dict[str, list[np.ndarray]] = {}
+    clocks: list[float] = []
+    for shard in cohort.shards(SPLIT):
+        read = cohort.read_shard(shard, ["image", *columns])
+        rows.append({name: read[name] for name in columns})
+        studies = read["study_id"].tolist()
+        for start, end in _whole_studies(studies):
+            given = Images(list(read["image"][start:end]), read["body_part"][start:end].tolist(), studies[start:end])
+            began = time.monotonic()
+            said = predictor(given)
+            clocks.append((time.monotonic() - began) / (end - start))
+            parts: Mapping[str, np.ndarray] = {name: said.parts[name] for name in fitted.tasks} or {
+                "": said.probabilities
+            }
+            for name, values in parts.items():
+                answers.setdefault(name, []).append(values)
+    whole = {name: np.concatenate([each[name] for each in rows]) for name in columns}
+    return whole, {name: np.concatenate(each) for name, each in answers.items()}, float(np.median(clocks))
+
+
+def _whole_studies(studies: list[str]) -> list[tuple[int, int]]:
+    """Cut rows into batches that hold whole studies."""
+    cuts = [0]
+    for place in range(1, len(studies)):
+        if studies[place] != studies[place - 1] and place - cuts[-1] >= _BATCH:
+            cuts.append(place)
+    return [pair for pair in zip(cuts, [*cuts[1:], len(studies)], strict=True) if pair[0] < pair[1]]
+
+
+def _of_tasks(
+    rows: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarray], fitted: Fitted, cohort: Cohort
+) -> dict[str, float]:
+    """Figures of each task and, by the level "tasks", their means."""
+    found: dict[str, list[float]] = {}
+    result: dict[str, float] = {}
+    for name in fitted.tasks:
+        task = cohort.task(name)
+        labels = rows[task.column].astype(np.int64)
+        known = labels != MISSING
+        if not known.any():
+            continue
+        samples = (labels[known], answers[name][known].astype(np.float64))
+        ones = np.ones((1, int(known.sum())))
+        graded = task.ordinal and len(task.classes) > 2
+        for figure, value in weighted_figures(*samples, ones, threshold=_THRESHOLD, ordinal=graded).items():
+            if np.isfinite(value[0]):
+                result[f"{SPLIT}.{name}.{figure}"] = float(value[0])
+                found.setdefault(figure, []).append(float(value[0]))
+    means = {f"{SPLIT}.tasks.{figure}": float(np.mean(values)) for figure, values in found.items()}
+    return {**means, **result}
+
+
+def _bytes(fitted: Fitted) -> int:
+    weights = sum(value.nbytes for value in fitted.state.values())
+    return weights + (0 if fitted.estimator is None else len(skops.io.dumps(fitted.estimator)))

@@ -1,0 +1,134 @@
+"""Running the trials of a search with Ray Tune: how many at once, which are stopped, what is shown meanwhile.
+
+Tune's own experiment state is kept in a temporary folder and thrown away; the ledger is what counts. A trial's process
+books memory alone: any share of a CPU would be missing from the workers and tasks that it waits for.
+"""
+
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from mskray import cluster
+from mskray.errors import UserError
+from mskray.training.feed import LOADER_CPUS
+from mskray.training.run import Resources
+from mskray.tuning.job import SchedulerSection
+from mskray.tuning.ray_trial import RECORD, SCORE, STEP, Plan, RayTrial, Work
+
+_HEAD = {"memory": 64 * 2**20}
+_QUIET = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+_MANY = 10**9
+Watch = Callable[[dict[str, Any], dict[str, Any] | None], None]
+"""Called with a trial's record as it was given, and with each of its results; None as it starts."""
+
+
+def run_trials(
+    plan: Plan,
+    searcher: Searcher,
+    at_once: int,
+    scheduler: SchedulerSection,
+    most_steps: int,
+    watch: Watch,
+    work: Work,
+    seconds: float | None = None,
+) -> None:
+    """Run what the searcher gives until it has nothing more; each trial writes its record itself.
+
+    Args:
+        at_once: trials side by side.
+        most_steps: epochs or folds of the longest trial.
+        work: what a trial does.
+        seconds: after which all is stopped; trials that were running stay open.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    with tempfile.TemporaryDirectory(prefix="mskray-tune-") as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(
+                tune.with_parameters(RayTrial, plan=plan, work=work), tune.PlacementGroupFactory([_HEAD])
+            ),
+            tune_config=tune.TuneConfig(
+                metric=SCORE,
+                mode="max",
+                search_alg=searcher,
+                scheduler=_scheduler(scheduler, most_steps),
+                num_samples=_MANY,
+                max_concurrent_trials=at_once,
+                time_budget_s=seconds,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=folder,
+                verbose=0,
+                callbacks=[_Watching(watch)],
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                failure_config=tune.FailureConfig(max_failures=plan.resources.max_failures),
+            ),
+        )
+        tuner.fit()
+
+
+def room(resources: Resources, torch: bool) -> int:
+    """How many trials fit on the cluster side by side. Raises UserError where not one does."""
+    need = cluster.Need("a trial", resources.workers, resources.cpus_per_worker, resources.gpus)
+    cluster.require(need, LOADER_CPUS)
+    cpus = (cluster.total("CPU") - LOADER_CPUS) / (resources.workers * resources.cpus_per_worker)
+    if not torch:
+        cpus = cluster.total("CPU") / resources.cpus_per_worker
+    gpus = math.inf
+    if resources.gpu:
+        gpus = cluster.total("GPU") / (resources.workers * resources.gpus)
+    return max(1, math.floor(min(cpus, gpus) + 1e-6))
+
+
+def check_dashboard() -> None:
+    """Raise UserError where Tune with stopped trials could wait for ever: it asks the dashboard what is left over."""
+    from ray.util.state import list_nodes
+
+    try:
+        list_nodes(limit=1, timeout=20)
+    except Exception as error:  # Ray raises several types, none of them documented
+        raise UserError(
+            f"the cluster's dashboard does not answer ({type(error).__name__}), and a scheduler that stops trials needs "
+            "it: start the cluster with --include-dashboard=true, or set scheduler.name=none"
+        ) from None
+
+
+def _scheduler(section: SchedulerSection, most_steps: int) -> TrialScheduler:
+    if section.name == "none":
+        return FIFOScheduler()
+    return AsyncHyperBandScheduler(
+        time_attr=STEP,
+        grace_period=min(section.grace, most_steps),
+        reduction_factor=section.reduction,
+        brackets=section.brackets if section.name == "hyperband" else 1,
+        max_t=most_steps + 1,  # a trial that trained all its epochs has still to be judged
+    )
+
+
+class _Watching(tune.Callback):
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._watch(trial.config[RECORD], None)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._watch(trial.config[RECORD], result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        if RECORD not in trial.last_result:
+            self._watch(trial.config[RECORD], {"stopped": True})

@@ -1,0 +1,254 @@
+"""Where the next trial comes from: an Optuna study that is filled from the ledger, as a searcher of Ray Tune.
+
+The study lives in memory and is made anew from the ledger by each call, so that nothing but the ledger has to survive a
+kill. Trials that were open then come first. A draw that was tried before is answered from the ledger and drawn again.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from mskray.cohorts import Cohort
+from mskray.errors import UserError
+from mskray.families import Family
+from mskray.space import Parameter
+from mskray.tuning.figures import higher_is_better
+from mskray.tuning.job import BudgetSection, SearchSection
+from mskray.tuning.ledger import Ledger, TrialRecord
+from mskray.tuning.ray_trial import FIGURE, RECORD, SCORE, STEP
+from mskray.tuning.space import SearchSpace
+from mskray.tuning.trial import config_of
+
+_DRAWS = 200
+"""Draws in a row that were tried before: after these the space is taken to be used up."""
+
+
+def address(parameters: Mapping[str, Any], seed: int) -> str:
+    """Return 12 hex digits by which the ledger knows a trial."""
+    text = json.dumps([dict(parameters), seed], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class Listed(Searcher):
+    """Gives Tune trials that are known beforehand: those that were open, or repeats."""
+
+    def __init__(self, records: Sequence[TrialRecord]) -> None:
+        super().__init__(metric=SCORE, mode="max")
+        self._waiting = list(records)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        return {RECORD: self._waiting.pop(0).model_dump(mode="json")} if self._waiting else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing is learned from it."""
+
+
+class StudySearch(Searcher):
+    """Draws trials until the budget is used, each written to the ledger as open before it is given.
+
+    Args:
+        records: the ledger's trials, repeats aside.
+        cohort: what a combination of values is checked against, as the trials see it.
+        gpus: that each trial occupies.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        records: Sequence[TrialRecord],
+        space: SearchSpace,
+        section: SearchSection,
+        budget: BudgetSection,
+        metrics: Sequence[str],
+        family: Family,
+        base: Mapping[str, Any],
+        cohort: Cohort,
+        task: str,
+        gpus: float = 0.0,
+    ) -> None:
+        super().__init__(metric=SCORE, mode="max")
+        self._ledger, self._space, self._budget, self._metrics = ledger, space, budget, tuple(metrics)
+        self._family, self._base, self._cohort, self._task, self._gpus = family, base, cohort, task, gpus
+        self._known = {record.id: record for record in records}
+        self._open = [record for record in records if record.state == "open"]
+        self._number = 1 + max((record.number for record in records), default=-1)
+        self._given: dict[str, _Given] = {}
+        self._grid = space.combinations() if section.method == "grid" else None
+        self._fixed = space.grids() if section.method != "grid" else []
+        self._in_turn = {key for values in self._fixed for key in values}
+        self._deadline = time.monotonic() + 3600 * budget.hours if budget.hours else float("inf")
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._study = optuna.create_study(
+            directions=["maximize" if higher_is_better(metric) else "minimize" for metric in metrics],
+            # Another seed for each call: the same draws again would all be known already.
+            sampler=_sampler(section, self._number),
+        )
+        for record in records:
+            self._learn(record)
+
+    @property
+    def out_of_time(self) -> bool:
+        return time.monotonic() >= self._deadline
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds of the budget that are left; None where it has no bound."""
+        return None if self._deadline == float("inf") else max(1.0, self._deadline - time.monotonic())
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial for Tune's `trial_id`, or FINISHED where the budget or the space is used up."""
+        gpu_hours = sum(record.gpu_seconds for record in self._known.values()) / 3600
+        if self.out_of_time or 0 < self._budget.gpu_hours <= gpu_hours:
+            return Searcher.FINISHED
+        if self._open:
+            return self._give(trial_id, self._open.pop(0), None)
+        if sum(record.state != "refused" for record in self._known.values()) >= self._budget.trials:
+            return Searcher.FINISHED
+        in_vain = 0
+        while in_vain < _DRAWS:
+            asked, values = self._draw()
+            if values is None:
+                break
+            known = self._known.get(address(values, 0))
+            if known is None:
+                record = TrialRecord(id=address(values, 0), number=self._number, parameters=values)
+                self._number += 1
+                known = self._checked(record)
+                self._ledger.write(known)
+                if known.state == "open":
+                    return self._give(trial_id, known, asked)
+                self._known[known.id] = known
+            if asked is not None:
+                in_vain += 1
+                self._tell(asked, known)
+        return Searcher.FINISHED
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Keep the learning curve, for a trial that a scheduler stops."""
+        if FIGURE in result:
+            figure = f"val_{self._metrics[0].rpartition('.')[2]}"
+            self._given[trial_id].curve[int(result[STEP])] = {"epoch": int(result[STEP]), figure: result[FIGURE]}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        given = self._given.pop(trial_id)
+        ended = self._ledger.trial(given.id)
+        if ended.state == "open":
+            if self.out_of_time or not given.curve:
+                return  # it is begun anew by the next call
+            ended = self._stopped(ended, given, float((result or {}).get("time_total_s", 0.0)))
+        self._known[ended.id] = ended
+        if given.asked is None:
+            self._learn(ended)
+        else:
+            self._tell(given.asked, ended)
+
+    def _stopped(self, record: TrialRecord, given: "_Given", seconds: float) -> TrialRecord:
+        """Write and return what is known of a trial that a scheduler stopped."""
+        curve = tuple(given.curve[step] for step in sorted(given.curve))
+        ended = record.model_copy(
+            update={
+                "state": "stopped",
+                "history": curve,
+                "epochs": float(len(curve)),
+                "seconds": record.seconds + seconds,
+                "gpu_seconds": record.gpu_seconds + self._gpus * seconds,
+                "reason": f"stopped by the scheduler after {len(curve)} epochs",
+            }
+        )
+        self._ledger.write(ended)
+        return ended
+
+    def _draw(self) -> tuple[optuna.Trial | None, dict[str, Any] | None]:
+        """The next values; None where a grid is at its end. Values of "grid" parameters come in turn."""
+        if self._grid is not None:
+            return None, next(self._grid, None)
+        asked = self._study.ask()
+        fixed = self._fixed[asked.number % len(self._fixed)] if self._fixed else {}
+
+        def suggest(key: str, parameter: Parameter) -> Any:
+            if key in fixed:
+                return fixed[key]
+            return self._space.value(key, _suggested(asked, key, self._space.distribution(key)))
+
+        return asked, self._space.draw(suggest)
+
+    def _checked(self, record: TrialRecord) -> TrialRecord:
+        """The record as it is, or refused with the reason why its values do not go together."""
+        try:
+            config = config_of(self._family, self._base, record)
+            self._family.check(self._cohort, config, self._family.task(self._cohort, self._task))
+        except UserError as error:
+            return record.model_copy(update={"state": "refused", "reason": str(error)})
+        return record
+
+    def _give(self, trial_id: str, record: TrialRecord, asked: optuna.Trial | None) -> dict[str, Any]:
+        self._known[record.id] = record
+        self._given[trial_id] = _Given(record.id, asked)
+        return {RECORD: record.model_dump(mode="json")}
+
+    def _tell(self, asked: optuna.Trial, record: TrialRecord) -> None:
+        """Tell the study how a draw of its own ended."""
+        state, values, curve = self._outcome(record)
+        if len(self._metrics) == 1:
+            for step, value in curve.items():
+                asked.report(value, step)
+        self._study.tell(asked, values, state)
+
+    def _learn(self, record: TrialRecord) -> None:
+        """Put a trial of the ledger into the study."""
+        state, values, curve = self._outcome(record)
+        if state == TrialState.FAIL or self._grid is not None:
+            return
+        inside = {key: value for key, value in record.parameters.items() if key not in self._in_turn}
+        self._study.add_trial(
+            optuna.trial.create_trial(
+                state=state,
+                params={key: self._space.internal(key, value) for key, value in inside.items()},
+                distributions={key: self._space.distribution(key) for key in inside},
+                values=values,
+                intermediate_values=curve,
+            )
+        )
+
+    def _outcome(self, record: TrialRecord) -> tuple[TrialState, list[float] | None, dict[int, float]]:
+        """State, values and curve as the study wants them; one with several metrics knows no stopped trials."""
+        if record.state == "finished" and all(metric in record.figures for metric in self._metrics):
+            return TrialState.COMPLETE, [record.figures[metric] for metric in self._metrics], {}
+        if record.state == "stopped" and len(self._metrics) == 1:
+            figure = f"val_{self._metrics[0].rpartition('.')[2]}"
+            return TrialState.PRUNED, None, {int(entry["epoch"]): entry[figure] for entry in record.history}
+        return TrialState.FAIL, None, {}
+
+
+@dataclass
+class _Given:
+    """A trial that runs: its id, the study's draw (None where it was open before), its curve so far by step."""
+
+    id: str
+    asked: optuna.Trial | None
+    curve: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+
+def _sampler(section: SearchSection, calls: int) -> BaseSampler:
+    seed = section.seed + 7919 * calls
+    if section.method != "tpe":
+        return RandomSampler(seed=seed)
+    return TPESampler(seed=seed, n_startup_trials=section.startup, multivariate=True, group=True, constant_liar=True)
+
+
+def _suggested(asked: optuna.Trial, key: str, distribution: Any) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return asked.suggest_categorical(key, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return asked.suggest_int(key, distribution.low, distribution.high, log=distribution.log)
+    assert isinstance(distribution, FloatDistribution)
+    return asked.suggest_float(key, distribution.low, distribution.high, log=distribution.log)

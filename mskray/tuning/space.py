@@ -1,0 +1,5 @@
+def merge(base, values):
+    return {**base}
+
+
+class SearchSpace: ...

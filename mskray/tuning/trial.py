@@ -1,0 +1,196 @@
+"""One trial: a config is fitted and judged, fold by fold, and what came out is written to the ledger.
+
+The process that runs it books no CPU: it waits for Ray Train's workers and Ray tasks, which book their own. It writes
+the ledger itself, so that a driver killed in the next moment loses nothing; a fold that is finished is a file in the
+trial's folder, and a training in the middle has its checkpoints there, so that a trial begun anew goes on.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from mskray.cohorts import Cohort, open_cohort
+from mskray.config import Section, describe, validate
+from mskray.errors import UserError, user_error_in
+from mskray.families import Family, family
+from mskray.progress import Report, silent
+from mskray.training.run import Run
+from mskray.tuning.judge import Judged, judge
+from mskray.tuning.ledger import TrialRecord
+from mskray.tuning.ray_trial import EPOCH, FIGURE, STEP, Plan, Tell
+from mskray.tuning.space import merge
+
+_RUN, _FOLD = "run", "fold-{}.json"
+_NOT_KEPT = ("kind", "epochs", "prefix", "score")
+
+
+def config_of(chosen: Family, base: Mapping[str, Any], record: TrialRecord) -> Any:
+    """The family's config of a trial; a repeat has its number added to every seed.
+
+    Raises:
+        UserError: the values do not go together.
+    """
+    merged = merge(base, record.parameters)
+    where = ", ".join(f"{key}={value}" for key, value in record.parameters.items())
+    config = validate(chosen.Config, merged, where or chosen.name)
+    return reseeded(config, record.seed) if record.seed else config
+
+
+def reseeded(config: Section, by: int) -> Any:
+    """The config with `by` added to every seed in it."""
+    data = config.model_dump(mode="json")
+    for setting in describe(type(config)):
+        *sections, last = setting.key.split(".")
+        if last != "seed":
+            continue
+        node = data
+        for name in sections:
+            node = node[name]
+        node[last] += by
+    return type(config).model_validate(data)
+
+
+def run_trial(plan: Plan, record: TrialRecord, tell: Tell, report: Report = silent) -> TrialRecord:
+    """Fit and judge every fold, write the record as it ends, and return it.
+
+    Args:
+        tell: called after each epoch of the first fold, or each fold of a family that knows no epochs.
+    """
+    began, started = time.monotonic(), record.started or _now()
+    folder = plan.ledger.room(record.id)
+    done: list[dict[str, Any]] = []
+    try:
+        chosen, cohort = family(plan.family), open_cohort(plan.cohort)
+        config = config_of(chosen, plan.base, record)
+        for number in range(plan.folds):
+            place = folder.join(_FOLD.format(number))
+            if not place.is_file():
+                view = cohort.fold(number, plan.folds, plan.folds_seed) if plan.folds > 1 else cohort
+                place.write_json(_fold(plan, record, chosen, config, view, number, tell, report))
+            done.append(place.read_json())
+            if plan.folds > 1 and not done[0]["history"]:
+                tell({STEP: number + 1, FIGURE: float(np.mean([each["figures"][plan.metric] for each in done]))})
+    except UserError as error:
+        state = "failed" if done or folder.join(_RUN).is_dir() else "refused"
+        ended = record.model_copy(update={"state": state, "reason": str(error)})
+    except Exception as error:  # whatever stops one trial must not stop the others
+        found = user_error_in(error)
+        reason = str(found) if found else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        ended = record.model_copy(update={"state": "failed", "reason": reason})
+    else:
+        _join_predictions(plan, record, len(done))
+        ended = record.model_copy(update={"state": "finished", **_summary(done)})
+    seconds = time.monotonic() - began
+    ended = ended.model_copy(
+        update={
+            "started": started,
+            "ended": _now(),
+            "seconds": record.seconds + seconds,
+            "gpu_seconds": record.gpu_seconds + plan.resources.workers * plan.resources.gpus * seconds,
+        }
+    )
+    plan.ledger.write(ended)
+    folder.join(_RUN).delete_dir()
+    return ended
+
+
+def _fold(
+    plan: Plan,
+    record: TrialRecord,
+    chosen: Family,
+    config: Any,
+    cohort: Cohort,
+    number: int,
+    tell: Tell,
+    report: Report,
+) -> dict[str, Any]:
+    """Fit and judge one fold; what its file holds. Predictions go beside it."""
+    task = chosen.task(cohort, plan.task)
+    chosen.check(cohort, config, task)
+    listeners = (_Listener(plan.metric, tell),) if number == 0 else ()
+    place = plan.ledger.room(record.id).join(_RUN)
+    run = Run(place, f"fold-{number}", task, plan.resources, report, listeners, shared=plan.shared)
+    fitted = chosen.fit(cohort, config, run)
+    judged = _judged(plan, chosen, fitted, cohort, task)
+    if plan.metric not in judged.figures:
+        known = ", ".join(sorted(judged.figures))
+        raise UserError(f"metric {plan.metric} is never reported by family {chosen.name}: it reports {known}")
+    if judged.predictions is not None:
+        folds = pa.array(np.full(len(judged.predictions), number, np.int32))
+        plan.ledger.write_predictions(record.id, judged.predictions.append_column("fold", folds), number)
+    history = [{key: value for key, value in entry.items() if key not in _NOT_KEPT} for entry in fitted.history]
+    return {
+        "figures": judged.figures,
+        "history": history if len(history) > 1 else [],
+        "epochs": int(fitted.best.get("epoch", 0)) if len(history) > 1 else 0,
+    }
+
+
+def _judged(plan: Plan, chosen: Family, *what: Any) -> Judged:
+    """Judge here, or on a GPU where the trainings have one."""
+    if not plan.resources.gpu:
+        return judge(chosen, *what)
+    task = ray.remote(judge).options(
+        num_cpus=plan.resources.cpus_per_worker,
+        num_gpus=plan.resources.gpus,
+        scheduling_strategy="SPREAD",
+    )
+    found: Judged = ray.get(task.remote(chosen, *what, "cuda"))
+    return found
+
+
+def _join_predictions(plan: Plan, record: TrialRecord, folds: int) -> None:
+    parts = [plan.ledger.fold_predictions(record.id, number) for number in range(folds)]
+    tables = [part for part in parts if part is not None]
+    if len(tables) == folds:
+        plan.ledger.write_predictions(record.id, pa.concat_tables(tables))
+
+
+def _summary(folds: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a record says of finished folds. Of a figure that some fold cannot tell, nothing."""
+    figures = [each["figures"] for each in folds]
+    names = [name for name in figures[0] if all(name in each for each in figures)]
+    values = {name: np.array([each[name] for each in figures]) for name in names}
+    return {
+        "figures": {name: float(each.mean()) for name, each in values.items()},
+        "spread": {name: float(each.std(ddof=1)) for name, each in values.items()} if len(folds) > 1 else {},
+        "folds": tuple(figures),
+        "history": tuple(folds[0]["history"]),
+        "epochs": float(np.mean([each["epochs"] for each in folds])),
+    }
+
+
+@dataclass
+class _Listener:
+    """Passes on each finished epoch, with the figure that a scheduler compares; those of later trainings count on."""
+
+    metric: str
+    tell: Tell
+    _training: str = ""
+    _before: int = 0
+    _step: int = 0
+
+    def epoch(self, event: Mapping[str, Any]) -> None:
+        name = f"val_{self.metric.rpartition('.')[2]}"
+        if event.get("kind") != "epoch" or name not in event:
+            return  # the one entry of a family that knows no epochs
+        if event["prefix"] != self._training:
+            self._training, self._before = event["prefix"], self._step
+        self._step = self._before + int(event["epoch"])
+        self.tell({STEP: self._step, EPOCH: int(event["epoch"]), FIGURE: float(event[name])})
+
+    def finish(self, tags: dict[str, str]) -> None:
+        """Nothing to write at the end."""
+
+    def abandon(self) -> None:
+        """Nothing to close."""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
