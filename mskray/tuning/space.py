@@ -1,5 +1,0 @@
-def merge(base, values):
-    return {**base}
-
-
-class SearchSpace: ...
