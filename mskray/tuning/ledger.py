@@ -183,7 +183,7 @@ def _read(place: Location, model: type[Any]) -> Any:
         raise UserError(f"{place} cannot be read ({what}): delete it, and the same command makes it again") from None
     if found.schema_version > SCHEMA_VERSION:
         raise UserError(
-            f"{place} has schema version {found.schema_version}, this mskray reads up to {SCHEMA_VERSION}: update mskray"
+            f"{place} has schema version {found.schema_version}, this mskray reads {SCHEMA_VERSION}: update mskray"
         )
     return found
 

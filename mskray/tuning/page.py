@@ -117,8 +117,9 @@ def page(description: Description, records: Sequence[TrialRecord], rows: Sequenc
         unjudged=found.reasons if judged else {},
         parallel=parallel,
         fifths=_fifths(len(judged)),
-        left_out="" if len(drawn) == len(names) else f" Drawn are {len(drawn)} of {len(names)} parameters: "
-        "those that differ, the most important first.",
+        left_out=""
+        if len(drawn) == len(names)
+        else f" Drawn are {len(drawn)} of {len(names)} parameters: those that differ, the most important first.",
         tables=paper_tables(description, rows),
         paper_plots=paper_plots(description, rows),
         fronts=fronts(description, rows, names),
@@ -136,11 +137,7 @@ def page(description: Description, records: Sequence[TrialRecord], rows: Sequenc
 
 def _drawn(judged: Sequence[Row], names: Mapping[str, str], found: Importance) -> dict[str, str]:
     """Parameters to draw: those that differ between ranked rows, the most important first where there are many."""
-    differ = [
-        key
-        for key in names
-        if len({json.dumps(row.parameters.get(key), sort_keys=True) for row in judged}) > 1
-    ]
+    differ = [key for key in names if len({json.dumps(row.parameters.get(key), sort_keys=True) for row in judged}) > 1]
     if len(differ) > MOST_AXES:
         differ = sorted(differ, key=lambda key: -found.shares.get(key, 0.0))[:MOST_AXES]
     return {key: names[key] for key in differ}

@@ -73,7 +73,8 @@ class RayTrial(tune.Trainable):
         record = TrialRecord.model_validate(config[RECORD])
         events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         # What a scheduler reads of a trial that ends before its first step.
-        self._events, self._last = events, {STEP: 0, SCORE: float("-inf")}
+        self._events = events
+        self._last: dict[str, Any] = {STEP: 0, SCORE: float("-inf")}
 
         def work() -> None:
             ended = self._work(self._plan, record, events.put)

@@ -21,7 +21,7 @@ from mskray.training.run import Resources
 from mskray.tuning.job import SchedulerSection
 from mskray.tuning.ray_trial import RECORD, SCORE, STEP, Plan, RayTrial, Work
 
-_HEAD = {"memory": 64 * 2**20}
+_HEAD: dict[str, int | float] = {"memory": 64 * 2**20}
 _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -100,8 +100,8 @@ def check_dashboard() -> None:
         list_nodes(limit=1, timeout=20)
     except Exception as error:  # Ray raises several types, none of them documented
         raise UserError(
-            f"the cluster's dashboard does not answer ({type(error).__name__}), and a scheduler that stops trials needs "
-            "it: start the cluster with --include-dashboard=true, or set scheduler.name=none"
+            f"the cluster's dashboard does not answer ({type(error).__name__}), and what stops trials needs it: start "
+            "the cluster with --include-dashboard=true, or set scheduler.name=none"
         ) from None
 
 

@@ -7,6 +7,7 @@ kill. Trials that were open then come first. A draw that was tried before is ans
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +46,7 @@ class Listed(Searcher):
         super().__init__(metric=SCORE, mode="max")
         self._waiting = list(records)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         return {RECORD: self._waiting.pop(0).model_dump(mode="json")} if self._waiting else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -104,7 +105,7 @@ class StudySearch(Searcher):
         """Seconds of the budget that are left; None where it has no bound."""
         return None if self._deadline == float("inf") else max(1.0, self._deadline - time.monotonic())
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         """The next trial for Tune's `trial_id`, or FINISHED where the budget or the space is used up."""
         gpu_hours = sum(record.gpu_seconds for record in self._known.values()) / 3600
         if self.out_of_time or 0 < self._budget.gpu_hours <= gpu_hours:
@@ -242,7 +243,12 @@ def _sampler(section: SearchSection, calls: int) -> BaseSampler:
     seed = section.seed + 7919 * calls
     if section.method != "tpe":
         return RandomSampler(seed=seed)
-    return TPESampler(seed=seed, n_startup_trials=section.startup, multivariate=True, group=True, constant_liar=True)
+    # Conditional parameters are drawn group by group; a trial that runs counts as a poor one, not to be drawn again.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return TPESampler(
+            seed=seed, n_startup_trials=section.startup, multivariate=True, group=True, constant_liar=True
+        )
 
 
 def _suggested(asked: optuna.Trial, key: str, distribution: Any) -> Any:

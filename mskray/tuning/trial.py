@@ -16,7 +16,7 @@ import pyarrow as pa
 import ray
 
 from mskray.cohorts import Cohort, open_cohort
-from mskray.config import Section, describe, validate
+from mskray.config import Section, describe, merge, validate
 from mskray.errors import UserError, user_error_in
 from mskray.families import Family, family
 from mskray.progress import Report, silent
@@ -24,7 +24,6 @@ from mskray.training.run import Run
 from mskray.tuning.judge import Judged, judge
 from mskray.tuning.ledger import TrialRecord
 from mskray.tuning.ray_trial import EPOCH, FIGURE, STEP, Plan, Tell
-from mskray.tuning.space import merge
 
 _RUN, _FOLD = "run", "fold-{}.json"
 _NOT_KEPT = ("kind", "epochs", "prefix", "score")
@@ -136,7 +135,7 @@ def _judged(plan: Plan, chosen: Family, *what: Any) -> Judged:
     """Judge here, or on a GPU where the trainings have one."""
     if not plan.resources.gpu:
         return judge(chosen, *what)
-    task = ray.remote(judge).options(
+    task: Any = ray.remote(judge).options(
         num_cpus=plan.resources.cpus_per_worker,
         num_gpus=plan.resources.gpus,
         scheduling_strategy="SPREAD",

@@ -13,6 +13,7 @@ The config is a training job with a few sections more; `out` is the search's fol
 The same command goes on after an interruption, or with a larger budget, and repeats no finished trial.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -85,7 +86,7 @@ def parse_search(data: Mapping[str, Any], where: str) -> tuple[TuneJob, Family, 
     if not isinstance(data.get("family"), str):
         raise UserError(f"{where}: family is required: one of {', '.join(families())}")
     chosen = family(data["family"])
-    both = type("Search", (chosen.Config, TuneJob), {"__doc__": f"A search of {chosen.name}."})
+    both: type[Any] = type("Search", (chosen.Config, TuneJob), {"__doc__": f"A search of {chosen.name}."})
     whole = validate(both, data, where)
     job = TuneJob(**{name: getattr(whole, name) for name in TuneJob.model_fields})
     given = {name: data[name] for name in chosen.Config.model_fields if name in data}
@@ -119,18 +120,11 @@ def tune(job: TuneJob, chosen: Family, base: Mapping[str, Any], where: str, repo
     description = _description(job, chosen, base, space, metrics, cohort, task.name)
     ledger.describe_as(description)
     records = ledger.trials()
+    folds = job.folds
     plan = Plan(
-        ledger,
-        chosen.name,
-        str(cohort_location),
-        job.task,
-        base,
-        job.resources,
-        job.folds.count,
-        job.folds.seed,
-        metrics[0],
+        ledger, chosen.name, str(cohort_location), job.task, base, job.resources, folds.count, folds.seed, metrics[0]
     )
-    seen = cohort.fold(0, job.folds.count, job.folds.seed) if job.folds.count > 1 else cohort
+    seen = cohort.fold(0, folds.count, folds.seed) if folds.count > 1 else cohort
     with cluster.session(dashboard=True):
         at_once = min(room(job.resources, issubclass(chosen.Config, TorchConfig)), job.trials.at_once or 10**9)
         if job.scheduler.name != "none":
@@ -140,7 +134,7 @@ def tune(job: TuneJob, chosen: Family, base: Mapping[str, Any], where: str, repo
         searcher = StudySearch(
             ledger, firsts, space, job.search, job.budget, metrics, chosen, base, seen, job.task, gpus
         )
-        steps = _steps(chosen, base, space, job.folds.count)
+        steps = _steps(chosen, base, space, folds.count)
         with Board(description, job.budget.trials, at_once) as board:
             for record in records:
                 board.update(record)
@@ -152,9 +146,8 @@ def tune(job: TuneJob, chosen: Family, base: Mapping[str, Any], where: str, repo
                 board.tell(f"{len(again)} repeats with other seeds")
                 for record in again:
                     ledger.write(record)
-                run_trials(
-                    plan, Listed(again), at_once, SchedulerSection(), steps, watch, run_trial, searcher.time_left
-                )
+                left = searcher.time_left
+                run_trials(plan, Listed(again), at_once, SchedulerSection(), steps, watch, run_trial, left)
     _check_outcome(ledger.trials())
     write_page(ledger)
     return ledger
@@ -166,14 +159,14 @@ def _check_method(job: TuneJob, chosen: Family, space: SearchSpace, where: str) 
         ranges = space.infinite()
         if ranges:
             raise UserError(
-                f"{where}: search.method=grid needs values, and {', '.join(ranges)} is a range: give it as a choice, or "
-                "set search.method=random"
+                f"{where}: search.method=grid needs values, and {', '.join(ranges)} is a range: give it as a choice, "
+                "or set search.method=random"
             )
         count = space.count()
         if count > job.budget.trials:
             raise UserError(
-                f"{where}: the grid has {count:,} combinations, budget.trials = {job.budget.trials}: raise it to {count}, "
-                "take values out, or set search.method=random"
+                f"{where}: the grid has {count:,} combinations, budget.trials = {job.budget.trials}: raise it to "
+                f"{count}, take values out, or set search.method=random"
             )
     learns_in_epochs = issubclass(chosen.Config, TorchConfig)
     if job.scheduler.name != "none" and not learns_in_epochs and job.folds.count == 1:
@@ -254,9 +247,8 @@ def _repeats(records: Sequence[TrialRecord], metric: str, section: RepeatsSectio
     """The best trials again, with other seeds: those that have not ended yet, as open records."""
     if not section.best:
         return []
-    finished = [
-        record for record in records if record.state == "finished" and not record.seed and metric in record.figures
-    ]
+    ended = [record for record in records if record.state == "finished" and not record.seed]
+    finished = [record for record in ended if metric in record.figures]
     finished.sort(key=lambda record: (-sign(metric) * record.figures[metric], record.number))
     there = {record.id: record for record in records}
     number = 1 + max((record.number for record in records), default=-1)
@@ -274,7 +266,5 @@ def _check_outcome(records: Sequence[TrialRecord]) -> None:
     if any(record.state in ("finished", "open") for record in records):
         return
     reasons = [record.reason for record in records if record.reason]
-    states = ", ".join(
-        f"{sum(each.state == state for each in records)} {state}" for state in ("stopped", "failed", "refused")
-    )
+    states = ", ".join(f"{count} {state}" for state, count in Counter(record.state for record in records).items())
     raise UserError(f"no trial came to an end ({states}): {reasons[-1] if reasons else 'there was none'}")
