@@ -13,7 +13,7 @@ def list_families(
     name: Annotated[str | None, typer.Argument(help="Print this family's config and search spaces.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the model families, or one family's config (type, bounds, default, unit) and search spaces."""
+    """List the model families, or one family's config (type, bounds, default, unit, source) and search spaces."""
     from mskray.verbs.families import families_table, family_table
 
     print(family_table(name, as_json) if name else families_table(as_json))

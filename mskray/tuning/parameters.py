@@ -117,8 +117,8 @@ def check_conditions(
             strange = [value for value in wanted if value not in there]
             if key in own and strange:
                 raise UserError(
-                    f"{at}: when {parent} is {strange[0]!r}: it never is, but {' or '.join(map(repr, there))}: mend the "
-                    "condition, or leave the parameter out"
+                    f"{at}: when {parent} is {strange[0]!r}: it never is, but {' or '.join(map(repr, there))}: mend "
+                    "the condition, or leave the parameter out"
                 )
             possible = possible and len(strange) < len(wanted) and (parent in kept or parent not in parameters)
             if parent in parameters:
