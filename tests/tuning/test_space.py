@@ -143,6 +143,11 @@ def drawn(space: SearchSpace, seed: int) -> dict[str, Any]:
             "when judge.name is 'forest': it never is, but 'svm' or 'nb'",
         ),
         (
+            "{judge.kernel: {choice: [rbf], when: {judge.name: svm}}, judge.name: {choice: [svm, nb]},"
+            " judge.C: {choice: [1], when: {judge.kernel: poly}}}",
+            "when judge.kernel is 'poly': it never is, but 'rbf'",
+        ),
+        (
             "{words.number: {uniform: [2, 9]}, judge.C: {choice: [1], when: {words.number: 3}}}",
             "when words.number: it is drawn from a range: a condition needs a choice or grid",
         ),
@@ -226,6 +231,12 @@ def test_what_can_never_be_there_of_a_preset_is_left_out(base: str, text: str, k
     space = parse(text, "paper", base)
     assert set(space.parameters) == keys
     assert all(parent in keys for each in space.parameters.values() for parent in each.when)
+
+
+def test_a_parameter_below_one_that_is_never_there_is_refused() -> None:
+    """The preset's kernel is never there under the job's nb, and what the user hangs on it neither."""
+    with pytest.raises(UserError, match=r"words\.size: it can never be there, as judge\.kernel cannot: leave it out"):
+        parse("{judge.name: null, words.size: {grid: [8], when: {judge.kernel: poly}}}", "paper", "judge: {name: nb}")
 
 
 def test_ranges_have_no_combinations() -> None:
