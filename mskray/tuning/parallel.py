@@ -16,8 +16,11 @@ from mskray.tuning.ledger import Description
 from mskray.tuning.wording import metric_name, number, parameters_text, shortened
 
 FIFTHS = 5
+MOST_AXES = 9
+"""Axes that are side by side on the page's width."""
 _WIDTH, _HEIGHT, _TOP, _BOTTOM, _LEFT, _RIGHT = 1064.0, 400.0, 44.0, 42.0, 62.0, 84.0
-_LEAST_GAP = 132.0
+_LEAST_GAP = 104.0
+_TITLE_LETTER = 1.1 * LETTER
 _FAN = 12.0
 """Height over which lines through the same category are spread, so that each can be seen."""
 
@@ -80,7 +83,7 @@ def _y(share: float) -> float:
 
 def _draw(root: Xml.Element, x: float, gap: float, key: str, name: str, axis: Axis, some_lack: bool) -> None:
     add(root, "line", "axis", x1=x, x2=x, y1=_TOP, y2=_HEIGHT - _BOTTOM)
-    for index, part in enumerate(_in_two(name, int((gap - 8) / LETTER))):
+    for index, part in enumerate(_in_two(name, int((gap - 8) / _TITLE_LETTER))):
         title = add(root, "text", "axis-label middle", x=x, y=14.0 + 15 * index)
         title.text = part
         Xml.SubElement(title, "title").text = key
