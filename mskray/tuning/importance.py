@@ -2,7 +2,8 @@
 
 F. Hutter, H. Hoos, K. Leyton-Brown: An Efficient Approach for Assessing Hyperparameter Importance, ICML 2014; as
 Optuna computes it, from a random forest over the finished trials. A parameter that is only there under a condition is
-judged among the trials that have it. What the shares leave of 1 is due to parameters together, and to chance.
+judged among the trials that have it. What the shares of one group of trials leave of 1 is due to
+parameters together, and to chance.
 """
 
 from collections.abc import Mapping, Sequence

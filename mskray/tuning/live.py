@@ -9,7 +9,7 @@ May be called from any thread.
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from threading import Event, Lock, Thread
@@ -25,14 +25,12 @@ from mskray.progress import duration
 from mskray.tuning.figures import sign
 from mskray.tuning.leaderboard import ranked
 from mskray.tuning.ledger import Description, TrialRecord
-from mskray.tuning.wording import ABSENT, metric_name, number, parameters_text, short_names, value_text
+from mskray.tuning.wording import ABSENT, metric_name, number, parameters_text, short_names, shortened, value_text
 
 EVERY_S = 30.0
 """Between two lines about the whole search, where there is no terminal."""
 _SHORT, _VALUE = 8, 22
-_COLUMN, _OTHERS = 14, 66
-"""Characters that a parameter's column and all the others need."""
-_OTHER_LINES = 5
+_OTHER_LINES, _GAP = 5, 2
 
 
 @dataclass
@@ -95,7 +93,9 @@ class Board:
             self._clock.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.end()
 
     def update(self, record: TrialRecord, epoch: int = 0, figures: Mapping[str, float] | None = None) -> None:
@@ -212,30 +212,39 @@ class Board:
             headline = self._headline()
         console = self._live.console if self._live is not None else Console()
         room = max(1, console.height - _OTHER_LINES)
-        # A column each where they fit, else all in one, which is cut at the terminal's edge.
-        keys = list(self._names) if len(self._names) * _COLUMN + _OTHERS <= console.width else []
+        heads = ["trial", "state", "epoch", metric_name(self._metric), "best", "time"]
+        rows = [self._cells(each) for each in seen[:room]]
+        values = [self._values(each.record) for each in seen[:room]]
+        columns = list(self._names.values())
+        if _width([heads + columns, *(row + value for row, value in zip(rows, values, strict=True))]) > console.width:
+            left = console.width - _width([heads, *rows]) - _GAP
+            columns, values = ["parameters"], [[self._parameters(each.record)] for each in seen[:room]]
+            columns, *values = [[shortened(cell, max(1, left)) for cell in line] for line in (columns, *values)]
         shown = Table(box=None, pad_edge=False)
-        told = ("trial", "state", "epoch", metric_name(self._metric), "best", "time")
-        rows = [self._cells(each, keys) for each in seen[:room]]
-        for place, column in enumerate(told):
-            shown.add_column(column, no_wrap=True, min_width=max(len(column), *(len(row[place]) for row in rows), 0))
-        for column in [self._names[key] for key in keys] or ["parameters"]:
-            shown.add_column(column, no_wrap=True, overflow="ellipsis")
-        for row in rows:
-            shown.add_row(*map(Text, row))
+        for column in heads + columns:
+            shown.add_column(column, no_wrap=True)
+        for row, value in zip(rows, values, strict=True):
+            shown.add_row(*map(Text, row + value))
         rest = [Text(f"… {len(seen) - room} more")] if len(seen) > room else []
         return Group(Text(headline), shown, *rest)
 
-    def _cells(self, seen: _Seen, keys: list[str]) -> list[str]:
-        record = seen.record
-        values = [value_text(record.parameters[key], _VALUE) if key in record.parameters else ABSENT for key in keys]
-        state = "running" if record.state == "open" else record.state
+    def _cells(self, seen: _Seen) -> list[str]:
+        state = "running" if seen.record.state == "open" else seen.record.state
         figures = [ABSENT if each is None else number(each) for each in (seen.now, seen.best)]
-        told = [record.id[:_SHORT], state, str(seen.epoch or ABSENT), *figures, duration(seen.seconds())]
-        return [*told, *(values or [self._parameters(record)])]
+        return [seen.record.id[:_SHORT], state, str(seen.epoch or ABSENT), *figures, duration(seen.seconds())]
+
+    def _values(self, record: TrialRecord) -> list[str]:
+        there = record.parameters
+        return [value_text(there[key], _VALUE) if key in there else ABSENT for key in self._names]
 
     def _place(self, seen: _Seen) -> tuple[int, float, int]:
         """Running ones first, then the best; those without a figure last."""
         best = 0.0 if seen.best is None else -sign(self._metric) * seen.best
         group = 0 if seen.record.state == "open" else 2 if seen.best is None else 1
         return group, best if group == 1 else 0.0, seen.record.number
+
+
+def _width(lines: Sequence[Sequence[str]]) -> int:
+    """Characters that lines of cells need side by side."""
+    widest = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return sum(widest) + _GAP * (len(widest) - 1)

@@ -109,9 +109,7 @@ def setting_of(description: Description, row: Row, key: str) -> Any:
 def _tasks(row: Row) -> list[str]:
     """Tasks that a row has a figure of each of."""
     parts = [name.split(".") for name in row.figures]
-    return [
-        part[1] for part in parts if len(part) == 3 and part[2] == "balanced_accuracy" and part[1] not in _LEVELS
-    ]
+    return [part[1] for part in parts if len(part) == 3 and part[2] == "balanced_accuracy" and part[1] not in _LEVELS]
 
 
 def _accuracy(task: str) -> str:

@@ -30,9 +30,7 @@ def fifth(rank: int, ranks: int) -> str:
     return f"q{(rank - 1) * FIFTHS // ranks}"
 
 
-def parallel_coordinates(
-    description: Description, rows: Sequence[Row], names: Mapping[str, str], alt: str
-) -> Markup:
+def parallel_coordinates(description: Description, rows: Sequence[Row], names: Mapping[str, str], alt: str) -> Markup:
     """Draw the ranked rows. The SVG is as wide as its axes need.
 
     Args:
@@ -46,9 +44,8 @@ def parallel_coordinates(
         values = [row.parameters[key] for row in rows if key in row.parameters]
         axes.append((key, name, parameter_axis(description, key, values)))
     for metric in metrics:
-        axes.append(
-            (metric, metric_name(metric), figure_axis(row.figures[metric].mean for row in rows if metric in row.figures))
-        )
+        figures = [row.figures[metric].mean for row in rows if metric in row.figures]
+        axes.append((metric, metric_name(metric), figure_axis(figures)))
     width = max(_WIDTH, _LEFT + _RIGHT + _LEAST_GAP * (len(axes) - 1))
     gap = (width - _LEFT - _RIGHT) / max(1, len(axes) - 1)
     places = [_LEFT + gap * index for index in range(len(axes))]

@@ -94,7 +94,9 @@ def against_parameters(description: Description, rows: Sequence[Row], names: Map
             aside = _ASIDE * (row.rank * 0.618 % 1 - 0.5) if across.categories else 0.0
             told = f"trial {row.id}: {number(figure)} with {value_text(row.parameters[key])}"
             best = row.rank <= BEST
-            chart.point(across.place(row.parameters[key]) + aside, figure, "s3" if best else "s0", told, 5.5 if best else 4)
+            chart.point(
+                across.place(row.parameters[key]) + aside, figure, "s3" if best else "s0", told, 5.5 if best else 4
+            )
         lacking = len(rows) - len(having)
         caption = f"{len(having)} sets of parameters" + (f"; {lacking} do without it." if lacking else ".")
         plots.append(Plot(name, chart.markup(), caption))
@@ -133,7 +135,10 @@ def _curve(trial: TrialRecord, key: str) -> Curve:
     """(epoch, figure) where both are numbers; epochs are counted from 1 where the history does not state them."""
     stated = key.rpartition("/")[0] + "/epoch" if "/" in key else "epoch"
     rows = [row for row in trial.history if is_number(row.get(key))]
-    return [(float(row[stated] if is_number(row.get(stated)) else place), float(row[key])) for place, row in enumerate(rows, 1)]
+    return [
+        (float(row[stated] if is_number(row.get(stated)) else place), float(row[key]))
+        for place, row in enumerate(rows, 1)
+    ]
 
 
 def _key(trials: Sequence[TrialRecord], metric: str) -> str:

@@ -28,7 +28,9 @@ def description(space: dict[str, Any] | None = None, metrics: tuple[str, ...] = 
     return Description(**{**values, **other})
 
 
-def trial(number: int, parameters: dict[str, Any] | None = None, kappa: float | None = None, **other: Any) -> TrialRecord:
+def trial(
+    number: int, parameters: dict[str, Any] | None = None, kappa: float | None = None, **other: Any
+) -> TrialRecord:
     """A trial; finished where it has a figure, unless told otherwise."""
     figures = {} if kappa is None else {KAPPA: kappa}
     values: dict[str, Any] = {

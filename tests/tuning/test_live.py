@@ -140,9 +140,9 @@ def test_threads_may_call_it_at_once(make):
     with board(stream, total=200) as show, ThreadPoolExecutor(8) as pool:
 
         def run(number: int) -> None:
-            show.update(trial(number, RATE))
-            show.update(trial(number, RATE), 1, {KAPPA: 0.1})
-            show.update(trial(number, RATE, number / 1000, seconds=1))
+            show.update(trial(number, None))
+            show.update(trial(number, None), 1, {KAPPA: 0.1})
+            show.update(trial(number, None, number / 1000, seconds=1))
 
         list(pool.map(run, range(200)))
     show.end()
