@@ -42,9 +42,9 @@ def value_text(value: Any, most: int = 40) -> str:
     elif isinstance(value, list | tuple):
         text = " ".join(value_text(each, most) for each in value) or "none"
     elif isinstance(value, dict):
-        text = " ".join(f"{key}={value_text(each, most)}" for key, each in value.items()) or "none"
+        text = " ".join(f"{key}={value_text(each, most)}" for key, each in sorted(value.items())) or "none"
     else:
-        text = str(value)
+        text = str(value) or '""'
     return shortened("".join(letter if letter.isprintable() else "·" for letter in text), most)
 
 
