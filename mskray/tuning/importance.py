@@ -2,7 +2,8 @@
 
 F. Hutter, H. Hoos, K. Leyton-Brown: An Efficient Approach for Assessing Hyperparameter Importance, ICML 2014; as
 Optuna computes it, from a random forest over the finished trials. A parameter that is only there under a condition is
-judged among the trials that have it. What the shares leave of 1 is due to parameters together, and to chance.
+judged among the trials that have it. What the shares of one group of trials leave of 1 is due to
+parameters together, and to chance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,15 +51,22 @@ def importance(description: Description, rows: Sequence[Row], keys: Sequence[str
         mine = [key for key in keys if having[key] == members]
         chosen = [able[index] for index in members]
         figures = np.array([row.figures[metric].mean for row in chosen])
-        varied = [key for key in keys if set(having[key]) >= set(members) and len(_distinct(chosen, key)) > 1]
+        values = {key: [row.parameters[key] for row in chosen] for key in keys if set(having[key]) >= set(members)}
+        varied = [key for key, each in values.items() if _distinct(each) > 1]
         reasons |= {key: "always the same" for key in mine if key not in varied}
         if len(chosen) < FEWEST:
             reasons |= {key: f"{len(chosen)} finished with it, {FEWEST} are needed" for key in mine}
         elif np.ptp(figures) <= 1e-12 * np.abs(figures).max():
             reasons |= {key: "the figure is always the same" for key in mine if key in varied}
+        elif len(varied) == 1:
+            # A forest over one parameter explains by it alone whatever it explains.
+            reasons |= {key: "no other parameter differs" for key in mine if key in varied}
         elif varied:
             found = _fanova(description, chosen, varied, figures)
-            shares |= {key: found[key] for key in mine if key in found}
+            # Categories that never recur explain any figure wholly: they take their part, but have no share.
+            fresh = [key for key in varied if _distinct(values[key]) == len(chosen) and not _numbers(values[key])]
+            reasons |= {key: "never twice the same" for key in mine if key in fresh}
+            shares |= {key: found[key] for key in mine if key in found and key not in fresh}
     ordered = dict(sorted(shares.items(), key=lambda item: -item[1]))
     return Importance(ordered, {key: len(having[key]) for key in ordered}, reasons)
 
@@ -92,7 +100,7 @@ def _column(description: Description, key: str, values: Sequence[Any]) -> "tuple
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    numbers = all(is_number(value) for value in values)
+    numbers = _numbers(values)
     if numbers and kind_of(description, key) in ("uniform", "loguniform"):
         log = kind_of(description, key) == "loguniform" and min(values) > 0
         drawn = [log10(value) if log else float(value) for value in values]
@@ -105,5 +113,9 @@ def _column(description: Description, key: str, values: Sequence[Any]) -> "tuple
     return CategoricalDistribution(range(len(kinds))), [kinds.index(name) for name in names]
 
 
-def _distinct(rows: Sequence[Row], key: str) -> set[str]:
-    return {repr(row.parameters[key]) for row in rows}
+def _numbers(values: Sequence[Any]) -> bool:
+    return all(map(is_number, values))
+
+
+def _distinct(values: Sequence[Any]) -> int:
+    return len(set(map(repr, values)))

@@ -20,7 +20,7 @@ from mskray.tuning.importance import Importance, importance
 from mskray.tuning.leaderboard import Row, counted, pareto_rows, ranked
 from mskray.tuning.ledger import SCHEMA_VERSION, Description, Ledger, TrialRecord
 from mskray.tuning.papers import paper_plots, paper_tables
-from mskray.tuning.parallel import FIFTHS, parallel_coordinates
+from mskray.tuning.parallel import FIFTHS, MOST_AXES, parallel_coordinates
 from mskray.tuning.plots import against_parameters, fronts, learning_curves
 from mskray.tuning.wording import (
     figure_text,
@@ -36,8 +36,8 @@ from mskray.tuning.wording import (
 PAGE, BOARD = "tune.html", "leaderboard.json"
 SHOWN = 25
 """Rows of the leaderboard that are open; the others are folded away."""
-MOST_AXES = 12
-"""Parameters of which there are charts: the most important ones."""
+MOST_CHARTS = 12
+"""Parameters that have a chart of their own: the most important ones."""
 
 
 def write_page(ledger: Ledger) -> Location:
@@ -95,11 +95,13 @@ def page(description: Description, records: Sequence[TrialRecord], rows: Sequenc
         records, rows: of the ledger, and as `ranked` gives them.
         found: of `importance`.
     """
-    names = short_names(keys_of(description, records))
+    keys = sorted(keys_of(description, records), key=lambda key: -found.shares.get(key, 0.0))
+    names = short_names(keys)
     judged = [row for row in rows if row.rank]
-    drawn = _drawn(judged, names, found)
+    drawn = _drawn(judged, names)
+    beside = dict(list(drawn.items())[: max(1, MOST_AXES - len(description.metrics))])
     several = len(description.metrics) > 1
-    parallel = _parallel(description, judged, drawn)
+    spread = any(row.figures[name].over for row in rows for name in description.metrics if name in row.figures)
     return render(
         "tune.html",
         title=f"{description.family} on {description.cohort}",
@@ -113,18 +115,18 @@ def page(description: Description, records: Sequence[TrialRecord], rows: Sequenc
         front={row.id for row in pareto_rows(description, rows)} if several else set(),
         metrics=description.metrics,
         names=names,
+        spread=spread,
+        trained=any(row.epochs for row in rows),
         bars=[(key, share, found.counted[key]) for key, share in found.shares.items()],
         unjudged=found.reasons if judged else {},
-        parallel=parallel,
+        parallel=_parallel(description, judged, beside),
         fifths=_fifths(len(judged)),
-        left_out=""
-        if len(drawn) == len(names)
-        else f" Drawn are {len(drawn)} of {len(names)} parameters: those that differ, the most important first.",
+        left_out=f" The {len(beside)} that matter most of {len(drawn)} are drawn." if len(beside) < len(drawn) else "",
         tables=paper_tables(description, rows),
         paper_plots=paper_plots(description, rows),
         fronts=fronts(description, rows, names),
         curves=learning_curves(description.metrics[0], rows),
-        against=against_parameters(description, judged, drawn),
+        against=against_parameters(description, judged, dict(list(drawn.items())[:MOST_CHARTS])),
         facts=_facts(description),
         metric_name=metric_name,
         figure_text=figure_text,
@@ -135,12 +137,13 @@ def page(description: Description, records: Sequence[TrialRecord], rows: Sequenc
     )
 
 
-def _drawn(judged: Sequence[Row], names: Mapping[str, str], found: Importance) -> dict[str, str]:
-    """Parameters to draw: those that differ between ranked rows, the most important first where there are many."""
-    differ = [key for key in names if len({json.dumps(row.parameters.get(key), sort_keys=True) for row in judged}) > 1]
-    if len(differ) > MOST_AXES:
-        differ = sorted(differ, key=lambda key: -found.shares.get(key, 0.0))[:MOST_AXES]
-    return {key: names[key] for key in differ}
+def _drawn(judged: Sequence[Row], names: Mapping[str, str]) -> dict[str, str]:
+    """Parameters to draw: those that differ between ranked rows."""
+    return {
+        key: name
+        for key, name in names.items()
+        if len({json.dumps(row.parameters.get(key), sort_keys=True) for row in judged}) > 1
+    }
 
 
 def _parallel(description: Description, judged: Sequence[Row], drawn: Mapping[str, str]) -> Any:

@@ -30,20 +30,22 @@ def paper_tables(description: Description, rows: Sequence[Row]) -> list[PageTabl
         branch = setting_of(description, row, _BRANCH)
         if row.rank and branch is not None:
             by_branch.setdefault(str(branch), []).append(row)
-    tasks = list(dict.fromkeys(task for found in by_branch.values() for row in found for task in _tasks(row)))
+    theirs = [task for task in next(iter(PAPER.values())) if task != MEAN]
+    ours = dict.fromkeys(task for found in by_branch.values() for row in found for task in _tasks(row))
+    tasks = sorted(ours, key=lambda task: theirs.index(task) if task in theirs else len(theirs))
     if not tasks:
         return []
     body: list[tuple[str, ...]] = []
     for branch in [*(name for name in PAPER if name in by_branch), *(name for name in by_branch if name not in PAPER)]:
         best = by_branch[branch][0]
-        each = [best.figures.get(_accuracy(task)) for task in tasks]
+        accuracies = [best.figures.get(_accuracy(task)) for task in tasks]
         mean = best.figures.get(_accuracy("tasks"))
         count = len(by_branch[branch])
-        body.append((branch, f"best of {count}", *(_percent(found) for found in each), _percent(mean)))
+        body.append((branch, f"best of {count}", *(_percent(found) for found in accuracies), _percent(mean)))
         paper = PAPER.get(branch, {})
         if any(task in paper for task in tasks):
-            theirs = [paper.get(task) for task in tasks] + [paper.get(MEAN) if set(paper) == {*tasks, MEAN} else None]
-            texts = [ABSENT if it is None else _of_hundred(it.mean, it.sd) for it in theirs]
+            spreads = [paper.get(task) for task in tasks] + [paper.get(MEAN) if set(paper) == {*tasks, MEAN} else None]
+            texts = [ABSENT if each is None else _of_hundred(each.mean, each.sd) for each in spreads]
             body.append(("", "paper", *texts))
     title = "Average per-class accuracy by branch point, %: ours on validation ± SD, the paper's on its test discs"
     return [PageTable(title, ("branch point", "whose", *tasks, MEAN), body)]

@@ -16,8 +16,11 @@ from mskray.tuning.ledger import Description
 from mskray.tuning.wording import metric_name, number, parameters_text, shortened
 
 FIFTHS = 5
+MOST_AXES = 9
+"""Axes that are side by side on the page's width."""
 _WIDTH, _HEIGHT, _TOP, _BOTTOM, _LEFT, _RIGHT = 1064.0, 400.0, 44.0, 42.0, 62.0, 84.0
-_LEAST_GAP = 132.0
+_LEAST_GAP = 104.0
+_TITLE_LETTER = 1.1 * LETTER
 _FAN = 12.0
 """Height over which lines through the same category are spread, so that each can be seen."""
 
@@ -41,6 +44,7 @@ def parallel_coordinates(description: Description, rows: Sequence[Row], names: M
         values = [row.parameters[key] for row in rows if key in row.parameters]
         axes.append((key, name, parameter_axis(description, key, values)))
     for metric in metrics:
+<<<<<<< HEAD
         axes.append(
             (
                 metric,
@@ -48,6 +52,10 @@ def parallel_coordinates(description: Description, rows: Sequence[Row], names: M
                 figure_axis(row.figures[metric].mean for row in rows if metric in row.figures),
             )
         )
+=======
+        figures = [row.figures[metric].mean for row in rows if metric in row.figures]
+        axes.append((metric, metric_name(metric), figure_axis(figures)))
+>>>>>>> t-show
     width = max(_WIDTH, _LEFT + _RIGHT + _LEAST_GAP * (len(axes) - 1))
     gap = (width - _LEFT - _RIGHT) / max(1, len(axes) - 1)
     places = [_LEFT + gap * index for index in range(len(axes))]
@@ -82,7 +90,7 @@ def _y(share: float) -> float:
 
 def _draw(root: Xml.Element, x: float, gap: float, key: str, name: str, axis: Axis, some_lack: bool) -> None:
     add(root, "line", "axis", x1=x, x2=x, y1=_TOP, y2=_HEIGHT - _BOTTOM)
-    for index, part in enumerate(_in_two(name, int((gap - 8) / LETTER))):
+    for index, part in enumerate(_in_two(name, int((gap - 8) / _TITLE_LETTER))):
         title = add(root, "text", "axis-label middle", x=x, y=14.0 + 15 * index)
         title.text = part
         Xml.SubElement(title, "title").text = key

@@ -16,6 +16,8 @@ BEST = 3
 _STYLES = ("s3", "s0", "s2")
 _LOSSES = 4.0
 """How many times the median a loss may be before its curve is cut: one that diverged hides all others."""
+_ASIDE = 0.4
+"""Width over which the dots of a category are spread, of the distance between two."""
 Curve = list[tuple[float, float]]
 
 
@@ -88,8 +90,8 @@ def against_parameters(description: Description, rows: Sequence[Row], names: Map
         )
         for row in reversed(having):
             figure = row.figures[metric].mean
-            # Dots of one category side by side, the best in the middle.
-            aside = 0.22 * (row.rank - 1) / len(rows) * (-1) ** row.rank if across.categories else 0.0
+            # Dots of one category side by side, as scattered as multiples of the golden ratio are.
+            aside = _ASIDE * (row.rank * 0.618 % 1 - 0.5) if across.categories else 0.0
             told = f"trial {row.id}: {number(figure)} with {value_text(row.parameters[key])}"
             best = row.rank <= BEST
             chart.point(
@@ -108,7 +110,7 @@ def _curves(title: str, key: str, curves: Mapping[str, Curve], best: Mapping[str
     cut = ""
     if "loss" in key:
         most = _LOSSES * median(figures)
-        up = (min(0.0, up[0]), up[1])
+        up = (min(0.0, *figures), up[1])
         if 0 < most < max(figures):
             up, cut = (up[0], most), f" Cut at {number(most)}: the highest is {number(max(figures))}."
     ends = (min(epochs), max(epochs)) if max(epochs) > min(epochs) else (epochs[0] - 1, epochs[0] + 1)
