@@ -42,21 +42,22 @@ def run(
 
     data = apply_overrides(read_yaml(config), overrides or [])
     where = f"{config} and the command line" if overrides else config
+    from mskray.tuning.page import PAGE
     from mskray.verbs.tune import parse_search, tune
-    from mskray.verbs.tune_show import PAGE, show_search
+    from mskray.verbs.tune_show import show as shown
 
     display = Display()
     ledger = tune(*parse_search(data, where), where, report=display)
     display.end()
-    print(f"{show_search(str(ledger.folder))}\n{ledger.folder.join(PAGE)}")
+    print(f"{shown(str(ledger.folder))}\n{ledger.folder.join(PAGE)}")
 
 
 @tune_app.command()
 def show(search: Annotated[str, typer.Argument(metavar="SEARCH", help="URI of a search's folder.")]) -> None:
     """Print the leaderboard of a search, also while it runs."""
-    from mskray.verbs.tune_show import show_search
+    from mskray.verbs.tune_show import show as shown
 
-    print(show_search(search))
+    print(shown(search))
 
 
 @tune_app.command()

@@ -44,18 +44,8 @@ def parallel_coordinates(description: Description, rows: Sequence[Row], names: M
         values = [row.parameters[key] for row in rows if key in row.parameters]
         axes.append((key, name, parameter_axis(description, key, values)))
     for metric in metrics:
-<<<<<<< HEAD
-        axes.append(
-            (
-                metric,
-                metric_name(metric),
-                figure_axis(row.figures[metric].mean for row in rows if metric in row.figures),
-            )
-        )
-=======
         figures = [row.figures[metric].mean for row in rows if metric in row.figures]
         axes.append((metric, metric_name(metric), figure_axis(figures)))
->>>>>>> t-show
     width = max(_WIDTH, _LEFT + _RIGHT + _LEAST_GAP * (len(axes) - 1))
     gap = (width - _LEFT - _RIGHT) / max(1, len(axes) - 1)
     places = [_LEFT + gap * index for index in range(len(axes))]

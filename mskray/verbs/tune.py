@@ -43,12 +43,12 @@ from mskray.tuning.job import (
 )
 from mskray.tuning.ledger import Description, Ledger, TrialRecord
 from mskray.tuning.live import Board
+from mskray.tuning.page import write_page
 from mskray.tuning.ray_trial import FIGURE, RECORD, STEP, Plan
-from mskray.tuning.runner import check_dashboard, room, run_trials
+from mskray.tuning.runner import Watch, check_dashboard, room, run_trials
 from mskray.tuning.search import Listed, StudySearch, address
 from mskray.tuning.space import SearchSpace, parse_space
 from mskray.tuning.trial import run_trial
-from mskray.verbs.tune_show import write_page
 
 
 class TuneJob(Section):
@@ -135,11 +135,11 @@ def tune(job: TuneJob, chosen: Family, base: Mapping[str, Any], where: str, repo
             ledger, firsts, space, job.search, job.budget, metrics, chosen, base, seen, job.task, gpus
         )
         steps = _steps(chosen, base, space, folds.count)
-        with Board(description, job.budget.trials, at_once) as board:
+        with Board(description, job.budget.trials) as board:
             for record in records:
                 board.update(record)
             seconds = 3600 * job.budget.hours or None
-            watch = _watching(board, ledger)
+            watch = _watching(board, ledger, metrics[0])
             run_trials(plan, searcher, at_once, job.scheduler, steps, watch, run_trial, seconds)
             again = _repeats(ledger.trials(), metrics[0], job.repeats)
             if again and not searcher.out_of_time:
@@ -228,7 +228,7 @@ def _steps(chosen: Family, base: Mapping[str, Any], space: SearchSpace, folds: i
     return total
 
 
-def _watching(board: Board, ledger: Ledger) -> Any:
+def _watching(board: Board, ledger: Ledger, metric: str) -> Watch:
     def watch(record: dict[str, Any], result: dict[str, Any] | None) -> None:
         known = TrialRecord.model_validate(record)
         if result is None:
@@ -236,8 +236,8 @@ def _watching(board: Board, ledger: Ledger) -> Any:
         elif RECORD in result:
             board.update(TrialRecord.model_validate(result[RECORD]))
         elif FIGURE in result:
-            board.update(known, int(result[STEP]), float(result[FIGURE]))
-        else:
+            board.update(known, int(result[STEP]), {metric: float(result[FIGURE])})
+        else:  # stopped
             board.update(ledger.trial(known.id))
 
     return watch
