@@ -70,14 +70,31 @@ def apply_overrides(data: Mapping[str, Any], words: Sequence[str]) -> dict[str, 
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             raise UserError(f"override {word!r}: the value is not valid YAML; quote it") from None
-        *sections, last = key.split(".")
-        node = result
-        for name in sections:
-            node = node.setdefault(name, {})
-            if not isinstance(node, dict):
-                raise UserError(f"override {word!r}: {name} is a value, not a section")
-        node[last] = _number(value)
+        _place(result, key, _number(value), f"override {word!r}")
     return result
+
+
+def merge(data: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `data` with the values of dotted keys in their sections; neither is changed.
+
+    Raises:
+        UserError: a key leads through a value that is no section.
+    """
+    result = _copy(data)
+    for key, value in values.items():
+        _place(result, key, _copy(value) if isinstance(value, Mapping) else value, f"key {key}")
+    return result
+
+
+def _place(data: dict[str, Any], key: str, value: Any, what: str) -> None:
+    """Set a dotted key of nested sections in place; sections that are not there yet are made."""
+    *sections, last = key.split(".")
+    node = data
+    for name in sections:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise UserError(f"{what}: {name} is a value, not a section")
+    node[last] = value
 
 
 GIVEN = {"given": True}
@@ -99,7 +116,7 @@ def validate(model: type[Model], data: Mapping[str, Any], where: str) -> Model:
         where: what the data came from (a file, a bundle), for the message.
     """
     try:
-        return model.model_validate(_numbers(data), context=GIVEN)
+        return model.model_validate(numbers(data), context=GIVEN)
     except ValidationError as error:
         problems = [_problem(model, detail) for detail in error.errors()]
         raise UserError(f"{where}: " + "; ".join(problems)) from None
@@ -137,6 +154,24 @@ def describe(model: type[BaseModel], prefix: str = "") -> Iterator[Setting]:
             source=str(extra.get("source", "")),
             text=field.description or "",
         )
+
+
+def type_of(model: type[BaseModel], key: str) -> Any:
+    """Return the annotation of a leaf field by its dotted key, or of the values of a mapping that is one.
+
+    None where there is no such leaf: of a section, and of a key that the config does not have.
+    """
+    name, _, rest = key.partition(".")
+    field = model.model_fields.get(name)
+    if field is None:
+        return None
+    section = _section_of(field.annotation)
+    if section is not None:
+        return type_of(section, rest)
+    if rest:
+        inside = typing.get_origin(field.annotation) is dict and "." not in rest
+        return typing.get_args(field.annotation)[1] if inside else None
+    return None if key.endswith(".") else field.annotation
 
 
 def _problem(model: type[BaseModel], detail: Any) -> str:
@@ -217,11 +252,12 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _numbers(value: Any) -> Any:
+def numbers(value: Any) -> Any:
+    """Return the value, or the mapping or list of values, with what YAML took for text as the numbers they are."""
     if isinstance(value, Mapping):
-        return {key: _numbers(item) for key, item in value.items()}
+        return {key: numbers(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_numbers(item) for item in value]
+        return [numbers(item) for item in value]
     return _number(value)
 
 

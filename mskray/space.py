@@ -32,8 +32,25 @@ class Parameter:
         """Whether its values can be counted."""
         return self.kind in ("choice", "grid")
 
+    def to_data(self) -> dict[str, Any]:
+        """Return what YAML and JSON have of it: {kind: values, "when": {key: values}}."""
+        conditions = {"when": plain(self.when)} if self.when else {}
+        return {self.kind: plain(self.values), **conditions}
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: lists for tuples, also inside."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
 
 Space = Mapping[str, Parameter]
+
+
+def to_data(space: Space) -> dict[str, Any]:
+    """Return {key: {kind: values, "when": {key: values}}}, as YAML and JSON have it."""
+    return {key: parameter.to_data() for key, parameter in space.items()}
 
 
 def choice(*values: Any) -> Parameter:

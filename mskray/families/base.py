@@ -13,6 +13,7 @@ from mskray.bundles import Fitted
 from mskray.cohorts import Cohort, Task
 from mskray.config import Section
 from mskray.errors import UserError, did_you_mean
+from mskray.space import Space
 from mskray.training.run import Run, Trained
 
 
@@ -87,8 +88,12 @@ class Family(ABC):
         """Make a fitted model ready to predict."""
 
     @abstractmethod
-    def search_space(self) -> dict[str, Any]:
-        """Return what is worth searching: dotted config keys to lists of values or (low, high) ranges."""
+    def search_space(self) -> Space:
+        """Return what is worth searching, by dotted config key."""
+
+    def spaces(self) -> Mapping[str, Space]:
+        """Return other spaces by name: presets, such as the grids of papers. "none" is no name."""
+        return {}
 
     def task(self, cohort: Cohort, name: str) -> Task:
         """Return what is to be learned: the cohort's task `name`, its first where that is empty. Raises UserError."""

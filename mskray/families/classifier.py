@@ -3,8 +3,9 @@
 mskray train jobs/configs/phantom-mobilenet.yaml
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import model_validator
 from torch import Tensor, nn
@@ -15,12 +16,18 @@ from mskray.config import Section, setting
 from mskray.families.base import Family, Predictor, register
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.models.backbones import BACKBONES, Backbone, check_input_size
+from mskray.space import Space, choice, grid, loguniform, uniform
 from mskray.training.config import TorchConfig
 from mskray.training.fit import fit
 from mskray.training.recipe import Answer, Batch
 from mskray.training.run import Run
 from mskray.training.samples import EachImage
 from mskray.training.weights import Starting
+
+_COMPARED = ("resnet18", "densenet121", "vgg16", "efficientnet_b0", "mobilenet_v2")
+"""The ResNet18 deck's comparison of architectures, slide 03."""
+_STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")
+"""A ResNet's, but for the head."""
 
 
 class NetworkSection(Section):
@@ -76,12 +83,32 @@ class Classifier(Family):
         config = ClassifierConfig.model_validate(fitted.config)
         return TorchPredictor(ClassifierRecipe(config, len(fitted.classes)), fitted, device)
 
-    def search_space(self) -> dict[str, Any]:
+    def search_space(self) -> Space:
         return {
-            "network.backbone": list(BACKBONES),
-            "optimizer.learning_rate": (1e-5, 1e-2),
-            "optimizer.weight_decay": (1e-6, 1e-2),
-            "schedule.name": ["plateau", "cosine", "one_cycle"],
-            "augment.rotation": (0.0, 30.0),
-            "loop.label_smoothing": (0.0, 0.2),
+            "network.backbone": choice(*_COMPARED, "densenet169"),
+            "optimizer.learning_rate": loguniform(1e-5, 1e-2),
+            "optimizer.weight_decay": loguniform(1e-6, 1e-2),
+            "schedule.name": choice("plateau", "cosine", "one_cycle"),
+            "augment.rotation": uniform(0.0, 30.0),
+            "loop.label_smoothing": uniform(0.0, 0.2),
+        }
+
+    def spaces(self) -> Mapping[str, Space]:
+        """The ResNet18 deck's: architectures (slide 03), and what its versions (slide 04) froze and scheduled.
+
+        Frozen are all but the head (baseline), all but layer3 and layer4 (U9, slide 05), also layer2 (the published
+        notebook), or nothing (U5 to U8). The schedule's factor and patience are left to the job, as is all else.
+        """
+        resnet18, rates = {"network.backbone": grid("resnet18")}, {"optimizer.learning_rate": grid(1e-3, 1e-4)}
+        frozen = {"network.freeze": grid(_STAGES, _STAGES[:3], _STAGES[:2], ())}
+        schedules = {
+            "loop.class_weights": grid("none", "inverse_frequency"),
+            "schedule.name": grid("none", "plateau"),
+            "loop.patience": grid(0, 5),
+        }
+        return {
+            "deck-architectures": {"network.backbone": grid(*_COMPARED)},
+            "deck-unfreezing": {**resnet18, **rates, **frozen},
+            "deck-schedules": {**resnet18, **rates, **schedules},
+            "deck-versions": {**resnet18, **rates, **frozen, **schedules},
         }

@@ -23,6 +23,7 @@ from mskray.errors import UserError
 from mskray.families.base import Family, register
 from mskray.families.flag_removal import FLAG, KINDS, FlagPredictor, RemovalSection
 from mskray.models.detector import DETECTOR_BACKBONES, Detector, Method, load_detector
+from mskray.space import Space, choice, grid, loguniform, uniform
 from mskray.training.augmentation import exposure, moved, moved_boxes, poses
 from mskray.training.box_samples import BoxSamples
 from mskray.training.config import AugmentSection, LoopSection, Metric, TorchConfig
@@ -204,11 +205,20 @@ class FlagDetector(Family):
         config = FlagDetectorConfig.model_validate(fitted.config)
         return FlagPredictor(FlagDetectorRecipe(config), fitted, config.removal, device)
 
-    def search_space(self) -> dict[str, Any]:
+    def search_space(self) -> Space:
         return {
-            "network.method": ["faster_rcnn", "mask_rcnn"],
-            "network.anchor": (8.0, 64.0),
-            "network.channels": [64, 128, 256],
-            "optimizer.learning_rate": (1e-5, 1e-2),
-            "augment.scale": (0.0, 0.4),
+            "network.method": choice("faster_rcnn", "mask_rcnn"),
+            "network.anchor": loguniform(8.0, 64.0),
+            "network.channels": choice(64, 128, 256),
+            "optimizer.learning_rate": loguniform(1e-5, 1e-2),
+            "augment.scale": uniform(0.0, 0.4),
+        }
+
+    def spaces(self) -> Mapping[str, Space]:
+        """ZHAW's two detectors (section IV-B2), each at rates of ours: it states none."""
+        return {
+            "methods": {
+                "network.method": grid("faster_rcnn", "mask_rcnn"),
+                "optimizer.learning_rate": grid(1e-4, 3e-4, 1e-3),
+            }
         }

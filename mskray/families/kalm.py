@@ -9,7 +9,7 @@ starts from its best epoch and trains FC_w, FC_h and CNN_l while CNN_g stays as 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import ValidationInfo, model_validator
@@ -22,6 +22,7 @@ from mskray.families.base import Family, Predictor, register
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.models.backbones import BACKBONES, Backbone, check_map
 from mskray.models.kalm import Kalm, global_network, to_pixels
+from mskray.space import Space, choice, grid, loguniform, uniform
 from mskray.training.config import (
     DataSection,
     LoopSection,
@@ -39,6 +40,7 @@ from mskray.training.weights import Starting
 
 GLOBAL, LOCAL, KEY_AREA = "global", "local", "key_area"
 _SETTINGS = "KALM, section 4.1"
+_TABLE_1 = ("resnet18", "inception_v4", "vgg16")
 
 
 class NetworkSection(Section):
@@ -221,15 +223,21 @@ class KalmFamily(Family):
         config = KalmConfig.model_validate(fitted.config)
         return TorchPredictor(LocalRecipe(config.stage(LOCAL), len(fitted.classes)), fitted, device)
 
-    def search_space(self) -> dict[str, Any]:
+    def search_space(self) -> Space:
         return {
-            "network.backbone": list(BACKBONES),
-            "network.centred": [False, True],
-            "optimizer.learning_rate": (1e-6, 1e-3),
-            "local.optimizer.learning_rate": (1e-6, 1e-3),
-            "local.start": ["initial", "global"],
-            "local.side": (0.2, 0.7),
+            "network.backbone": choice(*_TABLE_1),
+            "network.centred": choice(False, True),
+            "optimizer.learning_rate": loguniform(1e-6, 1e-3),
+            "local.optimizer.learning_rate": loguniform(1e-6, 1e-3),
+            "local.start": choice("initial", "global"),
+            "local.side": uniform(0.2, 0.7),
         }
+
+    def spaces(self) -> Mapping[str, Space]:
+        """Table 1's networks, and rates of both trainings: the paper's 1e-5 (section 4.1) and two of ours beside it."""
+        backbones = {"network.backbone": grid(*_TABLE_1)}
+        rates = {key: grid(1e-6, 1e-5, 1e-4) for key in ("optimizer.learning_rate", "local.optimizer.learning_rate")}
+        return {"table-1": backbones, "learning-rates": rates, "table-1-learning-rates": {**backbones, **rates}}
 
 
 def _together(first: Trained, second: Trained) -> Trained:

@@ -8,6 +8,7 @@ once with Ray Data and kept in the cache, so that another vocabulary or classifi
 words are learned from the training pairs alone, without their noisy copies.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -49,9 +50,10 @@ from mskray.estimators.words import (
 from mskray.families.base import Family, Images, Prediction, Predictor, register
 from mskray.imaging.inputs import InputFormat
 from mskray.imaging.intensity import to_uint8
-from mskray.imaging.keypoints import describe
+from mskray.imaging.keypoints import KINDS, describe
 from mskray.imaging.regions import fit_to_format
 from mskray.progress import Progress
+from mskray.space import Space, choice, grid, loguniform, only
 from mskray.training.run import Run, Trained
 from mskray.training.validation import named, validation_metrics
 
@@ -167,13 +169,30 @@ class PairBovw(Family):
         config = PairBovwConfig.model_validate(fitted.config)
         return PairBovwPredictor(fitted.classes, config, words.numpy(), model, fitted.image)
 
-    def search_space(self) -> dict[str, Any]:
+    def search_space(self) -> Space:
         return {
-            "keypoints.descriptor": ["orb", "sift", "surf"],
-            "vocabulary": [50, 100, 200, 500, 1000],
-            "classifier.name": ["svm", "gaussian_nb", "multinomial_nb"],
-            "classifier.C": (1e-2, 1e3),
-            "classifier.gamma": (1e-2, 1e3),
+            "keypoints.descriptor": choice(*KINDS),
+            "vocabulary": choice(50, 100, 200, 500, 1000),
+            "classifier.name": choice("svm", "gaussian_nb", "multinomial_nb"),
+            "classifier.C": only(loguniform(1e-2, 1e3), classifier__name="svm"),
+            "classifier.gamma": only(loguniform(1e-2, 1e3), classifier__name="svm"),
+        }
+
+    def spaces(self) -> Mapping[str, Space]:
+        """CRMO's descriptors, judges and vocabularies of 50 and 500 words ("Bag of Visual Words", and its table).
+
+        `vocabularies` has two sizes between them; C and γ, where 0 is scikit-learn's scale, are ours: CRMO has none.
+        """
+        models = {"keypoints.descriptor": grid(*KINDS), "classifier.name": grid("svm", "gaussian_nb")}
+        kernel = {
+            "classifier.C": only(grid(0.1, 1.0, 10.0, 100.0), classifier__name="svm"),
+            "classifier.gamma": only(grid(0.0, 10.0, 100.0), classifier__name="svm"),
+        }
+        crmo, more = {"vocabulary": grid(50, 500)}, {"vocabulary": grid(50, 100, 200, 500)}
+        return {
+            "crmo": {**models, **crmo},
+            "vocabularies": {**models, **more},
+            "vocabularies-kernel": {**models, **more, **kernel},
         }
 
     def _usable(self, cohort: Cohort, words: PairWords, run: Run) -> np.ndarray:

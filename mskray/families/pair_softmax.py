@@ -32,6 +32,7 @@ from mskray.imaging.inputs import InputFormat
 from mskray.imaging.regions import fit_to_format
 from mskray.models.backbones import BACKBONES, Backbone
 from mskray.progress import Progress
+from mskray.space import Space, choice, grid, only, uniform
 from mskray.training.feed import LOADER_CPUS
 from mskray.training.run import Run, Trained
 from mskray.training.validation import named, validation_metrics
@@ -161,13 +162,18 @@ class PairSoftmaxFamily(Family):
         form = config.input_format
         return PairSoftmaxPredictor(fitted.classes, network, model, form, fitted.image, config.data.batch_size, place)
 
-    def search_space(self) -> dict[str, Any]:
+    def search_space(self) -> Space:
         return {
-            "softmax.features": [100, 200, 399, 800],
-            "augment.noise_copies": [0, 1, 3],
-            "augment.noise": (0.005, 0.1),
-            "augment.reverse": [True, False],
+            "softmax.features": choice(100, 200, 399, 800),
+            "augment.noise_copies": choice(0, 1, 3),
+            "augment.noise": only(uniform(0.005, 0.1), augment__noise_copies=(1, 3)),
+            "augment.reverse": choice(True, False),
         }
+
+    def spaces(self) -> Mapping[str, Space]:
+        """CRMO's 399 features ("CNN Feature Extraction") and its copies, each with what they are worth; others ours."""
+        copies = {"augment.reverse": grid(True, False), "augment.noise_copies": grid(0, 1)}
+        return {"copies": copies, "features-copies": {"softmax.features": grid(100, 200, 399, 800), **copies}}
 
 
 def feature_network_of(config: ConfigT) -> tuple[FeatureNetwork, ConfigT]:

@@ -8,8 +8,9 @@ networks learn to classify and epochs in which the proposals learn by the rank l
 What ZHAW does not state of RA-CNN is taken from public versions of it, named in each setting's source.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import ValidationInfo, model_validator
@@ -23,6 +24,7 @@ from mskray.families.base import Family, Predictor, register
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.models.backbones import BACKBONES, Backbone, check_map
 from mskray.models.racnn import Phase, Racnn, corners, rank_loss
+from mskray.space import Space, choice, grid, loguniform, uniform
 from mskray.training.augmentation import augment
 from mskray.training.config import DataSection, OptimizerSection, TorchConfig
 from mskray.training.fit import fit
@@ -240,11 +242,21 @@ class RacnnFamily(Family):
         config = RacnnConfig.model_validate(fitted.config)
         return TorchPredictor(RacnnRecipe(config, len(fitted.classes)), fitted, device)
 
-    def search_space(self) -> dict[str, Any]:
+    def search_space(self) -> Space:
         return {
-            "network.backbone": list(BACKBONES),
-            "network.smallest": (0.15, 0.4),
-            "network.margin": (0.0, 0.2),
-            "network.alternate": [1, 2, 4],
-            "optimizer.learning_rate": (1e-6, 1e-3),
+            "network.backbone": choice("vgg19", "vgg16", "resnet18", "densenet121"),
+            "network.smallest": uniform(0.15, 0.4),
+            "network.margin": uniform(0.0, 0.2),
+            "network.alternate": choice(1, 2, 4),
+            "optimizer.learning_rate": loguniform(1e-6, 1e-3),
+        }
+
+    def spaces(self) -> Mapping[str, Space]:
+        """What ZHAW had to guess (section IV-D, "parameters that are unknown"): 1, 1, 2 and Adam; others are ours."""
+        return {
+            "unknown": {
+                "network.scale_weights": grid((1.0, 1.0, 2.0), (1.0, 1.0, 1.0), (2.0, 1.0, 1.0)),
+                "optimizer.name": grid("adam", "sgd"),
+                "optimizer.learning_rate": grid(1e-6, 1e-5, 1e-4),
+            }
         }

@@ -22,11 +22,12 @@ from mskray.cohorts.schema import SECOND, ImageFormat
 from mskray.errors import UserError
 from mskray.explain.hotspots import Copies, hotspots
 from mskray.families.base import Family, Images, Prediction, Predictor, register
-from mskray.families.spinenet_config import SpineNetConfig
+from mskray.families.spinenet_config import SEARCH_SPACE, SPACES, SpineNetConfig
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.imaging.intensity import to_dtype
-from mskray.models.vgg_m import BRANCHES, SMALLEST_SIDE, SpineNet
+from mskray.models.vgg_m import SMALLEST_SIDE, SpineNet
 from mskray.progress import Progress
+from mskray.space import Space
 from mskray.training.disc_samples import DiscSamples, StackInput, smallest_stored, stack_input
 from mskray.training.disc_views import augment, look, views_of_test
 from mskray.training.feed import describe_split
@@ -232,14 +233,11 @@ class SpineNetFamily(Family):
         given = stack_input(ImageFormat.model_validate(fitted.image), config.data.image_size, config.data.slices)
         return SpineNetPredictor(SpineNetRecipe(config, given, tasks), fitted, device)
 
-    def search_space(self) -> dict[str, Any]:
-        return {
-            "network.branch": list(BRANCHES),
-            "network.dropout": (0.0, 0.6),
-            "optimizer.learning_rate": (1e-4, 1e-1),
-            "optimizer.weight_decay": (1e-5, 1e-2),
-            "augment.rotation": (0.0, 20.0),
-        }
+    def search_space(self) -> Space:
+        return SEARCH_SPACE
+
+    def spaces(self) -> Mapping[str, Space]:
+        return SPACES
 
     def _given(self, cohort: Cohort, config: SpineNetConfig) -> StackInput:
         """Return what the network is given of the cohort's images. Raises UserError where they are too small."""

@@ -1,11 +1,13 @@
 """The config of `spinenet`: the paper's recipe as defaults."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from mskray.config import Section, setting
 from mskray.models.vgg_m import BRANCHES, SMALLEST_SIDE
+from mskray.space import Space, choice, grid, loguniform, uniform
 from mskray.training.config import DataSection, LoopSection, Metric, OptimizerSection, ScheduleSection, TorchConfig
 from mskray.training.disc_views import DiscAugment
 
@@ -108,3 +110,21 @@ class SpineNetConfig(TorchConfig):
     augment: DiscAugment = DiscAugment()
     loop: SpineNetLoop = SpineNetLoop()
     predict: PredictSection = PredictSection()
+
+
+SEARCH_SPACE: Space = {
+    "network.branch": choice(*BRANCHES),
+    "network.dropout": uniform(0.0, 0.6),
+    "optimizer.learning_rate": loguniform(1e-4, 1e-1),
+    "optimizer.weight_decay": loguniform(1e-5, 1e-2),
+    "augment.rotation": uniform(0.0, 20.0),
+}
+
+_SMALL = ("upper_endplate", "lower_endplate", "upper_marrow", "lower_marrow")
+_BRANCH = {"network.branch": grid(*BRANCHES)}
+# Section 2: 1 for every task "works well", others are to be tuned for different problems. Ours: a trunk that is learned
+# from everything learns what is large first, and the four small changes with it where they weigh more. For cohorts with
+# the six tasks of the paper.
+_WEIGHTS = {"tasks.weights": grid({}, *(dict.fromkeys(_SMALL, weight) for weight in (2.0, 5.0, 10.0)))}
+SPACES: Mapping[str, Space] = {"table-2": _BRANCH, "task-weights": _WEIGHTS, "table-2-task-weights": _BRANCH | _WEIGHTS}
+"""Table 2's branch points and section 2's task weights."""

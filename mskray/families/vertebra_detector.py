@@ -28,6 +28,7 @@ from mskray.families.base import Family, register
 from mskray.families.vertebra_finding import FAMILY, FindingSection, VertebraPredictor, peak_scores
 from mskray.models.detector import DETECTOR_BACKBONES
 from mskray.models.vertebrae import INPUT_SLICES, VertebraNetwork, load_encoder
+from mskray.space import Space, choice, grid, loguniform, uniform
 from mskray.training.augmentation import exposure, moved, moved_points, poses
 from mskray.training.centre_loss import centre_loss
 from mskray.training.config import AugmentSection, DataSection, LoopSection, Metric, TorchConfig
@@ -213,11 +214,20 @@ class VertebraDetector(Family):
         config = VertebraDetectorConfig.model_validate(fitted.config)
         return VertebraPredictor(VertebraDetectorRecipe(config), fitted, config.finding, device)
 
-    def search_space(self) -> dict[str, Any]:
+    def search_space(self) -> Space:
         return {
-            "network.backbone": list(DETECTOR_BACKBONES),
-            "network.channels": [32, 48, 64, 96],
-            "optimizer.learning_rate": (1e-4, 1e-2),
-            "augment.scale": (0.0, 0.5),
-            "scanner.gamma": (0.0, 1.2),
+            "network.backbone": choice(*DETECTOR_BACKBONES),
+            "network.channels": choice(32, 48, 64, 96),
+            "optimizer.learning_rate": loguniform(1e-4, 1e-2),
+            "augment.scale": uniform(0.0, 0.5),
+            "scanner.gamma": uniform(0.0, 1.2),
+        }
+
+    def spaces(self) -> Mapping[str, Space]:
+        """Ours: SpineNet finds bodies otherwise (section 3)."""
+        return {
+            "encoders": {
+                "network.backbone": grid(*DETECTOR_BACKBONES),
+                "network.channels": grid(32, 48, 96),
+            }
         }

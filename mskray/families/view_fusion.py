@@ -24,6 +24,7 @@ from mskray.families.classifier import NetworkSection
 from mskray.families.torch_predictor import StudyPredictor
 from mskray.models.backbones import BACKBONES, Backbone, check_input_size
 from mskray.models.view_fusion import LateFusion, Pooling, real_views, repeat_views
+from mskray.space import Space, choice, grid, loguniform, only
 from mskray.training.augmentation import augment
 from mskray.training.config import DataSection, TorchConfig
 from mskray.training.fit import fit
@@ -155,13 +156,23 @@ class ViewFusion(Family):
         recipe = ViewFusionRecipe(config, len(fitted.classes))
         return StudyPredictor(recipe, fitted, device, slots=config.network.views if recipe.early else None)
 
-    def search_space(self) -> dict[str, Any]:
+    def search_space(self) -> Space:
         return {
-            "network.backbone": list(BACKBONES),
-            "network.fusion": ["early", "late"],
-            "network.pooling": ["mean", "max", "attention"],
-            "network.views": [3, 4, 6],
-            "optimizer.learning_rate": (1e-5, 1e-2),
-            "optimizer.weight_decay": (1e-6, 1e-2),
-            "schedule.name": ["plateau", "cosine", "one_cycle"],
+            "network.backbone": choice("vgg19", "resnet18", "densenet169"),
+            "network.fusion": choice("early", "late"),
+            "network.pooling": only(choice("mean", "max", "attention"), network__fusion="late"),
+            "network.views": choice(3, 4, 6),
+            "optimizer.learning_rate": loguniform(1e-5, 1e-2),
+            "optimizer.weight_decay": loguniform(1e-6, 1e-2),
+            "schedule.name": choice("plateau", "cosine", "one_cycle"),
+        }
+
+    def spaces(self) -> Mapping[str, Space]:
+        """ZHAW's early fusion of six views and the late fusion that it recommends (section IV-E), by any pooling."""
+        return {
+            "fusion": {
+                "network.fusion": grid("early", "late"),
+                "network.views": grid(6),
+                "network.pooling": only(grid("mean", "max", "attention"), network__fusion="late"),
+            }
         }
