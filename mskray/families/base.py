@@ -5,6 +5,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -75,6 +76,8 @@ class Family(ABC):
     sample: ClassVar[str] = "image"
     """What it learns from one at a time: the figures of a training count these."""
     Config: ClassVar[type[Section]]
+    epoch_keys: ClassVar[Mapping[str, str]] = MappingProxyType({"": "loop.epochs"})
+    """Where it learns in epochs: the config key of how many, for each of its trainings by its name in a history."""
 
     @abstractmethod
     def fit(self, cohort: Cohort, config: Any, run: Run) -> Fitted:
@@ -166,6 +169,7 @@ class Family(ABC):
             labels=trained.labels,
             sample=self.sample,
             cohort={"uri": str(cohort.location), "content_hash": cohort.content_hash},
+            learned=("train", "validation") if cohort.view.merged else ("train",),
         )
 
 
