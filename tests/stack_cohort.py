@@ -25,7 +25,7 @@ from mskray.cohorts.schema import (
     is_pixels,
     shard_schema,
 )
-from mskray.storage import locate
+from mskray.storage import Location, locate
 
 SIDE = Task(name="side", classes=("front", "middle", "back"), ordinal=True)
 TILT = Task(name="type", classes=("lying", "standing"))
@@ -53,10 +53,12 @@ def write_cohort(
     tasks: tuple[Task, ...] = (SIDE, TILT),
     image: ImageFormat = STACKS,
     kind: str = "disc",
+    shard_rows: int = 1 << 16,
 ) -> Cohort:
-    """Write a shard for each split's images and labels (-1 where missing); two images are a study and a patient."""
+    """Write shards of each split's images and labels (-1 where missing); two images are a study and a patient."""
     out, schema = locate(folder), shard_schema(image, tasks, False)
-    shards, counts = [], {}
+    shards: list[Shard] = []
+    counts = {}
     for split, (images, labels) in splits.items():
         rows = [_row(split, number, image) for number in range(len(images))]
         columns = [
@@ -68,13 +70,8 @@ def write_cohort(
             known = labels[task.name]
             column = pa.array(known.astype(np.int32), pa.int32(), mask=known == MISSING)
             table = table.set_column(table.schema.get_field_index(task.column), schema.field(task.column), column)
-        path = f"split={split}/part-0.parquet"
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
-        data = sink.getvalue().to_pybytes()
-        out.join(path).write_bytes(data)
-        digest = hashlib.sha256(data).hexdigest()
-        shards.append(Shard(split=split, path=path, rows=len(rows), bytes=len(data), sha256=digest))
+        cuts = [table.slice(start, shard_rows) for start in range(0, len(rows), shard_rows)]
+        shards += [_shard(out, split, number, cut) for number, cut in enumerate(cuts)]
         pairs = -(-len(rows) // 2)
         found = {task.name: count_labels(table[task.column], task) for task in tasks}
         counts[split] = SplitCount(images=len(rows), studies=pairs, patients=pairs, labels=found)
@@ -95,6 +92,14 @@ def write_cohort(
     )
     out.join(MANIFEST).write_json(manifest.model_dump(mode="json"))
     return open_cohort(out)
+
+
+def _shard(out: Location, split: str, number: int, table: pa.Table) -> Shard:
+    path, sink = f"split={split}/part-{number}.parquet", pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    data = sink.getvalue().to_pybytes()
+    out.join(path).write_bytes(data)
+    return Shard(split=split, path=path, rows=len(table), bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def _row(split: str, number: int, image: ImageFormat) -> dict[str, Any]:

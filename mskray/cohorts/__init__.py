@@ -4,6 +4,7 @@
 - `sources`  one file per foreign layout
 - `ingest`   source → cohort: listing, splits, shards, quarantine
 - `read`     cohort → arrays, tables, Ray data sets
+- `views`    splits exchanged, merged or dealt to folds, without writing
 
     mskray ingest SOURCE IN --out URI
     mskray cohort show URI
@@ -15,10 +16,12 @@ from mskray.cohorts.ingest import IngestSummary, ingest
 from mskray.cohorts.read import Cohort, open_cohort
 from mskray.cohorts.schema import SPLITS, ImageFormat, Manifest, Shard, Task
 from mskray.cohorts.sources import get_source, source_names
+from mskray.cohorts.views import Fold, View
 
 __all__ = [
     "SPLITS",
     "Cohort",
+    "Fold",
     "Group",
     "ImageFormat",
     "IngestSettings",
@@ -26,6 +29,7 @@ __all__ = [
     "Manifest",
     "Shard",
     "Task",
+    "View",
     "contact_sheet",
     "get_source",
     "ingest",

@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray.data
 
+from mskray.cohorts import views
 from mskray.cohorts.schema import (
     MANIFEST,
-    MISSING,
     QUARANTINE,
     SCHEMA_VERSION,
     SPLITS,
@@ -31,11 +31,12 @@ from mskray.cohorts.schema import (
     Manifest,
     Shard,
     Task,
-    content_hash,
+    as_array,
     is_pixels,
     pixels,
     shard_schema,
 )
+from mskray.cohorts.views import AS_IS, Fold, Part, View, kept
 from mskray.errors import UserError
 from mskray.storage import Location, locate
 
@@ -48,8 +49,13 @@ class Cohort:
 
     location: Location
     manifest: Manifest
-    exchanged: bool = False
-    """Whether this is the cohort with its validation and test splits exchanged (`exchange`)."""
+    view: View = AS_IS
+    """How it is seen: a view's manifest is its own (`mskray.cohorts.views`)."""
+
+    @property
+    def exchanged(self) -> bool:
+        """Whether this is the cohort with its validation and test splits exchanged (`exchange`)."""
+        return self.view.exchanged
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -95,15 +101,43 @@ class Cohort:
 
         Nothing is written. Its content hash is another one, so that nothing learned from it is taken for the other's.
         """
-        before, names = self.manifest, {"validation": "test", "test": "validation"}
-        shards = tuple(
-            shard.model_copy(update={"split": names.get(shard.split, shard.split)}) for shard in before.shards
-        )
-        splits = {names.get(split, split): count for split, count in before.counts.splits.items()}
-        counts = before.counts.model_copy(update={"splits": splits})
-        digest = content_hash(before.tasks, before.image, shards)
-        manifest = before.model_copy(update={"shards": shards, "counts": counts, "content_hash": digest})
-        return Cohort(self.location, manifest, not self.exchanged)
+        return Cohort(self.location, views.exchanged(self.manifest), self.view.exchange())
+
+    def merged(self) -> "Cohort":
+        """The same cohort whose split `train` holds train and validation, to learn from all but test.
+
+        The split `validation` is there too; its images are learned now. Raises UserError where a split is missing.
+        """
+        return Cohort(self.location, views.merged(self.manifest, str(self.location)), self.view.merge())
+
+    def folds(self, count: int, seed: int) -> "list[Cohort]":
+        """Deal the patients of train and validation to folds: a cohort each, for cross-validation.
+
+        `validation` is the fold, `train` all other patients of both; `test` is not there. Folds are alike in their
+        classes and sizes (`views.deal`), and no patient is in two. Reads the labels of both splits, no pixel.
+
+        Raises:
+            UserError: fewer patients than folds, or no split to deal from.
+        """
+        seen = [self.view.deal(Fold(number, count, seed)) for number in range(count)]
+        names = [split for split in views.LEARNED if split in self.splits] or ["train"]  # refused below
+        shards = [shard for split in names for shard in self.shards(split)]
+        columns = ["patient_id", "study_id", *(task.column for task in self.tasks)]
+        rows = pa.concat_tables([self.metadata(split, columns) for split in names])
+        made = views.folds(self.manifest, shards, rows, count, seed, str(self.location))
+        return [Cohort(self.location, *each) for each in zip(made, seen, strict=True)]
+
+    def fold(self, number: int, count: int, seed: int) -> "Cohort":
+        """One of `folds`, counted from 0."""
+        if not 0 <= number < count:
+            raise ValueError(f"fold {number} of {count}: folds are counted from 0")
+        return self.folds(count, seed)[number]
+
+    def through(self, view: View) -> "Cohort":
+        """See a cohort as it is on disk in another way."""
+        seen = self.exchange() if view.exchanged else self
+        seen = seen.merged() if view.merged else seen
+        return seen.fold(view.fold.number, view.fold.count, view.fold.seed) if view.fold else seen
 
     def read_shard(self, shard: Shard, columns: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Read one shard as arrays of its n rows.
@@ -116,10 +150,10 @@ class Cohort:
             {kind, x, y, w, h}, `vertebrae` as lists of {level, slice, x0, y0, … x3, y3}.
         """
         table = self._read(shard, self._known(columns))
-        return {column.name: _array(table[column.name], column) for column in table.schema}
+        return {column.name: as_array(table[column.name], column) for column in table.schema}
 
     def table(self, shard: Shard) -> pa.Table:
-        """One shard as it is stored, all columns."""
+        """One shard, all columns as they are stored."""
         return self._read(shard, self.schema.names)
 
     def metadata(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -136,7 +170,7 @@ class Cohort:
     def columns(self, split: str, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Columns of a whole split without pixels as arrays; rows as in `metadata`, values as in `read_shard`."""
         table = self.metadata(split, names)
-        return {field.name: _array(table[field.name], field) for field in table.schema}
+        return {field.name: as_array(table[field.name], field) for field in table.schema}
 
     def images(self, split: str, instance_ids: Iterable[str]) -> dict[str, np.ndarray]:
         """The images of some instances, reading only the row groups that hold them."""
@@ -178,7 +212,7 @@ class Cohort:
 
         # Few at a time: each holds a whole shard.
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(check, self.manifest.shards))
+            list(pool.map(check, {shard.path: shard for shard in self.manifest.shards}.values()))
 
     def _known(self, columns: Sequence[str] | None) -> list[str]:
         names = self.schema.names
@@ -188,6 +222,9 @@ class Cohort:
         return names if columns is None else list(columns)
 
     def _read(self, shard: Shard, columns: list[str]) -> pa.Table:
+        return kept(shard, self._stored(shard, columns))
+
+    def _stored(self, shard: Shard, columns: list[str]) -> pa.Table:
         # With pixels nearly the whole object is needed: one request. Without, a few ranges of it.
         place = self.location.join(shard.path)
         if any(is_pixels(self.schema.field(name)) for name in columns):
@@ -195,8 +232,9 @@ class Cohort:
         return pq.read_table(place.path, filesystem=place.filesystem, columns=columns, partitioning=None)
 
     def _some_images(self, shard: Shard, wanted: set[str]) -> dict[str, np.ndarray]:
-        names = self._read(shard, ["instance_id"])["instance_id"]
-        hits = np.flatnonzero(pc.is_in(names, pa.array(sorted(wanted), pa.string())).to_numpy())
+        names = self._stored(shard, ["instance_id"])["instance_id"]
+        hit = pc.is_in(names, pa.array(sorted(wanted), pa.string())).to_numpy()
+        hits = np.flatnonzero(hit & shard.mask if isinstance(shard, Part) else hit)
         if not len(hits):
             return {}
         place, found = self.location.join(shard.path), {}
@@ -254,17 +292,3 @@ def read_manifest(location: Location) -> Manifest:
     except (ValueError, KeyError) as error:
         what = str(error).splitlines()[0] if isinstance(error, ValueError) else f"no {error}"
         raise UserError(f"{place} is not a valid cohort manifest ({what}): run the ingest again") from None
-
-
-def _array(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:
-    if is_pixels(field):
-        return pixels(column, field)
-    if pa.types.is_integer(field.type):
-        return column.fill_null(MISSING).to_numpy()
-    if pa.types.is_floating(field.type):
-        return column.fill_null(float("nan")).to_numpy()
-    if pa.types.is_string(field.type):
-        return column.to_numpy()
-    values = np.empty(len(column), dtype=object)
-    values[:] = column.to_pylist()
-    return values

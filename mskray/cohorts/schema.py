@@ -261,3 +261,18 @@ def pixels(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:
         flat[start : start + len(chunk)] = data.reshape(len(chunk), width)
         start += len(chunk)
     return result.astype(result.dtype.newbyteorder("="), copy=False)
+
+
+def as_array(column: pa.ChunkedArray, field: pa.Field) -> np.ndarray:
+    """Turn a column into an array: `pixels`, -1 and NaN for what is missing, objects with None otherwise."""
+    if is_pixels(field):
+        return pixels(column, field)
+    if pa.types.is_integer(field.type):
+        return column.fill_null(MISSING).to_numpy()
+    if pa.types.is_floating(field.type):
+        return column.fill_null(float("nan")).to_numpy()
+    if pa.types.is_string(field.type):
+        return column.to_numpy()
+    values = np.empty(len(column), dtype=object)
+    values[:] = column.to_pylist()
+    return values

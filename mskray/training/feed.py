@@ -13,13 +13,13 @@ Both give the same batches. `choose_cache` decides by size.
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import ray
 
-from mskray.cohorts import Cohort, open_cohort
+from mskray.cohorts import Cohort, Shard, open_cohort
 from mskray.cohorts.schema import is_pixels
 from mskray.imaging.inputs import InputFormat
 from mskray.training.plan import Rows
@@ -38,7 +38,7 @@ class Split:
         samples: how rows become samples.
         input: what the network is given of each image.
         counts: samples of each shard, in the order of `Cohort.shards`.
-        exchanged: of the cohort with its validation and test splits exchanged.
+        shards: the shards; those of a view know which of their rows it keeps.
     """
 
     cohort: str
@@ -46,7 +46,7 @@ class Split:
     samples: Samples
     input: InputFormat
     counts: tuple[int, ...]
-    exchanged: bool = False
+    shards: tuple[Shard, ...]
 
     @property
     def rows(self) -> int:
@@ -55,31 +55,33 @@ class Split:
     def load(self, shard: int) -> Arrays:
         """Read one shard: what `samples.load` makes of it."""
         cohort = open_cohort(self.cohort, check=False)
-        if self.exchanged:
-            cohort = cohort.exchange()
-        rows = cohort.read_shard(cohort.shards(self.name)[shard], ["image", *self.samples.columns])
-        return self.samples.load(rows, self.input)
+        return self.samples.load(cohort.read_shard(self.shards[shard], ["image", *self.samples.columns]), self.input)
+
+    def only(self, shard: int) -> "Split":
+        """The split with one of its shards, as number 0."""
+        return replace(self, counts=(self.counts[shard],), shards=(self.shards[shard],))
 
 
 def describe_split(cohort: Cohort, name: str, samples: Samples, form: InputFormat) -> tuple[Split, np.ndarray]:
     """Return a split and the labels (n,) or (n, tasks) int64 of its samples."""
     pictures = {field.name for field in cohort.schema if is_pixels(field)}
     rows = cohort.columns(name, [column for column in samples.columns if column not in pictures])
-    ends = np.cumsum([shard.rows for shard in cohort.shards(name)])[:-1]
-    shards = zip(*(np.split(values, ends) for values in rows.values()), strict=True)
-    labels = [samples.labels(dict(zip(rows, shard, strict=True))) for shard in shards]
-    split = Split(str(cohort.location), name, samples, form, tuple(len(each) for each in labels), cohort.exchanged)
+    shards = cohort.shards(name)
+    ends = np.cumsum([shard.rows for shard in shards])[:-1]
+    parts = zip(*(np.split(values, ends) for values in rows.values()), strict=True)
+    labels = [samples.labels(dict(zip(rows, part, strict=True))) for part in parts]
+    split = Split(str(cohort.location), name, samples, form, tuple(len(each) for each in labels), shards)
     return split, np.concatenate(labels)
 
 
 @ray.remote(num_cpus=LOADER_CPUS, max_retries=5, scheduling_strategy="SPREAD")
-def _load(split: Split, shard: int) -> Arrays:
-    return split.load(shard)
+def _load(split: Split) -> Arrays:
+    return split.load(0)
 
 
 def request(split: Split, shard: int) -> ray.ObjectRef:
     """Start reading a shard; `ray.get` of the result gives its arrays."""
-    return _load.remote(split, shard)
+    return _load.remote(split.only(shard))
 
 
 def choose_cache(wanted: str, splits: Sequence[Split], bytes_per_pixel: int) -> str:

@@ -21,7 +21,7 @@ def channel_means(split: Split, given: StackInput, report: Report = silent) -> n
     Raises:
         UserError: a shard cannot be read.
     """
-    numbers = {_sum.remote(split, shard, given): shard for shard in range(len(split.counts))}
+    numbers = {_sum.remote(split.only(shard), given): shard for shard in range(len(split.counts))}
     sums = np.zeros((len(numbers), given.slices))
     try:
         for done, task in enumerate(as_finished(list(numbers), _STAGE, "shards", report), 1):
@@ -34,8 +34,8 @@ def channel_means(split: Split, given: StackInput, report: Report = silent) -> n
 
 
 @ray.remote(num_cpus=LOADER_CPUS, max_retries=5, scheduling_strategy="SPREAD")
-def _sum(split: Split, shard: int, given: StackInput) -> np.ndarray:
-    images = split.load(shard)["image"]
+def _sum(split: Split, given: StackInput) -> np.ndarray:
+    images = split.load(0)["image"]
     return channel_sums(images, given)
 
 

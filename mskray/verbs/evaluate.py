@@ -98,10 +98,19 @@ def evaluate_model(
 
 
 def check_held_out(bundle: Bundle, cohort: Cohort, split: str) -> None:
-    """Raise UserError where a bundle was trained with validation and test exchanged and this split chose its epoch."""
-    if split != "test" or cohort.exchanged or bundle.cohort["content_hash"] == cohort.content_hash:
+    """Raise UserError where a bundle learned from this split, or it chose its epoch, though its name says otherwise.
+
+    That is so of bundles that were trained with validation and test exchanged, or with train and validation merged.
+    """
+    if cohort.view.merged or cohort.view.fold:
+        return  # whoever asks for such a view says what its splits are
+    learned = bundle.cohort["content_hash"]
+    held = cohort.exchange() if split == "test" else cohort
+    if split != "train" and {"train", "validation"} <= set(held.splits) and learned == held.merged().content_hash:
+        raise UserError(f"{bundle.name} was trained on train and {split}: evaluate it on a split that it has not seen")
+    if split != "test" or cohort.exchanged or learned == cohort.content_hash:
         return
-    if "validation" in cohort.splits and bundle.cohort["content_hash"] == cohort.exchange().content_hash:
+    if "validation" in cohort.splits and learned == cohort.exchange().content_hash:
         raise UserError(
             f"{bundle.name} was trained with validation and test exchanged: its epoch was chosen on test; evaluate it "
             "with --split validation, which it has not seen"

@@ -83,7 +83,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch):
     }
     monkeypatch.setattr(feed, "request", lambda split, shard: arrays)
     monkeypatch.setattr(feed.ray, "get", lambda reference: reference)
-    split = Split("nowhere", "train", EachImage("label_abnormality"), InputFormat(SIDE), (ROWS,))
+    split = Split("nowhere", "train", EachImage("label_abnormality"), InputFormat(SIDE), (ROWS,), ())
 
     def make(recipe: Recipe, session: Session, held_back: bool = True) -> Trainer:
         work = Assignment(recipe, split, split, (), (), None, None, lambda event: None, held_back)

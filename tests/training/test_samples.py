@@ -54,7 +54,7 @@ def test_shards_of_studies_are_weighed_with_all_their_views(monkeypatch: pytest.
     """1,000 samples of 1 MB fit in 40 % of 4 GB; with six views each they do not."""
     monkeypatch.setattr(feed.ray, "nodes", lambda: [{"Alive": True, "Resources": {"object_store_memory": 4e9}}])
     form = InputFormat(1000)
-    images = Split("c", "train", EachImage("label_a"), form, (1000,))
-    studies = Split("c", "train", Studies("label_a", views=6), form, (1000,))
+    images = Split("c", "train", EachImage("label_a"), form, (1000,), ())
+    studies = Split("c", "train", Studies("label_a", views=6), form, (1000,), ())
     assert choose_cache("auto", [images], 1) == "memory"
     assert choose_cache("auto", [studies], 1) == "stream"
