@@ -50,7 +50,7 @@ def _questions(bundle: "Bundle") -> str:
     return f"{', '.join(several)} on {bundle.kind}s"
 
 
-def _labels(bundle: Bundle, plural: str) -> list[str]:
+def _labels(bundle: "Bundle", plural: str) -> list[str]:
     """Lines with the labels learned from, one a task."""
     if not bundle.tasks:
         return [f"- training {plural}: {_shares(bundle.labels)}"]

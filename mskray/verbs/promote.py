@@ -23,7 +23,7 @@ from mskray.tuning.figures import sign
 from mskray.tuning.greedy import Candidate, check_vote_metric, select
 from mskray.verbs.ensemble import calibrated
 from mskray.verbs.searches import Chosen, Found
-from mskray.verbs.train import finished, fingerprint_of, train
+from mskray.verbs.train import fingerprint_of, finished, train
 
 MEMBERS = "members"
 _ON_ITS_OWN = Resources()
