@@ -91,15 +91,18 @@ def _validation(bundle: "Bundle") -> list[str]:
 
 def _all_learned(bundle: "Bundle") -> list[str]:
     """Of a bundle that learned from the validation split too."""
-    said = "It learned from the train and the validation split: nothing was held back, the last epoch was kept."
-    found = _named(bundle, _OUT_OF_BAG)
-    if not found:
-        return ["## Validation", "", f"None. {said} {_HELD_OUT}", ""]
-    said = (
-        "It learned from the train and the validation split: nothing was held back. Probabilities were calibrated out "
-        "of bag: each image judged by the machines that were given no image of its patient. So are these figures."
+    said, found = (
+        "It learned from the train and the validation split: nothing was held back",
+        _named(bundle, _OUT_OF_BAG),
     )
-    return [f"## Out of bag, {bundle.sample} level", "", f"{said} {_HELD_OUT}", "", *_table(found)]
+    if not found:
+        kept = "" if bundle.has_estimator else ", the last epoch was kept"
+        return ["## Validation", "", f"None. {said}{kept}. {_HELD_OUT}", ""]
+    how = (
+        "Probabilities were calibrated out of bag: each image judged by the machines that were given no image of its "
+        "patient. So are these figures."
+    )
+    return [f"## Out of bag, {bundle.sample} level", "", f"{said}. {how} {_HELD_OUT}", "", *_table(found)]
 
 
 def _searched(search: "Search") -> list[str]:

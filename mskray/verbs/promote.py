@@ -98,15 +98,14 @@ def _check_together(found: Sequence[Found]) -> None:
     for number, each in enumerate(found[1:], start=1):
         if any(str(each) == str(other) for other in found[:number]):
             raise UserError(f"search {each} is given twice: give it once")
-        for what, mine, others in (
+        for what, mine, other in (
             ("cohort", first.cohort.content_hash[:16], each.cohort.content_hash[:16]),
-            ("task", first.task, each.task),
+            ("task", first.task.name, each.task.name),  # of the same cohort: with the same classes
             ("metric", first.metric, each.metric),
         ):
-            if mine != others:
-                named = (mine.name, others.name) if what == "task" else (mine, others)
+            if mine != other:
                 raise UserError(
-                    f"searches {first} and {each} are of different {what}s ({named[0]}, {named[1]}): the members of an "
+                    f"searches {first} and {each} are of different {what}s ({mine}, {other}): the members of an "
                     "ensemble answer one question and are compared by one metric; promote them apart"
                 )
 
@@ -165,6 +164,6 @@ def _train_all(members: Sequence[Chosen], places: Sequence[Location], resources:
         chosen.check(seen, config, chosen.task(seen, job.task))
         left |= finished(place, fingerprint_of(job, chosen, config, seen)) is None
     with cluster.session() if left else nullcontext():
-        for number, (each, job) in enumerate(zip(members, jobs, strict=True), start=1):
+        for number, (each, whole) in enumerate(zip(members, jobs, strict=True), start=1):
             report(Progress(f"{number} of {len(jobs)}: {each.found.family.name}, {each}"))
-            train(*job, report=report, search=each.told(len(members)))
+            train(*whole, report=report, search=each.told(len(members)))

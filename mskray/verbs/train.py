@@ -119,7 +119,7 @@ def _train(
     out: Location,
     fingerprint: str,
     report: Report,
-    search: Search | None,
+    search: Search | None = None,
 ) -> Bundle:
     settings = {each.key: attrgetter(each.key)(config) for each in describe(chosen.Config)}
     params = {"family": chosen.name, "cohort": str(cohort.location), "task": task.name, **settings}
