@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from stack_cohort import PICTURES, SIDE, TILT, write_cohort
 
@@ -18,6 +19,7 @@ from mskray.cohorts.views import Part, deal
 from mskray.errors import UserError
 from mskray.families import family
 from mskray.imaging.inputs import InputFormat
+from mskray.prediction.readers import cohort_reader, pixel_arrays
 from mskray.training.feed import describe_split
 from mskray.training.samples import EachImage, Studies
 
@@ -200,6 +202,19 @@ def test_a_shard_that_was_written_anew_is_refused(tmp_path: Path) -> None:
     make(tmp_path, shard_rows=6)
     with pytest.raises(UserError, match=f"shard {part.path} has 6 rows, 8 were written"):
         fold.read_shard(part)
+
+
+@pytest.mark.parametrize("name", SEES)
+def test_a_predictor_is_given_the_rows_of_the_view(cohort: Cohort, name: str) -> None:
+    seen = SEES[name](cohort)
+    read = cohort_reader(pickle.loads(pickle.dumps(seen)), SIDE.column)
+    for split in seen.splits:
+        items = [{"split": np.array([split]), "shard": np.array([number])} for number in range(len(seen.shards(split)))]
+        rows = pa.concat_tables([read(item) for item in items])
+        stored = seen.metadata(split, ["instance_id", SIDE.column])
+        assert rows["instance_id"].to_pylist() == stored["instance_id"].to_pylist()
+        assert rows["label"].to_pylist() == stored[SIDE.column].to_pylist()
+        assert [len(pixels) for pixels in pixel_arrays(rows)] == [PICTURES.size] * len(stored)
 
 
 @pytest.mark.parametrize("samples", [EachImage(SIDE.column), Studies(SIDE.column, views=2)])

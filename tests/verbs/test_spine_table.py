@@ -241,3 +241,17 @@ def test_a_model_is_not_judged_on_the_split_that_chose_it(tmp_path: Path) -> Non
     check_held_out(bundle, cohort.exchange(), "test")
     told["cohort"] = {"uri": "", "content_hash": cohort.content_hash}
     check_held_out(Bundle.model_construct(**told), cohort, "test")
+
+
+@pytest.mark.parametrize(("seen", "split"), [("merged", "validation"), ("exchanged, merged", "test")])
+def test_a_model_is_not_judged_on_a_split_that_was_merged_into_what_it_learned(
+    tmp_path: Path, seen: str, split: str
+) -> None:
+    cohort = disc_cohort(tmp_path, TASKS)
+    learned = (cohort.exchange() if "exchanged" in seen else cohort).merged()
+    bundle = Bundle.model_construct(name="best", cohort={"uri": "", "content_hash": learned.content_hash})
+    with pytest.raises(UserError, match=f"best was trained on train and {split}"):
+        check_held_out(bundle, cohort, split)
+    check_held_out(bundle, cohort, {"validation": "test", "test": "validation"}[split])
+    check_held_out(bundle, learned, "validation")
+    check_held_out(bundle, cohort.fold(0, 2, 0), "validation")
