@@ -2,7 +2,7 @@
 
 import pytest
 
-from mskray.config import Section, apply_overrides, describe, read_yaml, setting, validate
+from mskray.config import Section, apply_overrides, describe, merge, read_yaml, setting, type_of, validate
 from mskray.errors import UserError
 
 
@@ -54,6 +54,39 @@ def test_overrides(words: list[str], expected: dict) -> None:
     data = {"a": {"b": 1, "c": 1}}
     assert apply_overrides(data, words) == expected
     assert data == {"a": {"b": 1, "c": 1}}
+
+
+def test_merging_dotted_keys_leaves_what_was_given_as_it_is() -> None:
+    data, weights = {"a": {"b": 1, "c": 1}}, {"x": 1}
+    merged = merge(data, {"a.b": 2, "d.e.f": weights, "a.g": "1e-3"})
+    assert merged == {"a": {"b": 2, "c": 1, "g": "1e-3"}, "d": {"e": {"f": {"x": 1}}}}
+    merged["d"]["e"]["f"]["x"] = merged["a"]["c"] = 3
+    assert (data, weights) == ({"a": {"b": 1, "c": 1}}, {"x": 1})
+    with pytest.raises(UserError, match=r"key a\.b\.c: b is a value, not a section"):
+        merge(data, {"a.b.c": 3})
+
+
+class Weighed(Section):
+    inner: Inner = Inner()
+    weights: dict[str, int] = setting({}, "by name")
+
+
+@pytest.mark.parametrize(
+    ("key", "found"),
+    [
+        ("inner.rate", float),
+        ("weights", dict[str, int]),
+        ("weights.a", int),
+        ("weights.a.b", None),
+        ("inner", None),
+        ("inner.", None),
+        ("inner.rate.x", None),
+        ("inner.rat", None),
+        ("", None),
+    ],
+)
+def test_types_of_leaves(key: str, found: object) -> None:
+    assert type_of(Weighed, key) == found
 
 
 @pytest.mark.parametrize("word", ["a", "=3", "a.b.c=3", "a=[1"])

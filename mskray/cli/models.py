@@ -10,10 +10,10 @@ from mskray.progress import Display
 
 @app.command("families")
 def list_families(
-    name: Annotated[str | None, typer.Argument(help="Print this family's config.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Print this family's config and search spaces.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the model families, or one family's config: type, bounds, default, unit, source."""
+    """List the model families, or one family's config (type, bounds, default, unit, source) and search spaces."""
     from mskray.verbs.families import families_table, family_table
 
     print(family_table(name, as_json) if name else families_table(as_json))

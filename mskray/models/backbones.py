@@ -6,7 +6,7 @@ its last spatial map, `score` makes logits of a map; methods that look where a n
 """
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -132,6 +132,7 @@ class Backbone(nn.Module):
         return self
 
 
+@cache
 def map_shape(backbone: str, size: int) -> tuple[int, ...]:
     """Return channels, height and width of a backbone's last map for images of `size` px; nothing is computed."""
     with torch.device("meta"):

@@ -109,30 +109,20 @@ def check_conditions(
     Raises:
         UserError: a condition on an unknown key or on a range, one that cannot be met, or conditions in a circle.
     """
-    defaults = {setting.key: setting.default for setting in describe(model)}
     kept: dict[str, Parameter] = {}
     for key, each in parents_first(parameters, where).items():
-        at, conditions = f"{where}, parameter {key}", {}
-        possible = True
+        at, conditions, possible = f"{where}, parameter {key}", {}, True
         for parent, wanted in each.when.items():
-            if parent in parameters and not parameters[parent].finite:
-                raise UserError(f"{at}: when {parent}: it is drawn from a range: a condition needs a choice or grid")
-            if parent not in parameters and type_of(model, parent) is None:
+            there = _values_of(parent, parameters, model, base, f"{at}: when {parent}")
+            strange = [value for value in wanted if value not in there]
+            if key in own and strange:
                 raise UserError(
-                    f"{at}: when {parent}: neither a parameter nor a key of the config: "
-                    f"{did_you_mean(parent, defaults)}there are {', '.join(defaults)}"
+                    f"{at}: when {parent} is {strange[0]!r}: it never is, but {' or '.join(map(repr, there))}: mend "
+                    "the condition, or leave the parameter out"
                 )
-            there = parameters[parent].values if parent in parameters else (_fixed(base, parent, defaults),)
-            met = tuple(value for value in wanted if value in there)
-            if key in own and len(met) < len(wanted):
-                strange = next(value for value in wanted if value not in there)
-                raise UserError(
-                    f"{at}: when {parent} is {strange!r}: it never is, but {' or '.join(map(repr, there))}: mend the "
-                    "condition, or leave the parameter out"
-                )
-            possible = possible and bool(met) and (parent in kept or parent not in parameters)
+            possible = possible and len(strange) < len(wanted) and (parent in kept or parent not in parameters)
             if parent in parameters:
-                conditions[parent] = met
+                conditions[parent] = tuple(value for value in wanted if value in there)
         if possible:
             kept[key] = replace(each, when=conditions)
         elif key in own:
@@ -140,13 +130,26 @@ def check_conditions(
     return kept
 
 
-def _fixed(base: Mapping[str, Any], key: str, defaults: Mapping[str, Any]) -> Any:
+def _values_of(
+    key: str, parameters: Mapping[str, Parameter], model: type[Section], base: Mapping[str, Any], at: str
+) -> tuple[Any, ...]:
+    """Return what a key that a condition names can be: a parameter's values, or what `base` or the config has."""
+    if key in parameters:
+        if not parameters[key].finite:
+            raise UserError(f"{at}: it is drawn from a range: a condition needs a choice or grid")
+        return parameters[key].values
+    defaults = {setting.key: setting.default for setting in describe(model)}
+    if type_of(model, key) is None:
+        raise UserError(
+            f"{at}: neither a parameter nor a key of the config: {did_you_mean(key, defaults)}there are "
+            f"{', '.join(defaults)}"
+        )
     node: Any = base
     for name in key.split("."):
         if not isinstance(node, Mapping) or name not in node:
-            return plain(defaults.get(key))
+            return (plain(defaults.get(key)),)
         node = node[name]
-    return numbers(plain(node))
+    return (numbers(plain(node)),)
 
 
 @dataclass(frozen=True)

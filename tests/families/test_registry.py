@@ -14,6 +14,7 @@ from mskray.verbs.families import families_table, family_table
 NEW_FAMILY = """
 from mskray.config import Section, setting
 from mskray.families.base import Family, register
+from mskray.space import uniform
 
 
 @register
@@ -25,15 +26,13 @@ class Coin(Family):
 
     def fit(self, cohort, config, run): ...
     def predictor(self, fitted, device="cpu"): ...
-    def search_space(self): return {"bias": (0.0, 1.0)}
+    def search_space(self): return {"bias": uniform(0.0, 1.0)}
 """
 
 
-def test_every_family_states_its_config_and_a_search_space_within_it() -> None:
+def test_every_family_says_what_it_is_and_reads() -> None:
     for name, each in families().items():
-        keys = {row["key"] for row in json.loads(family_table(name, as_json=True))["settings"]}
-        assert set(each.search_space()) <= keys
-        assert each.summary
+        assert json.loads(family_table(name, as_json=True))["summary"] == each.summary != ""
         assert each.kinds
 
 
@@ -62,3 +61,4 @@ def test_a_new_family_is_one_new_file(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert "probability of heads" in done.stdout
+    assert "uniform" in done.stdout
