@@ -13,6 +13,9 @@ from markupsafe import Markup
 
 WIDTH, HEIGHT = 440, 340
 LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 48
+LETTER = 6.8
+"""Width of a letter of a tick's label, on average."""
+_TILT = 35
 
 
 def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
@@ -32,6 +35,7 @@ class Chart:
         x_label, y_label: axis titles.
         x_range, y_range: ends of the axes.
         x_ticks, y_ticks: labelled positions; round numbers by default.
+        x_names: what to write at `x_ticks` in place of the numbers; tilted, below a deeper margin, where it is long.
     """
 
     def __init__(
@@ -44,21 +48,32 @@ class Chart:
         y_range: tuple[float, float] = (0.0, 1.0),
         x_ticks: Sequence[float] | None = None,
         y_ticks: Sequence[float] | None = None,
+        x_names: Sequence[str] | None = None,
     ) -> None:
         self.x_range, self.y_range = x_range, y_range
-        self.root = Xml.Element("svg", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", attrib={"aria-label": alt})
+        places = list(x_ticks if x_ticks is not None else nice_ticks(*x_range))
+        names = list(x_names if x_names is not None else (f"{value:g}" for value in places))
+        longest = LETTER * max(map(len, names), default=0)
+        tilted = x_names is not None and longest * len(names) > WIDTH - LEFT - RIGHT
+        height = HEIGHT + (longest * np.sin(np.radians(_TILT)) if tilted else 0)
+        self.root = Xml.Element("svg", viewBox=f"0 0 {WIDTH} {height:.0f}", role="img", attrib={"aria-label": alt})
         self.root.set("class", "chart")
         bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-        for value in x_ticks if x_ticks is not None else nice_ticks(*x_range):
+        for value, name in zip(places, names, strict=True):
             x = self._x(value)
             self._add("line", "grid", x1=x, x2=x, y1=TOP, y2=bottom)
-            self._text(x, bottom + 17, f"{value:g}", "tick middle")
+            if tilted:
+                self._text(x + 4, bottom + 15, name, "tick end").set(
+                    "transform", f"rotate(-{_TILT} {x + 4:g} {bottom + 15})"
+                )
+            else:
+                self._text(x, bottom + 17, name, "tick middle")
         for value in y_ticks if y_ticks is not None else nice_ticks(*y_range):
             y = self._y(value)
             self._add("line", "grid", x1=LEFT, x2=right, y1=y, y2=y)
             self._text(LEFT - 7, y + 4, f"{value:g}", "tick end")
         self._add("path", "axis", d=f"M{LEFT} {TOP}V{bottom}H{right}")
-        self._text((LEFT + right) / 2, HEIGHT - 8, x_label, "axis-label middle")
+        self._text((LEFT + right) / 2, height - 8, x_label, "axis-label middle")
         middle = (TOP + bottom) / 2
         self._text(14, middle, y_label, "axis-label middle").set("transform", f"rotate(-90 14 {middle:g})")
 

@@ -2,7 +2,8 @@
 
 F. Hutter, H. Hoos, K. Leyton-Brown: An Efficient Approach for Assessing Hyperparameter Importance, ICML 2014; as
 Optuna computes it, from a random forest over the finished trials. A parameter that is only there under a condition is
-judged among the trials that have it. What the shares leave of 1 is due to parameters together, and to chance.
+judged among the trials that have it. What the shares of one group of trials leave of 1 is due to
+parameters together, and to chance.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,8 +51,17 @@ def importance(description: Description, rows: Sequence[Row], keys: Sequence[str
         mine = [key for key in keys if having[key] == members]
         chosen = [able[index] for index in members]
         figures = np.array([row.figures[metric].mean for row in chosen])
-        varied = [key for key in keys if set(having[key]) >= set(members) and len(_distinct(chosen, key)) > 1]
-        reasons |= {key: "always the same" for key in mine if key not in varied}
+        varied = []
+        for key in (key for key in keys if set(having[key]) >= set(members)):
+            values = [row.parameters[key] for row in chosen]
+            distinct = len(set(map(repr, values)))
+            if distinct == 1:
+                reasons |= {key: "always the same"} if key in mine else {}
+            elif distinct == len(values) and not all(map(is_number, values)):
+                # Categories that never recur would explain any figure wholly.
+                reasons |= {key: "never twice the same"} if key in mine else {}
+            else:
+                varied.append(key)
         if len(chosen) < FEWEST:
             reasons |= {key: f"{len(chosen)} finished with it, {FEWEST} are needed" for key in mine}
         elif np.ptp(figures) <= 1e-12 * np.abs(figures).max():
@@ -103,7 +113,3 @@ def _column(description: Description, key: str, values: Sequence[Any]) -> "tuple
     names = [repr(value) for value in values]
     kinds = sorted(set(names))
     return CategoricalDistribution(range(len(kinds))), [kinds.index(name) for name in names]
-
-
-def _distinct(rows: Sequence[Row], key: str) -> set[str]:
-    return {repr(row.parameters[key]) for row in rows}

@@ -20,13 +20,15 @@ def keys_of(description: Description, records: Iterable[TrialRecord]) -> list[st
 
 
 def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """Each key's last part, or as many of its last parts as tell it from the others."""
+    """Each key's last part, or as many of its last parts as tell it from the others and say more than "name"."""
     parts = {key: key.split(".") for key in keys}
     found = {}
     for key, own in parts.items():
-        for count in range(1, len(own) + 1):
+        for count in range(2 if own[-1] == "name" else 1, len(own) + 1):
             if sum(other[-count:] == own[-count:] for other in parts.values()) == 1:
                 break
+        else:
+            count = len(own)
         found[key] = ".".join(own[-count:])
     return found
 
@@ -40,9 +42,9 @@ def value_text(value: Any, most: int = 40) -> str:
     elif isinstance(value, list | tuple):
         text = " ".join(value_text(each, most) for each in value) or "none"
     elif isinstance(value, dict):
-        text = " ".join(f"{key}={value_text(each, most)}" for key, each in value.items()) or "none"
+        text = " ".join(f"{key}={value_text(each, most)}" for key, each in sorted(value.items())) or "none"
     else:
-        text = str(value)
+        text = str(value) or '""'
     return shortened("".join(letter if letter.isprintable() else "·" for letter in text), most)
 
 
@@ -56,10 +58,11 @@ def parameters_text(parameters: Mapping[str, Any], names: Mapping[str, str]) -> 
 
 
 def number(value: float) -> str:
-    """A figure: three decimals, four digits from 10 upwards, and below 0.001 as many as are needed."""
-    if abs(value) >= 10:
-        return f"{value:,.1f}" if abs(value) < 1000 else f"{value:,.0f}"
-    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.2g}"
+    """A figure: three decimals up to 1, three digits above, and below 0.001 two."""
+    size = abs(value)
+    if size > 1:
+        return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
+    return f"{value:.3f}" if size == 0 or size >= 0.001 else f"{value:.2g}"
 
 
 def figure_text(summary: Summary | None) -> str:

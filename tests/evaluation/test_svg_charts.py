@@ -58,3 +58,14 @@ def test_interval_marks(figure, reference, marks):
         if line.get("class") != "scale"
     }
     assert drawn == marks
+
+
+@pytest.mark.parametrize(("names", "tilted"), [(["a", "b"], False), (["a long name of a category"] * 4, True)])
+def test_long_names_of_ticks_are_tilted_and_get_a_deeper_margin(names, tilted):
+    ticks = list(range(len(names)))
+    chart = Chart("a chart", "x", "y", x_range=(0, len(names) - 1), x_ticks=ticks, x_names=names)
+    root = Xml.fromstring(chart.markup())
+    labels = [text for text in root.iter("text") if text.text in names]
+    assert len(labels) == len(names)
+    assert all((text.get("transform") is not None) == tilted for text in labels)
+    assert (float(root.get("viewBox", "").split()[3]) > HEIGHT) == tilted

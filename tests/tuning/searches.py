@@ -1,5 +1,6 @@
 """Ledgers made by hand, for the tests of what a search shows."""
 
+import hashlib
 from typing import Any
 
 from mskray.tuning.ledger import Description, TrialRecord
@@ -27,11 +28,13 @@ def description(space: dict[str, Any] | None = None, metrics: tuple[str, ...] = 
     return Description(**{**values, **other})
 
 
-def trial(number: int, parameters: dict[str, Any] | None = None, kappa: float | None = None, **other: Any) -> TrialRecord:
-    """A trial whose id is its number; finished where it has a figure, unless told otherwise."""
+def trial(
+    number: int, parameters: dict[str, Any] | None = None, kappa: float | None = None, **other: Any
+) -> TrialRecord:
+    """A trial; finished where it has a figure, unless told otherwise."""
     figures = {} if kappa is None else {KAPPA: kappa}
     values: dict[str, Any] = {
-        "id": f"{number:012x}",
+        "id": hashlib.sha256(str(number).encode()).hexdigest()[:12],
         "number": number,
         "parameters": parameters if parameters is not None else {"a": number},
         "state": "open" if kappa is None else "finished",

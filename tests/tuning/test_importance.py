@@ -12,7 +12,9 @@ from mskray.tuning.leaderboard import ranked
 
 def judge(made, space=None, keys=("a", "b")):
     told = description(space=space or {})
-    return importance(told, ranked(told, [trial(i, parameters, kappa) for i, (parameters, kappa) in enumerate(made)]), keys)
+    return importance(
+        told, ranked(told, [trial(i, parameters, kappa) for i, (parameters, kappa) in enumerate(made)]), keys
+    )
 
 
 def test_what_decides_has_nearly_all_of_it():
@@ -54,12 +56,13 @@ def test_a_conditional_parameter_is_judged_among_the_trials_that_have_it():
     ("made", "reasons"),
     [
         ([], {"a": "0 finished with it, 4 are needed", "b": "0 finished with it, 4 are needed"}),
-        ([({"a": i, "b": i}, 0.1 * i) for i in range(3)], {key: "3 finished with it, 4 are needed" for key in "ab"}),
+        ([({"a": i, "b": i}, 0.1 * i) for i in range(3)], dict.fromkeys("ab", "3 finished with it, 4 are needed")),
         ([({"a": i, "b": 1}, 0.5) for i in range(6)], {"a": "the figure is always the same", "b": "always the same"}),
         ([({"a": i, "b": 1}, 0.1 * i) for i in range(6)], {"b": "always the same"}),
-        ([({"a": [1, i], "b": {"k": i}}, 0.1 * i) for i in range(6)], {}),
+        ([({"a": [1, i % 3], "b": {"k": i % 2}}, 0.1 * i) for i in range(6)], {}),
+        ([({"a": f"net{i}", "b": i}, 0.1 * i) for i in range(6)], {"a": "never twice the same"}),
     ],
-    ids=["none", "three", "no variance", "one constant", "lists"],
+    ids=["none", "three", "no variance", "one constant", "lists", "names"],
 )
 def test_where_there_is_no_share_there_is_a_reason(made, reasons):
     found = judge(made)
