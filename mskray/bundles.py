@@ -25,7 +25,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 import mskray
-from mskray.cohorts.schema import ImageFormat
+from mskray.cards import card
 from mskray.errors import UserError
 from mskray.storage import Location, locate
 
@@ -40,6 +40,30 @@ TRUSTED = (
 )
 """Types that an estimator may hold beside what skops itself knows: numbers, text, containers, numpy arrays, and
 scikit-learn's own."""
+
+
+class Search(BaseModel):
+    """The search that chose a bundle's config. Its figures are of other models with this config, not of the bundle.
+
+    Args:
+        uri: of the search. trial: whose parameters they are.
+        metric: by which `trials` were compared.
+        figures: means over folds and seeds. spread: standard deviations `over` these ("folds", "seeds", "").
+        members: how many bundles were chosen to vote together; 1 for the winner alone.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    uri: str
+    trial: str
+    metric: str
+    trials: int
+    figures: dict[str, float]
+    spread: dict[str, float] = {}
+    over: str = ""
+    folds: int = 1
+    seeds: int = 1
+    members: int = 1
 
 
 @dataclass(frozen=True)
@@ -62,6 +86,8 @@ class Fitted:
         sample: what was learned from one at a time, and counted: "image", "study" or "disc".
         tasks: where it answers several at once, the classes of each, `task` among them; empty for one. `labels` are
             then by "<task>/<class>".
+        learned: splits of the cohort that were learned from.
+        search: what chose the config, where a search did.
     """
 
     family: str
@@ -79,6 +105,8 @@ class Fitted:
     estimator: Any = None
     sample: str = "image"
     tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    learned: tuple[str, ...] = ("train",)
+    search: Search | None = None
 
 
 class Bundle(BaseModel):
@@ -101,6 +129,8 @@ class Bundle(BaseModel):
     cohort: dict[str, str]
     sample: str = "image"
     tasks: dict[str, tuple[str, ...]] = {}
+    learned: tuple[str, ...] = ("train",)
+    search: Search | None = None
     fingerprint: str
     created: str
     versions: dict[str, str]
@@ -110,6 +140,10 @@ class Bundle(BaseModel):
     def epochs(self) -> int:
         """Epochs of the training that `best` is of; those of an earlier one are marked by its name in `history`."""
         return sum("epoch" in entry for entry in self.history)
+
+    @property
+    def has_estimator(self) -> bool:
+        return ESTIMATOR in self.files
 
     @property
     def hash(self) -> str:
@@ -164,7 +198,7 @@ def load_bundle(uri: str | Location) -> tuple[Bundle, Fitted]:
     location = locate(uri)
     bundle = read_description(location)
     weights = _checked(location, bundle, WEIGHTS, _MAX_WEIGHTS)
-    estimator = _estimator(location, bundle) if ESTIMATOR in bundle.files else None
+    estimator = _estimator(location, bundle) if bundle.has_estimator else None
     stored = (name for name in Fitted.__dataclass_fields__ if name not in ("state", "estimator"))
     facts = {name: getattr(bundle, name) for name in stored}
     return bundle, Fitted(state=load(weights), estimator=estimator, **facts)
@@ -225,74 +259,3 @@ def read_versioned(location: Location, what: str, newest: int) -> dict[str, Any]
             "update mskray"
         )
     return content
-
-
-def card(bundle: Bundle) -> str:
-    """Write the model card in Markdown."""
-    plural = "studies" if bundle.sample == "study" else f"{bundle.sample}s"
-    shape = " × ".join(map(str, ImageFormat.model_validate(bundle.image).shape))
-    return "\n".join(
-        [
-            f"# {bundle.name}",
-            "",
-            f"A `{bundle.family}` that tells {_questions(bundle)}, made by mskray {bundle.versions['mskray']} on "
-            f"{bundle.created}.",
-            "",
-            "Not a medical device: for research, not for diagnosis.",
-            "",
-            "## Data",
-            "",
-            f"- cohort `{bundle.cohort['uri']}`, content hash `{bundle.cohort['content_hash'][:16]}`",
-            f"- body parts: {', '.join(bundle.body_parts)}",
-            *_labels(bundle, plural),
-            f"- images of {shape} px, {bundle.image['dtype']}",
-            "",
-            *_validation(bundle),
-            "## Limits",
-            "",
-            "- It knows the body parts above and nothing else; on others its probabilities mean nothing.",
-            "- Probabilities are not calibrated unless the above or an ensemble that contains it says so.",
-            "",
-        ]
-    )
-
-
-def _questions(bundle: Bundle) -> str:
-    """What it tells apart, on which kind of image."""
-    tasks = bundle.tasks or {bundle.task: bundle.classes}
-    several = [f"{' from '.join(classes)} (task `{name}`)" for name, classes in tasks.items()]
-    return f"{', '.join(several)} on {bundle.kind}s"
-
-
-def _labels(bundle: Bundle, plural: str) -> list[str]:
-    """Lines with the labels learned from, one a task."""
-    if not bundle.tasks:
-        return [f"- training {plural}: {_shares(bundle.labels)}"]
-    lines = []
-    for task, classes in bundle.tasks.items():
-        counts = {name: bundle.labels[f"{task}/{name}"] for name in classes}
-        lines.append(f"- training {plural} with a label of {task}: {_shares(counts)}")
-    return lines
-
-
-def _shares(counts: dict[str, int]) -> str:
-    total = sum(counts.values())
-    return f"{total:,}: " + ", ".join(f"{name} {count:,} ({count / total:.0%})" for name, count in counts.items())
-
-
-def _validation(bundle: Bundle) -> list[str]:
-    """What the validation split was used for, and the figures on it."""
-    held_out = "`mskray evaluate` gives those of held-out studies, with intervals."
-    if not bundle.history:
-        return ["## Validation", "", f"None: it learned nothing of its own. {held_out}", ""]
-    level = f"## Validation, {bundle.sample} level"
-    if bundle.sample == "pair":
-        used = f"Nothing was chosen or fitted on this split. {held_out}"
-    elif ESTIMATOR in bundle.files:
-        used = f"Probabilities were calibrated on this split: these figures flatter, the loss most. {held_out}"
-    else:
-        level += f", epoch {bundle.best['epoch']} of {bundle.epochs}"
-        used = f"The epoch was chosen on this split: these figures flatter. {held_out}"
-    figures = {key.removeprefix("val_"): value for key, value in bundle.best.items() if key.startswith("val_")}
-    rows = [f"| {name} | {value:.3f} |" for name, value in figures.items()]
-    return [level, "", used, "", "| figure | value |", "| --- | --- |", *rows, ""]

@@ -38,7 +38,8 @@ def train(
     best = "  ".join(
         f"{key.removeprefix('val_')} {value:.3f}" for key, value in bundle.best.items() if key.startswith("val_")
     )
-    epoch = f"best epoch {bundle.best['epoch']} of {bundle.epochs}" if bundle.history else "nothing was trained"
+    which = "last" if "validation" in bundle.learned else "best"
+    epoch = f"{which} epoch {bundle.best['epoch']} of {bundle.epochs}" if bundle.history else "nothing was trained"
     print(f"{epoch}  {best}".rstrip())
     print(f"bundle: {job.out}")
 

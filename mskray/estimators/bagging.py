@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from mskray.errors import UserError, user_error_in
 from mskray.estimators.bags import Bag, BagSection, SvmSection, bag_bytes, bag_size, draw_bag, models_for
 from mskray.estimators.features import FeatureFiles
+from mskray.estimators.out_of_bag import decide, left_out, spread_duals
 from mskray.estimators.svm import (
     ALL_PARTS,
     BaggedSVM,
@@ -35,11 +36,12 @@ from mskray.storage import Location
 
 @dataclass(frozen=True)
 class Labelled:
-    """The features of a split, with the class (rows,) and the body part (rows,) of each."""
+    """The features of a split, with the class (rows,), the body part (rows,) and the patient (rows,) of each."""
 
     files: FeatureFiles
     labels: np.ndarray
     parts: np.ndarray
+    patients: np.ndarray
 
     def of(self, name: str) -> np.ndarray:
         """Numbers of the rows that a model is fitted on or calibrated with, ascending."""
@@ -77,24 +79,26 @@ class Bagging:
             )
         self.report(Progress(f"bags of up to {rows:,} of {largest:,} images: {need / 2**20:,.0f} MB for each in work"))
 
-    def fit(self, train: Labelled, validation: Labelled) -> tuple[BaggedSVM, np.ndarray]:
+    def fit(self, train: Labelled, validation: Labelled | None) -> tuple[BaggedSVM, np.ndarray]:
         """Fit every model on `train`, calibrate it on `validation`; `check` comes before.
 
+        Args:
+            validation: None where no split is held back: calibrated out of bag (`mskray.estimators.out_of_bag`).
         Returns:
-            The model, and its probabilities (n, classes) for the rows of `validation`.
+            The model, and its probabilities (n, classes) for the rows of `validation`, else for those of `train`, out
+            of bag, with NaN where no bag leaves the patient out.
         Raises:
-            UserError: tasks failed more often than Ray tries them again.
+            UserError: tasks failed more often than Ray tries them again, or every bag holds all patients of a class.
         """
-        names, lines = models_for(
-            (train.parts, validation.parts), (train.labels, validation.labels), self.classes, self.svm
-        )
+        held = validation or train
+        names, lines = models_for((train.parts, held.parts), (train.labels, held.labels), self.classes, self.svm)
         for line in lines:
             self.report(Progress(line))
         standards = self._standards(train, names)
         kernel = Polynomial(self.svm.degree, 1 / len(standards[ALL_PARTS].mean), self.svm.coef0)
         self._fit_bags(train, standards, kernel)
         model = BaggedSVM(kernel, {name: self._join(train, name, standards[name]) for name in names})
-        return self._calibrate(model, validation)
+        return self._calibrate_out_of_bag(model, train) if validation is None else self._calibrate(model, validation)
 
     def _standards(self, train: Labelled, names: list[str]) -> dict[str, Standard]:
         known = sorted(set(train.parts))
@@ -136,13 +140,13 @@ class Bagging:
 
     def _join(self, train: Labelled, name: str, standard: Standard) -> PartModel:
         rows = train.of(name)
-        used, duals, intercepts = mean_of_bags(rows, [self._finished(name, n) for n in range(self.bag.number)])
+        used, duals, intercepts = mean_of_bags(rows, self._bags(name))
         vectors = standard(train.files.gather(rows[used]))
         return PartModel(standard, vectors, duals, intercepts, np.ones(len(duals)), np.zeros(len(duals)))
 
-    def _finished(self, name: str, number: int) -> FittedBag:
-        content = self.folder.join(_bag_file(name, number)).read_bytes()
-        return FittedBag(**np.load(io.BytesIO(content), allow_pickle=False))
+    def _bags(self, name: str) -> list[FittedBag]:
+        contents = (self.folder.join(_bag_file(name, number)).read_bytes() for number in range(self.bag.number))
+        return [FittedBag(**np.load(io.BytesIO(content), allow_pickle=False)) for content in contents]
 
     def _calibrate(self, model: BaggedSVM, validation: Labelled) -> tuple[BaggedSVM, np.ndarray]:
         """Fit each model's sigmoids on the validation images of its body part, that over all parts on all images."""
@@ -161,6 +165,46 @@ class Bagging:
             models[name] = each.calibrated(decision[inside], validation.labels[inside])
             result[names == name] = models[name].probabilities(own[names == name])
         return BaggedSVM(model.kernel, models), result
+
+    def _calibrate_out_of_bag(self, model: BaggedSVM, train: Labelled) -> tuple[BaggedSVM, np.ndarray]:
+        """Fit each model's sigmoids on its own rows, each judged by the bags without its patient.
+
+        A body part of which too few rows are so judged is left to the model over all parts.
+        """
+        models: dict[str, PartModel] = {}
+        found = {name: self._out_of_bag(model, name, train) for name in model.models}
+        for name, decision in found.items():
+            labels, known = train.labels[train.of(name)], np.isfinite(decision).all(axis=1)
+            counts = np.bincount(labels[known], minlength=self.classes)
+            if counts.min() > 0:
+                models[name] = model.models[name].calibrated(decision[known], labels[known])
+            elif name == ALL_PARTS:
+                raise UserError(
+                    f"every bag holds an image of each patient with class number {int(counts.argmin())}, so nothing "
+                    "calibrates: lower bag.max_samples or raise bag.number"
+                )
+            else:
+                self.report(Progress(f"{name} is answered by the model over all parts: too few images are out of bag"))
+        result = np.empty((len(train.labels), self.classes))
+        names = BaggedSVM(model.kernel, models).named(train.parts.tolist())
+        for name, each in models.items():
+            inside = train.of(name)
+            answered = names[inside] == name
+            result[inside[answered]] = each.probabilities(found[name][answered])
+        return BaggedSVM(model.kernel, models), result
+
+    def _out_of_bag(self, model: BaggedSVM, name: str, train: Labelled) -> np.ndarray:
+        """Decisions (n, outputs) of a model for its own rows, NaN where every bag holds the patient."""
+        rows, bags = train.of(name), self._bags(name)
+        outside = left_out(train.patients[rows], rows, bags)
+        part, spread = ray.put(model.models[name]), ray.put(spread_duals(rows, mean_of_bags(rows, bags)[0], bags))
+        pending = [
+            decide.remote(
+                part, model.kernel, spread, train.files, number, rows[at] - train.files.starts[number], outside[at]
+            )
+            for number, at in train.files.where(rows)
+        ]
+        return np.concatenate(list(_results(pending, self._told(f"calibrating {name or 'over all parts'}"))))
 
     def _told(self, stage: str) -> Callable[[int, int], None]:
         return lambda done, total: self.report(Progress(stage, done, total, "shards"))

@@ -73,7 +73,7 @@ class FeatureFiles:
     def gather(self, rows: np.ndarray) -> np.ndarray:
         """Read some rows, their numbers ascending: (len(rows), features) float32."""
         result = np.empty((0, 0), np.float32)
-        for number, inside in self._where(rows):
+        for number, inside in self.where(rows):
             values = self.read(number)
             if not result.size:
                 result = np.empty((len(rows), values.shape[1]), np.float32)
@@ -101,7 +101,7 @@ class FeatureFiles:
                 squares[group] += np.square(part, out=part).sum(axis=0)
         return np.bincount(groups, minlength=count).astype(np.float64), sums, squares
 
-    def _where(self, rows: np.ndarray) -> Iterator[tuple[int, slice]]:
+    def where(self, rows: np.ndarray) -> Iterator[tuple[int, slice]]:
         """Yield each file that holds some of the rows, with their places among the rows."""
         cuts = np.searchsorted(rows, self.starts)
         for number, (first, end) in enumerate(pairwise(cuts)):

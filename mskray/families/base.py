@@ -5,6 +5,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -77,6 +78,8 @@ class Family(ABC):
     Config: ClassVar[type[Section]]
     judged_by: ClassVar[str] = "study.kappa"
     """Level and figure by which a search compares its models, unless it is told otherwise."""
+    epoch_keys: ClassVar[Mapping[str, str]] = MappingProxyType({"": "loop.epochs"})
+    """Where it learns in epochs: the config key of how many, for each of its trainings by its name in a history."""
 
     @abstractmethod
     def fit(self, cohort: Cohort, config: Any, run: Run) -> Fitted:
@@ -168,6 +171,7 @@ class Family(ABC):
             labels=trained.labels,
             sample=self.sample,
             cohort={"uri": str(cohort.location), "content_hash": cohort.content_hash},
+            learned=("train", "validation") if cohort.view.merged else ("train",),
         )
 
 

@@ -34,7 +34,7 @@ from mskray.space import Space, choice, grid, loguniform, uniform
 from mskray.training.feed import LOADER_CPUS, describe_split
 from mskray.training.run import Run, Trained
 from mskray.training.samples import EachImage
-from mskray.training.validation import validation_metrics
+from mskray.training.validation import HELD_OUT, validation_metrics
 
 
 class FeatureSvmConfig(Section):
@@ -107,7 +107,9 @@ class FeatureSvm(Family):
         config = config.model_copy(update={"network": section, "data": data})
         folder = run.location.join(run.name)
         samples = EachImage(run.task.column)
-        splits = {name: describe_split(cohort, name, samples, config.input_format) for name in ("train", "validation")}
+        # Where validation is learned from too, it can calibrate nothing: that is done out of bag.
+        names = ("train", "validation") if run.held_back else ("train",)
+        splits = {name: describe_split(cohort, name, samples, config.input_format) for name in names}
         bagging = Bagging(len(run.task.classes), config.svm, config.bag, folder.join("bags"), run.report)
         bagging.check(
             splits["train"][0].rows, feature_width(network, config.input_format.size), max(splits["train"][0].counts)
@@ -119,10 +121,13 @@ class FeatureSvm(Family):
         for name, (split, labels) in splits.items():
             files = FeatureFiles(folder.join(name), split.counts)
             extraction.run(split, files, name)
-            given.append(Labelled(files, labels, _parts(cohort, name, run)))
-        model, probabilities = bagging.fit(*given)
-        svms = len(model.models) * config.bag.number
-        figures = {"epoch": 1, "svms": svms, **validation_metrics(probabilities, given[1].labels)}
+            given.append(Labelled(files, labels, *_columns(cohort, name, run)))
+        model, probabilities = bagging.fit(given[0], given[1] if run.held_back else None)
+        known = np.isfinite(probabilities).all(axis=1)
+        reached = validation_metrics(probabilities[known], given[-1].labels[known])
+        if not run.held_back:
+            reached = {f"out_of_bag_{key.removeprefix(HELD_OUT)}": value for key, value in reached.items()}
+        figures = {"epoch": 1, "svms": len(model.models) * config.bag.number, **reached}
         for tracker in run.trackers:
             tracker.epoch({**figures, "prefix": run.prefix})
         counts = np.bincount(given[0].labels, minlength=len(run.task.classes)).tolist()
@@ -159,7 +164,8 @@ class FeatureSvm(Family):
         return {"kernel": kernel, "kernel-bags": {**kernel, **bags}}
 
 
-def _parts(cohort: Cohort, name: str, run: Run) -> np.ndarray:
-    """Return the body part (n,) of each labelled image."""
-    rows = cohort.columns(name, [run.task.column, "body_part"])
-    return rows["body_part"][rows[run.task.column] >= 0]
+def _columns(cohort: Cohort, name: str, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Return body part (n,) and patient (n,) of each labelled image."""
+    rows = cohort.columns(name, [run.task.column, "body_part", "patient_id"])
+    labelled = rows[run.task.column] >= 0
+    return rows["body_part"][labelled], rows["patient_id"][labelled]

@@ -9,6 +9,7 @@ starts from its best epoch and trains FC_w, FC_h and CNN_l while CNN_g stays as 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import torch
@@ -206,6 +207,7 @@ class KalmFamily(Family):
     name: ClassVar[str] = "kalm"
     summary: ClassVar[str] = "global CNN, key area from its feature map, local CNN on that area; the mean of both"
     Config: ClassVar[type[KalmConfig]] = KalmConfig
+    epoch_keys: ClassVar[Mapping[str, str]] = MappingProxyType({GLOBAL: "loop.epochs", "": "local.epochs"})
 
     def check(self, cohort: Cohort, config: KalmConfig, task: Task) -> None:
         super().check(cohort, config, task)

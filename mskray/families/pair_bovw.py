@@ -55,7 +55,7 @@ from mskray.imaging.regions import fit_to_format
 from mskray.progress import Progress
 from mskray.space import Space, choice, grid, loguniform, only
 from mskray.training.run import Run, Trained
-from mskray.training.validation import validation_metrics
+from mskray.training.validation import named, validation_metrics
 
 _WORDS = "words"
 _TOLD = 5
@@ -152,7 +152,8 @@ class PairBovw(Family):
         )
         judged = pair_rows(count_on_ray(held, centres, told)[held_rows, 0], config.classifier)
         facts = {f"kmeans_{key}": value for key, value in vocabulary.facts().items()}
-        figures = {"epoch": 1, **facts, **validation_metrics(class_probabilities(model, judged), labels)}
+        reached = named(validation_metrics(class_probabilities(model, judged), labels), run.held_back)
+        figures = {"epoch": 1, **facts, **reached}
         for tracker in run.trackers:
             tracker.epoch({**figures, "prefix": run.prefix})
         learned = np.bincount(pairs.labels[rows], minlength=len(run.task.classes)).tolist()

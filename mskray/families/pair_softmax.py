@@ -35,7 +35,7 @@ from mskray.progress import Progress
 from mskray.space import Space, choice, grid, only, uniform
 from mskray.training.feed import LOADER_CPUS
 from mskray.training.run import Run, Trained
-from mskray.training.validation import validation_metrics
+from mskray.training.validation import named, validation_metrics
 
 SPLITS = ("train", "validation")
 _INPUT = 299
@@ -138,7 +138,12 @@ class PairSoftmaxFamily(Family):
         model = fit_softmax(found["train"], copies, len(run.task.classes), config.softmax, C)
         # In the precision of a prediction: the loss is bounded by what is the smallest number beside 1.
         probabilities = model.probabilities(found["validation"][:, 0]).astype(np.float32)
-        figures = {"epoch": 1, "C": C, "dev_f1": dev_f1[C], **validation_metrics(probabilities, held.labels)}
+        figures = {
+            "epoch": 1,
+            "C": C,
+            "dev_f1": dev_f1[C],
+            **named(validation_metrics(probabilities, held.labels), run.held_back),
+        }
         for tracker in run.trackers:
             tracker.epoch({**figures, "prefix": run.prefix})
         counts = np.bincount(pairs.labels, minlength=len(run.task.classes)).tolist()

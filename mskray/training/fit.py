@@ -1,4 +1,4 @@
-"""Fit a recipe on Ray Train: check what would fail or hang, start loading, train, collect the best epoch."""
+"""Fit a recipe on Ray Train: check what would fail or hang, start loading, train, collect the best epoch or last."""
 
 import json
 import os
@@ -32,6 +32,7 @@ from mskray.training.run import Run, Trained
 from mskray.training.samples import Samples
 from mskray.training.session import SCORE, Session
 from mskray.training.stored import TellsWhatIsStored
+from mskray.training.validation import HELD_OUT, LEARNED
 
 _WORK = "work"
 # Left to itself, glibc gives the memory of every large tensor back to the kernel and faults it in again: on the CPU
@@ -52,6 +53,8 @@ def fit(
     recipe: Recipe, samples: Samples, initial: Callable[[], dict[str, Tensor]], cohort: Cohort, run: Run
 ) -> Trained:
     """Fit `recipe` on samples of the cohort's `train` split, the epoch chosen on its `validation` split.
+
+    Where nothing is held back (`run.held_back`), the last epoch is the result.
 
     Args:
         samples: how the cohort's rows become samples.
@@ -93,9 +96,10 @@ def fit(
             class_weights=_class_weights(tasks, labels) if weighted else None,
             initial_weights=initial_weights,
             say=_Say(queue),
+            held_back=run.held_back,
         )
         result = _train(work, run)
-    return _collect(result, _counts(recipe, tasks, labels))
+    return _collect(result, _counts(recipe, tasks, labels), run.held_back)
 
 
 def _checked_split(
@@ -205,8 +209,9 @@ def _worker(config: dict[Any, Any]) -> Any:
     return None
 
 
-def _collect(result: Any, labels: dict[str, int]) -> Trained:
-    with result.get_best_checkpoint(SCORE, "max").as_directory() as folder:
+def _collect(result: Any, labels: dict[str, int], held_back: bool) -> Trained:
+    chosen = result.get_best_checkpoint(SCORE, "max") if held_back else result.checkpoint
+    with chosen.as_directory() as folder:
         state = load_file(Path(folder) / WEIGHTS)
         best = json.loads((Path(folder) / POSITION).read_text(encoding="utf-8"))["history"][-1]
     with result.checkpoint.as_directory() as folder:
@@ -287,9 +292,9 @@ def _progress(event: dict[str, Any], prefix: str, unit: str) -> Progress:
     if event["kind"] == "resumed":
         return Progress(f"{prefix}goes on from the last checkpoint, in epoch {event['epoch']} of {event['epochs']}")
     if event["kind"] == "epoch":
-        figures = f"loss {event['train_loss']:.3f}  validation: " + "  ".join(
-            f"{name.removeprefix('val_')} {event[name]:.3f}" for name in ("val_loss", "val_auroc", "val_kappa")
-        )
+        held, split = (HELD_OUT, "validation") if f"{HELD_OUT}loss" in event else (LEARNED, "validation, learned")
+        told = "  ".join(f"{name} {event[held + name]:.3f}" for name in ("loss", "auroc", "kappa"))
+        figures = f"loss {event['train_loss']:.3f}  {split}: {told}"
         return Progress(stage + " stored", 1, 1, "epoch", note=figures)
     note = f"loss {event['loss']:.3f}  waiting for data {event['wait_share']:.0%}"
     return Progress(stage, event["done"], event["total"], unit, event["rate"], event["left_s"], note)

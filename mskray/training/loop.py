@@ -24,7 +24,7 @@ from mskray.training.plan import Plan, Rows, segment
 from mskray.training.recipe import Recipe, to_batch
 from mskray.training.schedules import Schedule, make_optimizer
 from mskray.training.session import Session, write_json
-from mskray.training.validation import HIGHER_IS_BETTER
+from mskray.training.validation import HIGHER_IS_BETTER, named
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Assignment:
     class_weights: tuple[float, ...] | None
     initial_weights: Any
     say: Callable[[dict[str, Any]], None]
+    held_back: bool = True
 
 
 @dataclass
@@ -177,7 +178,7 @@ class Trainer:
         entry: dict[str, Any] = {
             "epoch": position.epoch + 1,
             "train_loss": float(np.mean(losses)),
-            **figures,
+            **named(figures, self.work.held_back),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "images_per_s": rate,
             "wait_share": wait_share,
@@ -214,7 +215,7 @@ class Trainer:
             )
 
     def _should_stop(self) -> bool:
-        patience = self.config.loop.patience
+        patience = self.config.loop.patience if self.work.held_back else 0
         return patience > 0 and self.position.epoch - 1 - self.position.best_epoch >= patience
 
     def _checkpoint_due(self) -> bool:

@@ -52,6 +52,10 @@ class Run:
         report: called with progress.
         trackers: told of every finished epoch.
         prefix: of figures and progress, where the run is one of several stages.
+        held_back: whether the validation split is no part of the train split, and so chooses and calibrates. Where
+            all is learned from (`Cohort.merged`), the last epoch is kept whatever its figures, nothing stops early,
+            and figures of the validation split are called `learned_…`. A plateau schedule goes on watching these: it
+            lowers the rate later than in a training that holds the split back, or never.
     """
 
     location: Location
@@ -61,6 +65,7 @@ class Run:
     report: Report = silent
     trackers: tuple[Tracker, ...] = ()
     prefix: str = ""
+    held_back: bool = True
 
     def stage(self, name: str) -> "Run":
         """Return the run of one of several trainings, kept in this run's folder and told apart by `name`."""
@@ -72,9 +77,9 @@ class Trained:
     """What a torch family's fit returns.
 
     Args:
-        state: weights of the best epoch.
+        state: weights of the best epoch, or of the last (`Run.held_back`).
         history: an entry an epoch: losses, validation figures, images/s.
-        best: the entry of the best epoch.
+        best: the entry of that epoch.
         labels: training samples of each class.
     """
 

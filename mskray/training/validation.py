@@ -1,5 +1,7 @@
 """The few figures that steer training; the full evaluation with intervals is `mskray evaluate`."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from sklearn.metrics import (
     accuracy_score,
@@ -18,6 +20,13 @@ HIGHER_IS_BETTER = {
     "f1": True,
     "loss": False,
 }
+
+HELD_OUT, LEARNED = "val_", "learned_"
+
+
+def named(figures: Mapping[str, float], held_back: bool) -> dict[str, float]:
+    """Figures `val_…` of the validation split, called `learned_…` where it was learned from (`Run.held_back`)."""
+    return {key if held_back else LEARNED + key.removeprefix(HELD_OUT): value for key, value in figures.items()}
 
 
 def validation_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -63,6 +63,20 @@ def _calibrated(joined: Ensemble, cohort: Cohort, report: Report) -> Ensemble:
     if len(np.unique(labels)) < 2:
         raise UserError(f"cohort {cohort.location}, split {_SPLIT}: calibration needs labelled images of two classes")
     probabilities = np.stack([labelled[f"prob_{name}"].to_numpy() for name in joined.classes], axis=1)
+    fitted_on = f"{cohort.location} {_SPLIT} {cohort.content_hash[:16]}"
+    return calibrated(joined, probabilities, labels, fitted_on, report)
+
+
+def calibrated(
+    joined: Ensemble, probabilities: np.ndarray, labels: np.ndarray, fitted_on: str, report: Report = silent
+) -> Ensemble:
+    """Return the ensemble with temperature and, for two classes, the threshold of the largest Youden index.
+
+    Args:
+        probabilities: (n, classes), its uncalibrated votes on images that none of those who voted had learned.
+        labels: (n,) class indices, some of each of two classes at least.
+        fitted_on: what images these are.
+    """
     temperature = fit_temperature(probabilities, labels)
     least, most = TEMPERATURES
     if not 1.01 * least < temperature < most / 1.01:
@@ -72,7 +86,6 @@ def _calibrated(joined: Ensemble, cohort: Cohort, report: Report) -> Ensemble:
     threshold = joined.threshold
     if len(joined.classes) == 2:
         threshold = youden_threshold(labels, apply_temperature(probabilities, temperature)[:, 1])
-    fitted_on = f"{cohort.location} {_SPLIT} {cohort.content_hash[:16]}"
     return joined.model_copy(
         update={"calibration": Calibration(temperature=temperature, fitted_on=fitted_on), "threshold": threshold}
     )

@@ -56,9 +56,10 @@ def spine_table(
     base, chosen, config = parse_job(data, where)
     if not isinstance(chosen, SpineNetFamily):
         raise UserError(f"{where}: family {chosen.name} has no branch points: spine-table trains {SpineNetFamily.name}")
-    if base.exchange:
+    if base.exchange or base.merge:
         raise UserError(
-            f"{where}: spine-table trains with validation and test as they are and exchanged: leave out exchange"
+            f"{where}: spine-table trains with validation and test as they are and exchanged: leave out exchange "
+            "and merge"
         )
     out = locate(base.out)
     check_access(locate(base.cohort))

@@ -12,13 +12,14 @@ The config file holds the job's own keys and the family's sections side by side:
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
 from pydantic import BaseModel
 
 from mskray import cluster
-from mskray.bundles import DESCRIPTION, Bundle, read_description, save_bundle
+from mskray.bundles import DESCRIPTION, Bundle, Search, read_description, save_bundle
 from mskray.cohorts import Cohort, Task, open_cohort
 from mskray.config import Section, describe, setting, validate
 from mskray.errors import UserError
@@ -41,8 +42,17 @@ class TrainJob(Section):
         "exchange the cohort's validation and test splits, for a second, independent result",
         source="SpineNet §5",
     )
+    merge: bool = setting(
+        False,
+        "learn from the validation split too: nothing is held back, no epoch is chosen, the last one is kept",
+    )
     experiment: str = setting("mskray", "MLflow experiment", min_length=1)
     resources: Resources = Resources()
+
+    def view(self, cohort: Cohort) -> Cohort:
+        """Return a cohort as the job sees it. Raises UserError where it lacks a split for that."""
+        seen = cohort.exchange() if self.exchange else cohort
+        return seen.merged() if self.merge else seen
 
 
 def parse_job(data: Mapping[str, Any], where: str) -> tuple[TrainJob, Family, Any]:
@@ -61,11 +71,13 @@ def job_model(chosen: Family) -> type[BaseModel]:
     return type("Job", (chosen.Config, TrainJob), {"__doc__": f"A training job of {chosen.name}."})
 
 
-def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent) -> Bundle:
+def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent, search: Search | None = None) -> Bundle:
     """Train as the job says and write the bundle; go on where an interrupted run of the same job stopped.
 
     A bundle that the same job wrote before is returned as it is.
 
+    Args:
+        search: what chose the config, to be told by the bundle.
     Raises:
         UserError: before any work, when the cohort, `out`, the tracking server or the cluster does not allow it;
             later as `mskray.training.fit.fit` says, or when another job's bundle has appeared at `out`.
@@ -73,9 +85,7 @@ def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent) -
     out, cohort_location = locate(job.out), locate(job.cohort)
     check_access(cohort_location)
     check_access(out, write=True)
-    cohort = open_cohort(cohort_location)
-    if job.exchange:
-        cohort = cohort.exchange()
+    cohort = job.view(open_cohort(cohort_location))
     task = chosen.task(cohort, job.task)
     chosen.check(cohort, config, task)
     fingerprint = fingerprint_of(job, chosen, config, cohort)
@@ -85,7 +95,7 @@ def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent) -
         return there
     _tell_of_strangers(cohort, report)
     with cluster.session():
-        return _train(job, chosen, config, cohort, task, out, fingerprint, report)
+        return _train(job, chosen, config, cohort, task, out, fingerprint, report, search)
 
 
 def fingerprint_of(job: TrainJob, chosen: Family, config: Any, cohort: Cohort) -> str:
@@ -109,13 +119,14 @@ def _train(
     out: Location,
     fingerprint: str,
     report: Report,
+    search: Search | None = None,
 ) -> Bundle:
     settings = {each.key: attrgetter(each.key)(config) for each in describe(chosen.Config)}
     params = {"family": chosen.name, "cohort": str(cohort.location), "task": task.name, **settings}
     listeners = trackers(out.join("tensorboard"), job.experiment, f"{out.name}-{fingerprint}", params)
-    run = Run(out.join("run"), fingerprint, task, job.resources, report, listeners)
+    run = Run(out.join("run"), fingerprint, task, job.resources, report, listeners, held_back=not job.merge)
     try:
-        fitted = chosen.fit(cohort, config, run)
+        fitted = replace(chosen.fit(cohort, config, run), search=search)
         bundle = finished(out, fingerprint) or save_bundle(fitted, out, fingerprint)
     except BaseException:
         abandon(listeners, report)

@@ -67,7 +67,8 @@ def write(folder: str, name: str, images: int, seed: int) -> Labelled:
         latent = (centre + random.normal(0, 1, centre.shape)).astype(np.float32)
         noise = random.normal(0, 4, (count, FEATURES)).astype(np.float32)
         files.write(number, np.maximum(latent @ basis + noise, 0))  # averaged maps are not negative either
-    return Labelled(files, labels, np.array([f"PART{part}" for part in parts], dtype=object))
+    names = np.array([f"PART{part}" for part in parts], dtype=object)
+    return Labelled(files, labels, names, np.arange(len(labels)))
 
 
 def linear(train: Labelled, test: Labelled) -> float:

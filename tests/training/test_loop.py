@@ -25,12 +25,13 @@ class Linear(Recipe):
 
     classes = 2
 
-    def __init__(self, broken: str = "") -> None:
+    def __init__(self, broken: str = "", **sections) -> None:
         self.broken = broken
         self.config = TorchConfig.model_validate(
             {
                 "data": {"image_size": SIDE, "batch_size": 8, "shuffle_window": 64},
                 "loop": {"epochs": 2, "checkpoint_every": 1},
+                **sections,
             }
         )
 
@@ -84,8 +85,8 @@ def trainer(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(feed.ray, "get", lambda reference: reference)
     split = Split("nowhere", "train", EachImage("label_abnormality"), InputFormat(SIDE), (ROWS,), ())
 
-    def make(recipe: Recipe, session: Session) -> Trainer:
-        work = Assignment(recipe, split, split, (), (), None, None, lambda event: None)
+    def make(recipe: Recipe, session: Session, held_back: bool = True) -> Trainer:
+        work = Assignment(recipe, split, split, (), (), None, None, lambda event: None, held_back)
         return Trainer(work, recipe.build().state_dict(), session)
 
     return make
@@ -105,3 +106,15 @@ def test_a_run_that_diverges_ends_with_one_line(trainer, broken: str) -> None:
     with pytest.raises(Diverged, match=r"diverged in epoch 1 .* lower optimizer\.learning_rate \(now 0\.0003\)"):
         trainer(Linear(broken), session).run()
     assert not [each for each in session.reports if "score" in each], "a diverged epoch must not become a checkpoint"
+
+
+@pytest.mark.parametrize(("held_back", "epochs", "named"), [(True, 3, "val_"), (False, 6, "learned_")])
+def test_where_nothing_is_held_back_nothing_stops_early(trainer, held_back: bool, epochs: int, named: str) -> None:
+    """A rate of nearly 0: no epoch is better than the first, and a patience of 2 ends the run after the third."""
+    recipe = Linear(loop={"epochs": 6, "patience": 2}, optimizer={"learning_rate": 1e-30})
+    session = Session()
+    trainer(recipe, session, held_back).run()
+    finished = [each for each in session.reports if "score" in each]
+    assert [each["epoch"] for each in finished] == list(range(1, epochs + 1))
+    assert all(f"{named}auroc" in each for each in finished)
+    assert sum(key.startswith(("val_", "learned_")) for key in finished[0]) == 6
