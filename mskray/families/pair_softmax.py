@@ -23,7 +23,8 @@ from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.estimators.cache import Cache, CacheSection
 from mskray.estimators.extract import feature_network, feature_width, features
-from mskray.estimators.pair_features import FeatureNetwork, pair_features
+from mskray.estimators.network_features import FeatureNetwork
+from mskray.estimators.pair_features import pair_features
 from mskray.estimators.pair_softmax import PairSoftmax, SoftmaxSection, check_width, choose_penalty, fit_softmax
 from mskray.estimators.pairs import AugmentSection, FoldSection, Pairs, check_folds, check_reversal, fold_numbers
 from mskray.families.base import Family, Images, Prediction, Predictor, register
@@ -127,7 +128,9 @@ class PairSoftmaxFamily(Family):
         cluster.require(need, LOADER_CPUS)
         source, config = feature_network_of(config)
         cache = Cache.of(config.cache, cohort)
-        found = pair_features(cohort, SPLITS, run.task, source, config.augment, cache, resources, run.report)
+        found = pair_features(
+            cohort, SPLITS, run.task, source, config.augment, cache, resources, run.shared, run.report
+        )
         pairs, held = (Pairs.read(cohort, split, run.task) for split in SPLITS)
         copies = pairs.copies(np.arange(len(pairs)), config.augment)
         fold = fold_numbers(pairs, config.folds)

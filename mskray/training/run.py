@@ -11,6 +11,7 @@ from mskray.cohorts import Task
 from mskray.config import Section, setting
 from mskray.progress import Report, silent
 from mskray.storage import Location
+from mskray.training.once import Shared
 from mskray.training.tracking import Tracker
 
 
@@ -34,6 +35,7 @@ class Run:
         report: called with progress.
         trackers: told of every finished epoch.
         prefix: of figures and progress, where the run is one of several stages.
+        shared: of a search, whose trials do common work once; None for a run alone.
     """
 
     location: Location
@@ -43,6 +45,7 @@ class Run:
     report: Report = silent
     trackers: tuple[Tracker, ...] = ()
     prefix: str = ""
+    shared: Shared | None = None
 
     def stage(self, name: str) -> "Run":
         """Return the run of one of several trainings, kept in this run's folder and told apart by `name`."""
