@@ -16,6 +16,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -131,8 +132,10 @@ class _Keeper:
     async def do(self, address: str, work: bytes, cpus: float) -> str:
         """Start the work unless it is under way, and wait for it: "" when it is done, or why not."""
         if address not in self._under_way:
-            self._under_way[address] = asyncio.ensure_future(self._run(address, work, cpus))
-        return await asyncio.shield(self._under_way[address])  # who asks may be killed, the work goes on
+            # In a context of its own: what a call starts is cancelled with the call, when its trial is cancelled.
+            started = asyncio.create_task(self._run(address, work, cpus), context=Context())
+            self._under_way[address] = started
+        return await asyncio.shield(self._under_way[address])
 
     async def hold(self, address: str, start: bytes, size: int, room: int) -> list[Any]:
         if address not in self._held:
