@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -62,6 +63,8 @@ class Fitted:
         sample: what was learned from one at a time, and counted: "image", "study" or "disc".
         tasks: where it answers several at once, the classes of each, `task` among them; empty for one. `labels` are
             then by "<task>/<class>".
+        validated: what it says of the labelled images of the validation split, (n, classes) in their order, NaN where
+            it has no answer; None where fitting has not asked. Not part of a bundle.
     """
 
     family: str
@@ -79,6 +82,7 @@ class Fitted:
     estimator: Any = None
     sample: str = "image"
     tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    validated: np.ndarray | None = None
 
 
 class Bundle(BaseModel):

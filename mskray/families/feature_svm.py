@@ -127,7 +127,7 @@ class FeatureSvm(Family):
             tracker.epoch({**figures, "prefix": run.prefix})
         counts = np.bincount(given[0].labels, minlength=len(run.task.classes)).tolist()
         trained = Trained(network.state_dict(), [figures], figures, dict(zip(run.task.classes, counts, strict=True)))
-        return replace(self.fitted(cohort, config, run.task, trained), estimator=model)
+        return replace(self.fitted(cohort, config, run.task, trained), estimator=model, validated=probabilities)
 
     def predictor(self, fitted: Fitted, device: str = "cpu") -> Predictor:
         config, model = FeatureSvmConfig.model_validate(fitted.config), fitted.estimator

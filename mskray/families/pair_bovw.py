@@ -145,8 +145,10 @@ class PairBovw(Family):
             config.classifier,
         )
         judged = pair_rows(vocabulary.count(held, run.shared, run.report)[held_rows, 0], config.classifier)
+        validated = np.full((held.pairs, len(run.task.classes)), np.nan, np.float32)
+        validated[held_rows] = probabilities = class_probabilities(model, judged)
         facts = {f"kmeans_{key}": value for key, value in learned_words.facts().items()}
-        figures = {"epoch": 1, **facts, **validation_metrics(class_probabilities(model, judged), labels)}
+        figures = {"epoch": 1, **facts, **validation_metrics(probabilities, labels)}
         for tracker in run.trackers:
             tracker.epoch({**figures, "prefix": run.prefix})
         learned = np.bincount(pairs.labels[rows], minlength=len(run.task.classes)).tolist()
@@ -156,7 +158,7 @@ class PairBovw(Family):
             figures,
             dict(zip(run.task.classes, learned, strict=True)),
         )
-        return replace(self.fitted(cohort, config, run.task, trained), estimator=model)
+        return replace(self.fitted(cohort, config, run.task, trained), estimator=model, validated=validated)
 
     def predictor(self, fitted: Fitted, device: str = "cpu") -> Predictor:
         model, words = fitted.estimator, fitted.state.get(_WORDS)

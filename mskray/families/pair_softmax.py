@@ -146,7 +146,7 @@ class PairSoftmaxFamily(Family):
         counts = np.bincount(pairs.labels, minlength=len(run.task.classes)).tolist()
         labels = dict(zip(run.task.classes, counts, strict=True))
         trained = Trained(source.state, [figures], figures, labels)
-        return replace(self.fitted(cohort, config, run.task, trained), estimator=model)
+        return replace(self.fitted(cohort, config, run.task, trained), estimator=model, validated=probabilities)
 
     def predictor(self, fitted: Fitted, device: str = "cpu") -> Predictor:
         config, model = PairSoftmaxConfig.model_validate(fitted.config), fitted.estimator
