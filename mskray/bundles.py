@@ -85,6 +85,9 @@ class Fitted:
     validated: np.ndarray | None = None
 
 
+_NOT_DESCRIBED = ("state", "estimator", "validated")
+
+
 class Bundle(BaseModel):
     """`bundle.json`."""
 
@@ -136,7 +139,7 @@ def save_bundle(fitted: Fitted, location: Location, fingerprint: str) -> Bundle:
         location.join(name).write_bytes(content)
     bundle = Bundle(
         name=location.name,
-        **{key: value for key, value in vars(fitted).items() if key not in ("state", "estimator")},
+        **{key: value for key, value in vars(fitted).items() if key not in _NOT_DESCRIBED},
         fingerprint=fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={
@@ -169,7 +172,7 @@ def load_bundle(uri: str | Location) -> tuple[Bundle, Fitted]:
     bundle = read_description(location)
     weights = _checked(location, bundle, WEIGHTS, _MAX_WEIGHTS)
     estimator = _estimator(location, bundle) if ESTIMATOR in bundle.files else None
-    stored = (name for name in Fitted.__dataclass_fields__ if name not in ("state", "estimator"))
+    stored = (name for name in Fitted.__dataclass_fields__ if name not in _NOT_DESCRIBED)
     facts = {name: getattr(bundle, name) for name in stored}
     return bundle, Fitted(state=load(weights), estimator=estimator, **facts)
 

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import ray
 
+from mskray.cohorts import Cohort
+from mskray.cohorts.schema import ABNORMALITY
 from mskray.errors import UserError
 from mskray.estimators.pairs import AugmentSection
 from mskray.imaging.inputs import InputFormat
 from mskray.progress import Progress, Report, silent
-from mskray.training.feed import Split, hold
+from mskray.training.feed import Split, describe_split, hold
 from mskray.training.once import Shared, digest, once
 from mskray.training.samples import EachImage, Studies
 
@@ -89,7 +91,7 @@ def asker(shared: Shared, given: Callable[[Report], None]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_what_several_ask_for_is_done_once(ray_cluster: str, tmp_path: Path, by_value: None) -> None:
-    """By two at the same time once; again after it failed; by a worker that is killed a second time; held once."""
+    """By two at the same time once; again after it failed; and not again where a trial was killed."""
     shared = Shared.start()
 
     def attempts(name: str) -> int:
@@ -130,6 +132,27 @@ def test_what_several_ask_for_is_done_once(ray_cluster: str, tmp_path: Path, by_
     once(shared, "killed", "what", partial(work, tmp_path, "killed"), silent)
     assert attempts("killed") == 1, "what a killed trial had started was started again"
 
-    made = [split_of(cohort=str(tmp_path), counts=(5,), name=name) for name in ("a", "b")]
-    (first,), (again,), (other,) = (hold(each, "hash", 1, shared) for each in (made[0], made[0], made[1]))
+
+@pytest.mark.slow
+def test_shards_are_held_once_and_within_bounds(
+    ray_cluster: str, tiny_cohort: Callable[..., Cohort], by_value: None
+) -> None:
+    cohort, shared = tiny_cohort((ABNORMALITY,), [{"abnormality": number % 2} for number in range(4)]), Shared.start()
+    large, small = (
+        describe_split(cohort, "test", EachImage(ABNORMALITY.column), InputFormat(size))[0] for size in (32, 16)
+    )
+    (first,), (again,), (other,) = (hold(each, cohort.content_hash, 1, shared) for each in (large, large, small))
     assert first == again != other
+    for split, reference in ((large, first), (small, other)):
+        np.testing.assert_array_equal(ray.get(reference)["image"], split.load(0)["image"])
+
+    def held(address: str, size: int) -> str:
+        return ray.get(shared.hold(address, lambda: [ray.put(os.urandom(8).hex())], size, 10))[0]
+
+    shared = Shared.start()
+    one, two = held("one", 4), held("two", 4)
+    assert (held("one", 4), held("two", 4)) == (one, two)
+    assert held("one", 4) == one
+    held("three", 4)
+    assert held("one", 4) == one, "what was used last stays"
+    assert held("two", 4) != two, "what was not used for longest makes room"
