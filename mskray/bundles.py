@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -88,6 +89,8 @@ class Fitted:
             then by "<task>/<class>".
         learned: splits of the cohort that were learned from.
         search: what chose the config, where a search did.
+        validated: what it says of the labelled images of the validation split, (n, classes) in their order, NaN where
+            it has no answer; None where fitting has not asked. Not part of a bundle.
     """
 
     family: str
@@ -107,6 +110,10 @@ class Fitted:
     tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     learned: tuple[str, ...] = ("train",)
     search: Search | None = None
+    validated: np.ndarray | None = None
+
+
+_NOT_DESCRIBED = ("state", "estimator", "validated")
 
 
 class Bundle(BaseModel):
@@ -166,7 +173,7 @@ def save_bundle(fitted: Fitted, location: Location, fingerprint: str) -> Bundle:
         location.join(name).write_bytes(content)
     bundle = Bundle(
         name=location.name,
-        **{key: value for key, value in vars(fitted).items() if key not in ("state", "estimator")},
+        **{key: value for key, value in vars(fitted).items() if key not in _NOT_DESCRIBED},
         fingerprint=fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={
@@ -199,7 +206,7 @@ def load_bundle(uri: str | Location) -> tuple[Bundle, Fitted]:
     bundle = read_description(location)
     weights = _checked(location, bundle, WEIGHTS, _MAX_WEIGHTS)
     estimator = _estimator(location, bundle) if bundle.has_estimator else None
-    stored = (name for name in Fitted.__dataclass_fields__ if name not in ("state", "estimator"))
+    stored = (name for name in Fitted.__dataclass_fields__ if name not in _NOT_DESCRIBED)
     facts = {name: getattr(bundle, name) for name in stored}
     return bundle, Fitted(state=load(weights), estimator=estimator, **facts)
 

@@ -5,9 +5,9 @@ hash, the network's hash or the descriptor's name, and every setting. It holds f
 written whole or not at all, so that an extraction that was killed goes on with the shards that are left, and another
 job with the same facts computes nothing. Nothing is ever changed in place: other facts are another entry.
 
-    <cache>/<16 hex digits>/facts.json                  what it was computed from; written again while used
-    <cache>/<16 hex digits>/<split>/features-00000.npy  as `mskray.estimators.features.FeatureFiles` writes them
-    <cache>/<16 hex digits>/<split>/part-00000.npz      as `Parts` writes them
+    <cache>/<16 hex digits>/facts.json          what it was computed from; written again while used
+    <cache>/<16 hex digits>/features-00000.npy  as `mskray.estimators.features.FeatureFiles` writes them
+    <cache>/<16 hex digits>/part-00000.npz      as `Parts` writes them
 
 The cache is bounded: before new files are written, entries that were not used for longest are deleted until
 `cache.most_gb` is kept. No torch, no Ray.
@@ -15,6 +15,7 @@ The cache is bounded: before new files are written, entries that were not used f
 
 import hashlib
 import json
+import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -139,8 +140,13 @@ class Parts:
 
     def missing(self) -> list[int]:
         """Numbers of the files that have not been written."""
-        there = {entry.path for entry in self.folder.walk()}
-        return [number for number in range(self.count) if _part(number) not in there]
+        there = set(self.written())
+        return [number for number in range(self.count) if number not in there]
+
+    def written(self) -> list[int]:
+        """Numbers of the files that are there, ascending."""
+        found = (_PART.fullmatch(entry.path) for entry in self.folder.walk())
+        return sorted(int(each[1]) for each in found if each)
 
     def write(self, number: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write one file; readers see all of it or nothing. Raises UserError for more than `read` takes."""
@@ -165,6 +171,9 @@ def address(facts: Mapping[str, Any]) -> str:
 
 def _is_address(name: str) -> bool:
     return len(name) == 16 and not set(name) - set("0123456789abcdef")
+
+
+_PART = re.compile(r"part-(\d{5,})\.npz")
 
 
 def _part(number: int) -> str:

@@ -17,33 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from mskray.config import Section, setting
-from mskray.errors import UserError
-from mskray.estimators.nearest import nearest, plus_plus, sums_of
+from mskray.estimators.nearest import nearest, sums_of
 from mskray.estimators.pieces import Each, Pieces, Sampled, row_hashes
+from mskray.estimators.starts import KMeansSection, Start, choose_start
 from mskray.progress import Progress, Report, silent
-
-
-class KMeansSection(Section):
-    """How the vocabulary is learned."""
-
-    seed: int = setting(0, "seed of the sample, the start and the order of mini-batches", ge=0, le=2**31 - 1)
-    most: int = setting(
-        0, "descriptors that it learns from, drawn evenly from all; 0 for all", unit="descriptors", ge=0, le=10**10
-    )
-    iterations: int = setting(300, "Lloyd updates at most", unit="passes", ge=1, le=10_000)
-    tolerance: float = setting(
-        1e-4,
-        "converged when the centres' squared shifts sum to no more than this share of the descriptors' mean variance "
-        "(as scikit-learn's tol); 0 for when none moves",
-        ge=0,
-        le=1,
-    )
-    start_per_word: int = setting(
-        20, "descriptors for each word, drawn evenly, among which k-means++ chooses the start", ge=2, le=1000
-    )
-    batch: int = setting(0, "descriptors of a mini-batch; 0 for Lloyd's updates over all", ge=0, le=10**7)
-    epochs: int = setting(10, "passes over all descriptors with mini-batches, at most", unit="epochs", ge=1, le=1000)
 
 
 @dataclass(frozen=True)
@@ -76,32 +53,27 @@ class KMeansResult:
 
 
 def fit_kmeans(
-    pieces: Pieces, words: int, section: KMeansSection, runner: Callable[[Pieces], Each], report: Report = silent
+    pieces: Pieces,
+    words: int,
+    section: KMeansSection,
+    runner: Callable[[Pieces], Each],
+    report: Report = silent,
+    start: Start | None = None,
 ) -> KMeansResult:
     """Learn `words` centres from the rows of all pieces.
 
     Args:
         runner: `Here` or `Spread`.
+        start: of these pieces, for at least as many words; chosen where None.
     Raises:
         UserError: fewer rows than centres, or more centres asked for than rows are drawn.
     """
-    start = words * section.start_per_word
-    keep = max(section.most, start)
-    survey = _merge_surveys(runner(pieces)(partial(_survey, seed=section.seed, keep=keep)), keep)
-    drawn = min(section.most or survey.rows, survey.rows)
-    if words > drawn:
-        of = "" if drawn == survey.rows else f" that kmeans.most draws from {survey.rows:,}"
-        raise UserError(
-            f"a vocabulary of {words:,} words needs as many descriptors, there are {drawn:,}{of}: ask for fewer words"
-        )
-    if drawn < survey.rows:
-        pieces = Sampled(pieces, section.seed, int(survey.hashes[drawn - 1]))
-    each = runner(pieces)
-    limit = np.uint64(survey.hashes[min(start, drawn) - 1])
-    sample = np.concatenate(each(partial(_below, seed=section.seed, limit=limit)))
-    sample = sample[np.argsort(row_hashes(sample, section.seed), kind="stable")]
-    centres = plus_plus(sample, words, section.seed)
-    return refine(each, centres, section, section.tolerance * survey.variance, survey.rows, report)
+    start = start or choose_start(pieces, words, section, runner)
+    if start.drawn < start.rows:
+        pieces = Sampled(pieces, section.seed, start.limit)
+    return refine(
+        runner(pieces), start.centres[:words], section, section.tolerance * start.variance, start.rows, report
+    )
 
 
 def refine(
@@ -225,41 +197,3 @@ def _mini_batches(
             inertia += found.inertia
             moved += (found.sums - found.counts[:, None] * moved) / np.maximum(history, 1)[:, None]
     return moved.astype(np.float32), history, Partial(np.zeros(0), counts, inertia)
-
-
-@dataclass(frozen=True)
-class _Survey:
-    """Rows, their sums and sums of squares (width,), and the smallest hashes, ascending."""
-
-    rows: int
-    sums: np.ndarray
-    squares: np.ndarray
-    hashes: np.ndarray
-
-    @property
-    def variance(self) -> float:
-        """Mean over the columns of their variance."""
-        return float((self.squares / self.rows - np.square(self.sums / self.rows)).mean())
-
-
-def _survey(pieces: Iterator[np.ndarray], seed: int, keep: int) -> _Survey:
-    found = _Survey(0, np.zeros(1), np.zeros(1), np.zeros(0, np.uint64))
-    for rows in pieces:
-        own = np.sort(row_hashes(rows, seed))[:keep]
-        sums, squares = rows.sum(axis=0, dtype=np.float64), np.einsum("ij,ij->j", rows, rows, dtype=np.float64)
-        found = _merge_surveys([found, _Survey(len(rows), sums, squares, own)], keep)
-    return found
-
-
-def _merge_surveys(parts: list[_Survey], keep: int) -> _Survey:
-    return _Survey(
-        sum(part.rows for part in parts),
-        sum((part.sums for part in parts), np.zeros(1)),
-        sum((part.squares for part in parts), np.zeros(1)),
-        np.sort(np.concatenate([part.hashes for part in parts]))[:keep],
-    )
-
-
-def _below(pieces: Iterator[np.ndarray], seed: int, limit: np.uint64) -> np.ndarray:
-    """Return the rows whose hashes are at most `limit`."""
-    return np.concatenate([rows[row_hashes(rows, seed) <= limit] for rows in pieces])

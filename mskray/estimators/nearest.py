@@ -1,5 +1,6 @@
 """Which centre is nearest to each row, and which rows to start from: the arithmetic of k-means on arrays."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,16 +36,37 @@ def nearest(rows: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return labels, distances
 
 
-def plus_plus(rows: np.ndarray, words: int, seed: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Chosen:
+    """What k-means++ chose of n rows.
+
+    Args:
+        rows: (m,) int64, in the order of choice.
+        closest: (n,) float32, squared distance of each row from the nearest chosen one.
+    """
+
+    rows: np.ndarray
+    closest: np.ndarray
+
+
+def plus_plus(rows: np.ndarray, words: int, seed: int, tries: int, before: Chosen | None = None) -> Chosen:
     """Choose `words` of rows (n, width) float32 as k-means++ does: each with a chance that grows with its distance.
 
-    Of 2 + ln k candidates the one that lowers the sum of squared distances most is taken, as scikit-learn does.
+    Of some candidates the one that lowers the sum of squared distances most is taken. The first m of a choice are the
+    choice of m: a longer one goes on from a shorter one, bit for bit.
+
+    Args:
+        tries: candidates for each; scikit-learn has 2 + ln k.
+        before: a choice of fewer of the same rows, with the same seed and tries.
     """
     random = np.random.default_rng([seed, 1])
-    tries = 2 + int(np.log(words))
-    chosen = [int(random.integers(len(rows)))]
     norms = np.einsum("ij,ij->i", rows, rows)
-    closest = _distances(rows, norms, chosen)[0]
+    first = int(random.integers(len(rows)))
+    if before is None:
+        chosen, closest = [first], _distances(rows, norms, [first])[0]
+    else:
+        chosen, closest = before.rows.tolist(), before.closest
+        random.random(tries * (len(chosen) - 1))  # drawn for those
     while len(chosen) < words:
         total = closest.cumsum(dtype=np.float64)
         # Where all rows stand on a chosen one, any will do.
@@ -53,7 +75,7 @@ def plus_plus(rows: np.ndarray, words: int, seed: int) -> np.ndarray:
         best = int(candidates.sum(axis=1, dtype=np.float64).argmin())
         chosen.append(int(drawn[best]))
         closest = candidates[best]
-    return rows[chosen]
+    return Chosen(np.array(chosen, np.int64), np.ascontiguousarray(closest))
 
 
 def _distances(rows: np.ndarray, norms: np.ndarray, chosen: Any) -> np.ndarray:

@@ -19,17 +19,18 @@ from ray.exceptions import RayError
 from mskray.errors import UserError, user_error_in
 from mskray.estimators.arrays import damaged, packed, read_arrays
 from mskray.estimators.cache import address
-from mskray.estimators.kmeans import KMeansSection, fit_kmeans
+from mskray.estimators.kmeans import fit_kmeans
 from mskray.estimators.pair_softmax import SoftmaxSection, learn_softmax
 from mskray.estimators.pair_words import SplitsWords, of_copies
 from mskray.estimators.pairs import AugmentSection, Copies, FoldOutcome, FoldSection, Judged, Learn, Pairs, run_fold
 from mskray.estimators.pieces import Here
+from mskray.estimators.starts import KMeansSection
 from mskray.estimators.words import ClassifierSection, class_probabilities, fit_classifier, pair_rows
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location
 from mskray.training.waiting import as_finished
 
-_VERSION = 2
+_VERSION = 3
 """Raised when the same facts give another result."""
 _MOST_BYTES = 1 << 30
 _STAGE = "judging pairs"

@@ -5,12 +5,14 @@
     found = fit_kmeans(words.pieces(rows), 500, kmeans, Spread)            # from the originals of some pairs alone
     counts = words.count(found.centres)                                    # (pairs, 1 + copies, 2, 500)
 
-One extraction serves every size of vocabulary, every fold, every classifier and both tasks. A pair with an image in
+One extraction serves every size of vocabulary, every fold, every classifier and both tasks; `extract_once` also all
+trials of a search. A pair with an image in
 which no key point is found is not learned from: `usable` says which those are, and `refusals` why.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,7 @@ from mskray.imaging.intensity import to_uint8
 from mskray.imaging.keypoints import Kind, describe, unpack
 from mskray.progress import Progress, Report, silent
 from mskray.training.feed import Split, describe_split
-from mskray.training.waiting import gather
+from mskray.training.once import Shared, once
 
 VERSION = 1
 """Raised when the same facts give other descriptors."""
@@ -90,6 +92,11 @@ class PairWords:
     @property
     def pairs(self) -> int:
         return sum(self.counts)
+
+    @property
+    def what(self) -> str:
+        """For progress."""
+        return f"{self.section.descriptor.upper()} key points of {self.split.name}"
 
     def part(self, number: int) -> dict[str, np.ndarray]:
         """Find and describe the key points of one shard's images; what `parts` keeps of it."""
@@ -184,25 +191,18 @@ def extract(words: PairWords, report: Report = silent) -> None:
 
     shards = ray.data.from_items([{"shard": number} for number in missing], override_num_blocks=len(missing))
     done = words.pairs - sum(words.counts[number] for number in missing)
-    stage = f"{words.section.descriptor.upper()} key points of {words.split.name}"
     try:
         for part in shards.map_batches(write, batch_size=1, num_cpus=1).iter_batches(batch_size=None):
             done += int(np.sum(part["pairs"]))
-            report(Progress(stage, done, words.pairs, "pairs"))
+            report(Progress(words.what, done, words.pairs, "pairs"))
     except RayError as error:
         raise user_error_in(error) or error from error
 
 
-def count_on_ray(words: PairWords, centres: np.ndarray, report: Report = silent) -> np.ndarray:
-    """As `PairWords.count`, a Ray task for each shard."""
-    shared = ray.put(centres)
-    tasks = [_count.remote(words, number, shared) for number in range(words.parts.count)]
-    return np.concatenate(gather(tasks, f"words of {words.split.name}", report))
-
-
-@ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")
-def _count(words: PairWords, number: int, centres: np.ndarray) -> np.ndarray:
-    return words.count_part(number, centres)
+def extract_once(words: PairWords, shared: Shared | None, report: Report = silent) -> None:
+    """As `extract`; what the trials of a search ask for at the same time is extracted once."""
+    if words.parts.missing():
+        once(shared, str(words.parts.folder), words.what, partial(extract, words), report)
 
 
 def usable(lengths: np.ndarray) -> np.ndarray:

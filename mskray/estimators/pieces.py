@@ -14,7 +14,8 @@ import ray
 from mskray.progress import Report, silent
 from mskray.training.waiting import gather
 
-_HELD_HERE = 256 << 20
+HELD_HERE = 256 << 20
+"""Bytes of pieces that `Here` holds."""
 _HELD_SHARE = 0.3
 """Share of a cluster's shared memory that pieces may fill."""
 _TASKS_PER_CPU = 2
@@ -120,7 +121,7 @@ class Here:
     def _read(self) -> Iterator[np.ndarray]:
         for number in self._pieces.numbers:
             rows = self._held[number] if number in self._held else self._pieces.read(number)
-            if number not in self._held and self._bytes + rows.nbytes <= _HELD_HERE:
+            if number not in self._held and self._bytes + rows.nbytes <= HELD_HERE:
                 self._held[number] = rows
                 self._bytes += rows.nbytes
             if len(rows):

@@ -2,7 +2,8 @@
 
 mskray train jobs/configs/mura-feature-svm.yaml
 
-The network is that of any bundle that looks at whole images, or a backbone with weights of its own. One SVM over all
+The network is that of any bundle that looks at whole images, or a backbone with weights of its own; its features are
+extracted once and kept in the cache: another kernel, penalty or bag size extracts nothing. One SVM over all
 images ran out of 128 GB in the paper; here ten bags a body part are fitted on Ray tasks, each of which holds one bag
 (`mskray.estimators.bagging`). An image of a body part without a model of its own (too few images in training, or never
 seen) is judged by the model over all parts.
@@ -22,8 +23,9 @@ from mskray.config import Section
 from mskray.errors import UserError
 from mskray.estimators.bagging import Bagging, Labelled
 from mskray.estimators.bags import BagSection, SvmSection
-from mskray.estimators.extract import Extraction, feature_network, feature_width, features
-from mskray.estimators.features import FeatureFiles
+from mskray.estimators.cache import Cache, CacheSection, kept_in_use
+from mskray.estimators.extract import feature_network, feature_width, features
+from mskray.estimators.network_features import FeatureNetwork, split_features
 from mskray.estimators.svm import BaggedSVM
 from mskray.families.base import Family, Images, Prediction, Predictor, register
 from mskray.families.feature_source import DataSection, NetworkSection, bundle_hash, check_bundle, feature_source
@@ -44,6 +46,7 @@ class FeatureSvmConfig(Section):
     data: DataSection = DataSection()
     svm: SvmSection = SvmSection()
     bag: BagSection = BagSection()
+    cache: CacheSection = CacheSection()
 
     @property
     def input_format(self) -> InputFormat:
@@ -105,24 +108,21 @@ class FeatureSvm(Family):
         torch.manual_seed(config.bag.seed)
         network, section, data = feature_source(config.network, config.data, default_size=224)
         config = config.model_copy(update={"network": section, "data": data})
-        folder = run.location.join(run.name)
-        samples = EachImage(run.task.column)
-        # Where validation is learned from too, it can calibrate nothing: that is done out of bag.
-        names = ("train", "validation") if run.held_back else ("train",)
-        splits = {name: describe_split(cohort, name, samples, config.input_format) for name in names}
-        bagging = Bagging(len(run.task.classes), config.svm, config.bag, folder.join("bags"), run.report)
-        bagging.check(
-            splits["train"][0].rows, feature_width(network, config.input_format.size), max(splits["train"][0].counts)
-        )
-        extraction = Extraction(
-            config.network.backbone, network.state_dict(), config.data.batch_size, resources, run.report
-        )
+        form, samples = config.input_format, EachImage(run.task.column)
+        folder, split = run.location.join(run.name, "bags"), describe_split(cohort, "train", samples, form)[0]
+        bagging = Bagging(len(run.task.classes), config.svm, config.bag, folder, run.report)
+        bagging.check(split.rows, feature_width(network, form.size), max(split.counts))
+        source = FeatureNetwork(section.backbone, network.state_dict(), form, data.batch_size)
+        cache, facts = Cache.of(config.cache, cohort), {"what": "features of images", **source.facts}
         given = []
-        for name, (split, labels) in splits.items():
-            files = FeatureFiles(folder.join(name), split.counts)
-            extraction.run(split, files, name)
+        # Where validation is learned from too, it can calibrate nothing: that is done out of bag.
+        for name in ("train", "validation") if run.held_back else ("train",):
+            files, labels = split_features(
+                cohort, name, samples, run.task.column, source, facts, cache, resources, run.shared, run.report
+            )
             given.append(Labelled(files, labels, *_columns(cohort, name, run)))
-        model, probabilities = bagging.fit(given[0], given[1] if run.held_back else None)
+        told = kept_in_use(run.report, [each.files.folder for each in given])
+        model, probabilities = replace(bagging, report=told).fit(given[0], given[1] if run.held_back else None)
         known = np.isfinite(probabilities).all(axis=1)
         reached = validation_metrics(probabilities[known], given[-1].labels[known])
         if not run.held_back:
@@ -132,7 +132,8 @@ class FeatureSvm(Family):
             tracker.epoch({**figures, "prefix": run.prefix})
         counts = np.bincount(given[0].labels, minlength=len(run.task.classes)).tolist()
         trained = Trained(network.state_dict(), [figures], figures, dict(zip(run.task.classes, counts, strict=True)))
-        return replace(self.fitted(cohort, config, run.task, trained), estimator=model)
+        validated = probabilities if run.held_back else None
+        return replace(self.fitted(cohort, config, run.task, trained), estimator=model, validated=validated)
 
     def predictor(self, fitted: Fitted, device: str = "cpu") -> Predictor:
         config, model = FeatureSvmConfig.model_validate(fitted.config), fitted.estimator

@@ -4,13 +4,13 @@ mskray train jobs/configs/knee-pair-bovw.yaml
 
 Key points (ORB, SIFT or SURF) of all images are clustered into words; an image is the histogram of its words, a pair
 is two histograms one after the other, and a support vector machine or naive Bayes judges it. Descriptors are found
-once with Ray Data and kept in the cache, so that another vocabulary or classifier begins with the clustering. The
-words are learned from the training pairs alone, without their noisy copies.
+once with Ray Data and kept in the cache, so that another vocabulary begins with the clustering; vocabularies and
+histograms are kept as well, and another classifier begins with these. The words are learned from the training pairs
+alone, without their noisy copies.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,21 +22,20 @@ from mskray.cohorts import Cohort, Task
 from mskray.cohorts.change import PAIR
 from mskray.config import Section, setting
 from mskray.errors import UserError
-from mskray.estimators.cache import Cache, CacheSection, kept_in_use
-from mskray.estimators.kmeans import KMeansSection, fit_kmeans
+from mskray.estimators.cache import Cache, CacheSection
 from mskray.estimators.pair_samples import MEMBERS
 from mskray.estimators.pair_words import (
     KeyPointSection,
     PairWords,
-    count_on_ray,
-    extract,
+    extract_once,
     of_copies,
     refusals,
     usable,
     vocabulary_line,
 )
 from mskray.estimators.pairs import AugmentSection, Pairs, check_reversal
-from mskray.estimators.pieces import Spread
+from mskray.estimators.starts import KMeansSection
+from mskray.estimators.vocabularies import Vocabulary
 from mskray.estimators.words import (
     ClassifierSection,
     Gaussians,
@@ -128,21 +127,18 @@ class PairBovw(Family):
         cache, given = Cache.of(config.cache, cohort), {}
         for split in ("train", "validation"):
             words = PairWords.open(cohort, split, run.task, config.keypoints, config.augment, cache)
-            extract(words, run.report)
+            extract_once(words, run.shared, run.report)
             given[split] = words, self._usable(cohort, words, run)
         held, held_rows = given["validation"]
         labels = Pairs.read(cohort, "validation", run.task).labels[held_rows]
         check_left(labels, run.task, f"cohort {cohort.location}, split validation")
         words, rows = given["train"]
-        told = kept_in_use(run.report, [each.parts.folder for each, _ in given.values()])
-        vocabulary = fit_kmeans(
-            words.pieces(rows), config.vocabulary, config.kmeans, partial(Spread, report=told), told
-        )
-        run.report(Progress(vocabulary_line(vocabulary)))
-        centres = vocabulary.centres
+        vocabulary = Vocabulary.open(words, rows, config.vocabulary, config.kmeans, cache)
+        learned_words = vocabulary.learn(run.shared, run.report)
+        run.report(Progress(vocabulary_line(learned_words)))
         pairs = Pairs.read(cohort, "train", run.task)
         copies = pairs.copies(rows, config.augment)
-        counts, seen = of_copies(count_on_ray(words, centres, told), copies)
+        counts, seen = of_copies(vocabulary.count(words, run.shared, run.report), copies)
         model = fit_classifier(
             pair_rows(counts[seen], config.classifier),
             copies.labels[seen],
@@ -150,17 +146,22 @@ class PairBovw(Family):
             run.task.classes,
             config.classifier,
         )
-        judged = pair_rows(count_on_ray(held, centres, told)[held_rows, 0], config.classifier)
-        facts = {f"kmeans_{key}": value for key, value in vocabulary.facts().items()}
-        reached = named(validation_metrics(class_probabilities(model, judged), labels), run.held_back)
+        judged = pair_rows(vocabulary.count(held, run.shared, run.report)[held_rows, 0], config.classifier)
+        validated = np.full((held.pairs, len(run.task.classes)), np.nan, np.float32)
+        validated[held_rows] = probabilities = class_probabilities(model, judged)
+        facts = {f"kmeans_{key}": value for key, value in learned_words.facts().items()}
+        reached = named(validation_metrics(probabilities, labels), run.held_back)
         figures = {"epoch": 1, **facts, **reached}
         for tracker in run.trackers:
             tracker.epoch({**figures, "prefix": run.prefix})
         learned = np.bincount(pairs.labels[rows], minlength=len(run.task.classes)).tolist()
         trained = Trained(
-            {_WORDS: torch.from_numpy(centres)}, [figures], figures, dict(zip(run.task.classes, learned, strict=True))
+            {_WORDS: torch.from_numpy(learned_words.centres)},
+            [figures],
+            figures,
+            dict(zip(run.task.classes, learned, strict=True)),
         )
-        return replace(self.fitted(cohort, config, run.task, trained), estimator=model)
+        return replace(self.fitted(cohort, config, run.task, trained), estimator=model, validated=validated)
 
     def predictor(self, fitted: Fitted, device: str = "cpu") -> Predictor:
         model, words = fitted.estimator, fitted.state.get(_WORDS)

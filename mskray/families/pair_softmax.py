@@ -23,7 +23,8 @@ from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.estimators.cache import Cache, CacheSection
 from mskray.estimators.extract import feature_network, feature_width, features
-from mskray.estimators.pair_features import FeatureNetwork, pair_features
+from mskray.estimators.network_features import FeatureNetwork
+from mskray.estimators.pair_features import pair_features
 from mskray.estimators.pair_softmax import PairSoftmax, SoftmaxSection, check_width, choose_penalty, fit_softmax
 from mskray.estimators.pairs import AugmentSection, FoldSection, Pairs, check_folds, check_reversal, fold_numbers
 from mskray.families.base import Family, Images, Prediction, Predictor, register
@@ -128,7 +129,9 @@ class PairSoftmaxFamily(Family):
         cluster.require(need, LOADER_CPUS)
         source, config = feature_network_of(config)
         cache = Cache.of(config.cache, cohort)
-        found = pair_features(cohort, SPLITS, run.task, source, config.augment, cache, resources, run.report)
+        found = pair_features(
+            cohort, SPLITS, run.task, source, config.augment, cache, resources, run.shared, run.report
+        )
         pairs, held = (Pairs.read(cohort, split, run.task) for split in SPLITS)
         copies = pairs.copies(np.arange(len(pairs)), config.augment)
         fold = fold_numbers(pairs, config.folds)
@@ -149,7 +152,7 @@ class PairSoftmaxFamily(Family):
         counts = np.bincount(pairs.labels, minlength=len(run.task.classes)).tolist()
         labels = dict(zip(run.task.classes, counts, strict=True))
         trained = Trained(source.state, [figures], figures, labels)
-        return replace(self.fitted(cohort, config, run.task, trained), estimator=model)
+        return replace(self.fitted(cohort, config, run.task, trained), estimator=model, validated=probabilities)
 
     def predictor(self, fitted: Fitted, device: str = "cpu") -> Predictor:
         config, model = PairSoftmaxConfig.model_validate(fitted.config), fitted.estimator

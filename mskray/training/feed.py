@@ -4,7 +4,8 @@ A loader task (no torch, half a CPU) reads one shard, makes samples of its rows 
 leaves them as uint8 or uint16 in the node's shared memory, from where every rank of that node gathers its batches
 without a copy of the shard. Two ways to hold shards:
 
-- `memory`: the driver asks for every shard once, before the workers start; nothing is read again.
+- `memory`: the driver asks for every shard once, before the workers start; nothing is read again. The trials of a
+  search hold the same shards (`mskray.training.once`).
 - `stream`: each rank asks for the shards of the next window while it trains on this one, across the ends of
   epochs, so that no epoch starts with a wait.
 
@@ -14,6 +15,7 @@ Both give the same batches. `choose_cache` decides by size.
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ import ray
 from mskray.cohorts import Cohort, Shard, open_cohort
 from mskray.cohorts.schema import is_pixels
 from mskray.imaging.inputs import InputFormat
+from mskray.training.once import Shared, digest
 from mskray.training.plan import Rows
 from mskray.training.samples import Arrays, Samples
 
@@ -84,14 +87,34 @@ def request(split: Split, shard: int) -> ray.ObjectRef:
     return _load.remote(split.only(shard))
 
 
+def hold(split: Split, content_hash: str, bytes_per_pixel: int, shared: Shared | None = None) -> tuple[Any, ...]:
+    """Start reading every shard and return references; the trials of a search are given the same ones."""
+    if shared is None:
+        return _request_all(split)
+    address, size = digest([content_hash, split]), _held_bytes([split], bytes_per_pixel)
+    return tuple(shared.hold(address, partial(_request_all, split), size, _room()))
+
+
+def _request_all(split: Split) -> tuple[Any, ...]:
+    return tuple(request(split, shard) for shard in range(len(split.counts)))
+
+
 def choose_cache(wanted: str, splits: Sequence[Split], bytes_per_pixel: int) -> str:
     """Return "memory" or "stream": what `data.cache` says, or by size where it says "auto"."""
     if wanted != "auto":
         return wanted
+    return "memory" if _held_bytes(splits, bytes_per_pixel) <= _room() else "stream"
+
+
+def _held_bytes(splits: Sequence[Split], bytes_per_pixel: int) -> int:
     images = sum(split.rows * split.samples.images_each * split.input.size**2 for split in splits)
-    need = images * bytes_per_pixel
+    return images * bytes_per_pixel
+
+
+def _room() -> int:
+    """Bytes that held shards may take up."""
     nodes = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
-    return "memory" if need <= _MEMORY_SHARE * min(nodes, default=0.0) else "stream"
+    return int(_MEMORY_SHARE * min(nodes, default=0.0))
 
 
 class Shards:

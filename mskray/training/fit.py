@@ -4,7 +4,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from mskray.cohorts import Cohort, Task
 from mskray.cohorts.schema import MISSING
 from mskray.errors import UserError, user_error_in
 from mskray.progress import Progress, duration
-from mskray.training.feed import LOADER_CPUS, Split, choose_cache, describe_split, request
+from mskray.training.feed import LOADER_CPUS, Split, choose_cache, describe_split, hold
 from mskray.training.loop import POSITION, WEIGHTS, Assignment, Diverged, Trainer
 from mskray.training.recipe import Recipe, inverse_frequency
 from mskray.training.run import Run, Trained
@@ -85,7 +85,7 @@ def fit(
     of = f" of {run.prefix.removesuffix('/')}" if run.prefix else ""
     workers = f"{resources.workers} training worker{'s' * (resources.workers > 1)}"
     run.report(Progress(f"starting {workers}{of}, epochs of {epoch}"))
-    held = _hold(recipe, cohort, train, validation)
+    held = _hold(recipe, cohort, [train, validation], run)
     with _listener(run, samples.unit) as queue:
         work = Assignment(
             recipe=recipe,
@@ -134,15 +134,12 @@ def _counts(recipe: Recipe, tasks: tuple[Task, ...], labels: list[np.ndarray]) -
     return counts
 
 
-def _hold(recipe: Recipe, cohort: Cohort, train: Split, validation: Split) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Start loading every shard now, while the workers start, if all of them fit in memory."""
+def _hold(recipe: Recipe, cohort: Cohort, splits: Sequence[Split], run: Run) -> list[tuple[Any, ...]]:
+    """Start loading every shard now, while the workers start, if all of them fit in memory; in a search, once."""
     bytes_per_pixel = np.dtype(cohort.image.dtype).itemsize
-    if choose_cache(recipe.config.data.cache, [train, validation], bytes_per_pixel) == "stream":
-        return (), ()
-    first, second = (
-        tuple(request(split, shard) for shard in range(len(split.counts))) for split in (train, validation)
-    )
-    return first, second
+    if choose_cache(recipe.config.data.cache, splits, bytes_per_pixel) == "stream":
+        return [() for _ in splits]
+    return [hold(split, cohort.content_hash, bytes_per_pixel, run.shared) for split in splits]
 
 
 class _Trainer(TorchTrainer):

@@ -11,6 +11,7 @@ from mskray.cohorts import Task
 from mskray.config import Section, setting
 from mskray.progress import Report, silent
 from mskray.storage import Location
+from mskray.training.once import Shared
 from mskray.training.tracking import Tracker
 
 if TYPE_CHECKING:  # a search's driver and its trials' processes need no torch to name what a run is told
@@ -56,6 +57,7 @@ class Run:
             all is learned from (`Cohort.merged`), the last epoch is kept whatever its figures, nothing stops early,
             and figures of the validation split are called `learned_…`. A plateau schedule goes on watching these: it
             lowers the rate later than in a training that holds the split back, or never.
+        shared: of a search, whose trials do common work once; None for a run alone.
     """
 
     location: Location
@@ -66,6 +68,7 @@ class Run:
     trackers: tuple[Tracker, ...] = ()
     prefix: str = ""
     held_back: bool = True
+    shared: Shared | None = None
 
     def stage(self, name: str) -> "Run":
         """Return the run of one of several trainings, kept in this run's folder and told apart by `name`."""

@@ -49,6 +49,10 @@ Work = Callable[[Plan, TrialRecord, Tell], TrialRecord]
 class RayTrial(tune.Trainable):
     """A trial as Ray Tune sees it: each step is an epoch, a fold, or the end."""
 
+    _last: dict[str, Any]
+    _plan: Plan
+    _work: Work
+
     def setup(self, config: dict[str, Any], plan: Plan | None = None, work: Work | None = None) -> None:
         assert plan is not None
         assert work is not None
@@ -74,7 +78,7 @@ class RayTrial(tune.Trainable):
         events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         # What a scheduler reads of a trial that ends before its first step.
         self._events = events
-        self._last: dict[str, Any] = {STEP: 0, SCORE: float("-inf")}
+        self._last = {STEP: 0, SCORE: float("-inf")}
 
         def work() -> None:
             ended = self._work(self._plan, record, events.put)

@@ -28,10 +28,10 @@ from mskray.cohorts.change import CHANGE, IMPROVED, PAIR
 from mskray.config import setting
 from mskray.errors import UserError
 from mskray.estimators.cache import Cache, kept_in_use
-from mskray.estimators.kmeans import KMeansSection
+from mskray.estimators.network_features import VERSION as FEATURES_VERSION
+from mskray.estimators.network_features import FeatureNetwork
 from mskray.estimators.pair_cells import Cell, CellResult, Fold, SoftmaxWork, WordsWork, read_cell, run_cells
-from mskray.estimators.pair_features import VERSION as FEATURES_VERSION
-from mskray.estimators.pair_features import FeatureNetwork, pair_features
+from mskray.estimators.pair_features import pair_features
 from mskray.estimators.pair_table import Outcomes, table_rows
 from mskray.estimators.pair_words import VERSION as WORDS_VERSION
 from mskray.estimators.pair_words import (
@@ -44,6 +44,7 @@ from mskray.estimators.pair_words import (
     usable,
 )
 from mskray.estimators.pairs import FoldOutcome, FoldSection, Pairs, check_folds, check_reversal, fold_numbers
+from mskray.estimators.starts import KMeansSection
 from mskray.estimators.words import Classifier, ClassifierSection, JudgeSection
 from mskray.families.feature_source import check_bundle
 from mskray.families.pair_softmax import PairSoftmaxConfig, feature_network_of
@@ -239,7 +240,7 @@ def _softmax_cells(
 ) -> list[Cell]:
     task = next(iter(pairs.values())).task
     cache = Cache.of(config.cache, cohort)
-    found = pair_features(cohort, tuple(splits), task, network, config.augment, cache, config.resources, report)
+    found = pair_features(cohort, tuple(splits), task, network, config.augment, cache, config.resources, None, report)
     features = ray.put(np.concatenate([found[split] for split in splits if len(found[split])])[kept])
     decide = {
         **facts,

@@ -8,9 +8,12 @@ import pytest
 from sklearn.cluster import KMeans
 
 from mskray.errors import UserError
-from mskray.estimators.kmeans import KMeansSection, assign, fit_kmeans, refine
+from mskray.estimators.kmeans import assign, fit_kmeans, refine
 from mskray.estimators.nearest import nearest, plus_plus
 from mskray.estimators.pieces import Arrays, Here, Sampled, Spread, row_hashes
+from mskray.estimators.starts import KMeansSection, Start, choose_start, sample_words
+
+ARRAYS = {"centres": None, "chosen": None}
 
 
 def cloud(rows: int = 3000, width: int = 8, groups: int = 12, seed: int = 0) -> np.ndarray:
@@ -86,8 +89,36 @@ def test_the_start_is_spread_out() -> None:
     """Of ten groups that lie far apart, k-means++ takes one row each."""
     middles = np.arange(10, dtype=np.float32)[:, None] * 1000
     rows = (np.repeat(middles, 50, axis=0) + np.random.default_rng(0).normal(size=(500, 1))).astype(np.float32)
-    chosen = np.rint(plus_plus(rows, 10, seed=3)[:, 0] / 1000)
+    chosen = np.rint(rows[plus_plus(rows, 10, seed=3, tries=4).rows, 0] / 1000)
     assert sorted(chosen) == list(range(10))
+
+
+@pytest.mark.parametrize("lengths", [(40,), (7, 40), (1, 2, 40)])
+def test_a_longer_start_goes_on_from_a_shorter_one_bit_for_bit(lengths: tuple[int, ...]) -> None:
+    rows, section = cloud(), KMeansSection(seed=5)
+    whole = choose_start(cut(rows, 3), 40, section, Here)
+    grown = None
+    for words in lengths:
+        grown = choose_start(cut(rows, 2), words, section, Here, grown)
+        np.testing.assert_array_equal(grown.centres, whole.centres[:words])
+    again = Start.of(grown.arrays())
+    np.testing.assert_array_equal(again.chosen.closest, whole.chosen.closest)
+    assert {**vars(again), **ARRAYS} == {**vars(whole), **ARRAYS} | {"variance": pytest.approx(whole.variance)}
+
+
+def test_vocabularies_of_several_sizes_begin_with_the_same_words() -> None:
+    rows, section = cloud(), KMeansSection(most=2500)
+    start = choose_start(cut(rows, 3), 30, section, Here)
+    for words in (10, 30):
+        alone = fit_kmeans(cut(rows, 3), words, section, Here)
+        shared = fit_kmeans(cut(rows, 3), words, section, Here, start=start)
+        np.testing.assert_array_equal(alone.centres, shared.centres)
+        assert alone.facts() == shared.facts()
+
+
+@pytest.mark.parametrize(("words", "sample"), [(2, 1000), (1000, 1000), (1001, 2000), (5000, 8000)])
+def test_the_sample_of_a_start_is_the_same_for_many_sizes(words: int, sample: int) -> None:
+    assert sample_words(words) == sample
 
 
 def test_an_empty_word_is_put_on_the_farthest_row() -> None:
