@@ -42,15 +42,20 @@ def judge(family: Family, fitted: Fitted, cohort: Cohort, task: Task, device: st
     if not _gives_probabilities(family):
         best = {key.removeprefix("val_"): value for key, value in fitted.best.items() if key.startswith("val_")}
         return Judged({**{f"{SPLIT}.image.{key}": float(value) for key, value in best.items()}, **size}, None)
-    rows, answers, seconds = _predict(family, fitted, cohort, task, device)
+    if fitted.validated is None:
+        rows, answers, seconds = _predict(family, fitted, cohort, task, device)
+    else:
+        rows, answers = _validated(fitted.validated, cohort, task)
+        seconds = _predict(family, fitted, cohort, task, device, most=_BATCH)[2]
     known = {LATENCY: 1000 * seconds, **size}
     if fitted.tasks:
         return Judged({**_of_tasks(rows, answers, fitted, cohort), **known}, None)
     good = ~np.isnan(answers[""]).any(axis=1)
+    labels = rows[task.column][good]
     table = pa.table(
         {
             **{name: pa.array(rows[name][good]) for name in _IDENTITY},
-            "label": pa.array(rows[task.column][good], mask=rows[task.column][good] == MISSING),
+            "label": pa.array(labels, mask=labels == MISSING),
             **{f"prob_{name}": answers[""][good, place] for place, name in enumerate(fitted.classes)},
         }
     )
@@ -65,6 +70,13 @@ def judge(family: Family, fitted: Fitted, cohort: Cohort, task: Task, device: st
     return Judged({**found, **known}, table)
 
 
+def _validated(said: np.ndarray, cohort: Cohort, task: Task) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """What the family said of the labelled images while it was fitted; as `_predict` returns it."""
+    rows = cohort.columns(SPLIT, [*_IDENTITY, task.column])
+    labelled = rows[task.column] != MISSING
+    return {name: values[labelled] for name, values in rows.items()}, {"": said}
+
+
 def figures_of(samples: Samples, ordinal: bool) -> dict[str, float]:
     """Every figure of one set of samples that can be told of it."""
     ones = np.ones((1, len(samples)))
@@ -77,9 +89,13 @@ def _gives_probabilities(family: Family) -> bool:
 
 
 def _predict(
-    family: Family, fitted: Fitted, cohort: Cohort, task: Task, device: str
+    family: Family, fitted: Fitted, cohort: Cohort, task: Task, device: str, most: int | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], float]:
-    """Return the rows of the split, what was said of them ("" or task → (n, classes)), and seconds an image."""
+    """Return the rows of the split, what was said of them ("" or task → (n, classes)), and seconds an image.
+
+    Args:
+        most: images to end after, where not all are wanted.
+    """
     predictor = family.predictor(fitted, device)
     columns = [*_IDENTITY, *(cohort.task(name).column for name in (fitted.tasks or {task.name: ()}))]
     rows: list[dict[str, np.ndarray]] = []
@@ -99,6 +115,10 @@ def _predict(
             }
             for name, values in parts.items():
                 answers.setdefault(name, []).append(values)
+            if most is not None and end >= most:
+                break
+        if most is not None:
+            break
     whole = {name: np.concatenate([each[name] for each in rows]) for name in columns}
     return whole, {name: np.concatenate(each) for name, each in answers.items()}, float(np.median(clocks))
 

@@ -67,10 +67,10 @@ def run_trial(plan: Plan, record: TrialRecord, tell: Tell, report: Report = sile
     try:
         chosen, cohort = family(plan.family), open_cohort(plan.cohort)
         config = config_of(chosen, plan.base, record)
-        for number in range(plan.folds):
+        views = cohort.folds(plan.folds, plan.folds_seed) if plan.folds > 1 else [cohort]
+        for number, view in enumerate(views):
             place = folder.join(_FOLD.format(number))
             if not place.is_file():
-                view = cohort.fold(number, plan.folds, plan.folds_seed) if plan.folds > 1 else cohort
                 place.write_json(_fold(plan, record, chosen, config, view, number, tell, report))
             done.append(place.read_json())
             if plan.folds > 1 and not done[0]["history"]:

@@ -15,6 +15,7 @@ The same command goes on after an interruption, or with a larger budget, and rep
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,6 +32,7 @@ from mskray.families import Family, families, family
 from mskray.progress import Report, silent
 from mskray.storage import check_access, locate
 from mskray.training.config import TorchConfig
+from mskray.training.once import Shared
 from mskray.training.run import Resources, run_name
 from mskray.tuning.figures import SPLIT, check_metric, sign
 from mskray.tuning.job import (
@@ -139,7 +141,7 @@ def tune(job: TuneJob, chosen: Family, base: Mapping[str, Any], where: str, repo
             for record in records:
                 board.update(record)
             seconds = 3600 * job.budget.hours or None
-            watch = _watching(board, ledger, metrics[0])
+            watch, plan = _watching(board, ledger, metrics[0]), replace(plan, shared=Shared.start())
             run_trials(plan, searcher, at_once, job.scheduler, steps, watch, run_trial, seconds)
             again = _repeats(ledger.trials(), metrics[0], job.repeats)
             if again and not searcher.out_of_time:

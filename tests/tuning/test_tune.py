@@ -1,0 +1,139 @@
+"""A search from its config to its page: trials on Ray, gone on with, killed at random, refused in one line."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_pairs import pair_cohort
+
+from mskray.errors import UserError
+from mskray.storage import locate
+from mskray.tuning.ledger import Ledger, TrialRecord
+from mskray.tuning.page import PAGE
+from mskray.verbs.tune import parse_search, tune
+from mskray.verbs.tune_show import show
+
+SPACE = {"vocabulary": {"choice": [4, 6]}, "classifier.name": {"choice": ["svm", "gaussian_nb"]}}
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> dict[str, Any]:
+    splits = {"train": [0, 1, 2] * 6, "validation": [0, 1, 2] * 3, "test": [0, 1, 2]}
+    return {
+        "family": "pair_bovw",
+        "cohort": str(pair_cohort(tmp_path / "cohort", splits).location),
+        "out": str(tmp_path / "search"),
+        "preset": "none",
+        "space": SPACE,
+        "search": {"method": "grid"},
+        "budget": {"trials": 4},
+        "keypoints": {"most": 20},
+    }
+
+
+def run(job: dict[str, Any]) -> dict[str, TrialRecord]:
+    return {record.id: record for record in tune(*parse_search(job, "test"), "test").trials()}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_search_ends_is_shown_and_goes_on_without_repeating_a_trial(job: dict[str, Any], ray_cluster: str) -> None:
+    first = run(job)
+    assert [record.state for record in first.values()] == ["finished"] * 4
+    assert all(0 <= record.figures["validation.study.f1"] <= 1 for record in first.values())
+    assert all(record.figures["size_mb"] > 0 < record.figures["latency_ms"] for record in first.values())
+    ledger = Ledger(locate(job["out"]))
+    best = max(first.values(), key=lambda record: record.figures["validation.study.kappa"])
+    table = ledger.predictions(best.id)
+    assert table.num_rows == 9
+    assert f"{best.figures['validation.study.kappa']:.3f}" in show(job["out"])
+    assert best.id in ledger.folder.join(PAGE).read_bytes().decode()
+    more = run({**job, "repeats": {"best": 1, "seeds": 2}})
+    assert {name: more[name] for name in first} == first, "a finished trial was run again"
+    again = [record for name, record in more.items() if name not in first]
+    assert [(record.parameters, record.seed) for record in again] == [(best.parameters, 1), (best.parameters, 2)]
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.own_cluster
+@pytest.mark.timeout(1800)
+def test_killed_at_random_points_it_goes_on_and_repeats_no_finished_trial(job: dict[str, Any], tmp_path: Path) -> None:
+    """The driver and all that it started, or one of its processes alone; then the same command to the end."""
+    config = tmp_path / "search.yaml"
+    config.write_text(json.dumps({**job, "folds": {"count": 2}}))
+    ledger = Ledger(locate(job["out"]))
+    draw, seen, kills = random.Random(3), {}, 0
+    while kills < 5:
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "mskray.cli", "tune", str(config)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
+            start_new_session=True,
+        )
+        try:
+            driver.wait(timeout=draw.uniform(8, 60))
+        except subprocess.TimeoutExpired:
+            kills += 1
+            os.killpg(driver.pid, signal.SIGKILL)
+            driver.wait(timeout=30)
+        seen = _unchanged(seen, ledger)
+        if len(seen) == 4:
+            break
+    assert kills, "it was never interrupted"
+    done = subprocess.run([sys.executable, "-m", "mskray.cli", "tune", str(config)], capture_output=True, timeout=900)
+    assert done.returncode == 0, done.stderr.decode()
+    assert len(_unchanged(seen, ledger)) == 4
+    assert len(ledger.trials()) == 4
+
+
+def _unchanged(seen: dict[str, TrialRecord], ledger: Ledger) -> dict[str, TrialRecord]:
+    """The finished trials now; those that were finished before must be as they were."""
+    time.sleep(0.1)
+    now = {record.id: record for record in ledger.trials() if record.state == "finished"}
+    assert {name: now[name] for name in seen} == seen
+    return now
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"metric": "test.study.kappa"}, "test split cannot be tuned on"),
+        ({"metric": "kappa"}, "names no split, level and figure"),
+        ({"space": {"vocabulari": {"choice": [4]}}}, "vocabulary"),
+        ({"space": {"classifier.C": {"uniform": [2, 1]}}, "search": {"method": "random"}}, "classifier.C"),
+        ({"budget": {"trials": 3}}, "4 combinations"),
+        ({"space": {"classifier.C": {"loguniform": [0.1, 1.0]}}}, "is a range"),
+        ({"scheduler": {"name": "asha"}}, "one go"),
+        ({"folds": {"count": 20}}, "20 folds"),
+        ({"preset": "crmoo"}, "crmo"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_before_any_work(job: dict[str, Any], change: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        run({**job, **change})
+    assert not Ledger(locate(job["out"])).folder.join("trials").is_dir()
+
+
+def test_an_unreadable_ledger_is_named(job: dict[str, Any]) -> None:
+    place = locate(job["out"]).join("trials", "0123456789ab.json")
+    place.write_bytes(b"{")
+    with pytest.raises(UserError, match=r"0123456789ab\.json cannot be read .*delete it"):
+        run(job)
+
+
+def test_another_search_in_the_same_folder_is_refused(job: dict[str, Any]) -> None:
+    place = locate(job["out"]).join("trials", "0123456789ab.json")
+    place.write_bytes(b"{")  # ends the first call after it described itself
+    with pytest.raises(UserError):
+        run(job)
+    with pytest.raises(UserError, match="already holds another search .* another space"):
+        run({**job, "space": {"vocabulary": {"choice": [5, 6]}}})
