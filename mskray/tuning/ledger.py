@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from mskray.errors import UserError
 from mskray.storage import Location
@@ -22,6 +22,7 @@ from mskray.storage import Location
 SCHEMA_VERSION = 1
 DESCRIPTION, TRIALS, PREDICTIONS = "tune.json", "trials", "predictions.parquet"
 _THREADS = 16
+_MOST_BYTES = 64 << 20
 
 State = Literal["open", "finished", "stopped", "failed", "refused"]
 """open: suggested and not ended, begun anew by the next call. stopped: by a scheduler, before its end.
@@ -177,9 +178,9 @@ def _predictions(fold: int | None) -> str:
 
 def _read(place: Location, model: type[Any]) -> Any:
     try:
-        found = model.model_validate(place.read_json())
-    except (ValueError, ValidationError) as error:
-        what = str(error).splitlines()[0]
+        found = model.model_validate_json(place.read_bytes(_MOST_BYTES))
+    except ValueError as error:
+        what = " ".join(str(error).split())[:200]
         raise UserError(f"{place} cannot be read ({what}): delete it, and the same command makes it again") from None
     if found.schema_version > SCHEMA_VERSION:
         raise UserError(

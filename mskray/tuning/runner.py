@@ -121,6 +121,9 @@ class _Watching(tune.Callback):
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune keeps its callbacks for a later run, which there is none of
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._watch(trial.config[RECORD], None)
 

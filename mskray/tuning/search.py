@@ -39,11 +39,24 @@ def address(parameters: Mapping[str, Any], seed: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-class Listed(Searcher):
+class _FromLedger(Searcher):
+    """A searcher that Tune need not keep: what it knows is in the ledger."""
+
+    def __init__(self) -> None:
+        super().__init__(metric=SCORE, mode="max")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: see the class."""
+
+
+class Listed(_FromLedger):
     """Gives Tune trials that are known beforehand: those that were open, or repeats."""
 
     def __init__(self, records: Sequence[TrialRecord]) -> None:
-        super().__init__(metric=SCORE, mode="max")
+        super().__init__()
         self._waiting = list(records)
 
     def suggest(self, trial_id: str) -> Any:
@@ -53,7 +66,7 @@ class Listed(Searcher):
         """Nothing is learned from it."""
 
 
-class StudySearch(Searcher):
+class StudySearch(_FromLedger):
     """Draws trials until the budget is used, each written to the ledger as open before it is given.
 
     Args:
@@ -76,7 +89,7 @@ class StudySearch(Searcher):
         task: str,
         gpus: float = 0.0,
     ) -> None:
-        super().__init__(metric=SCORE, mode="max")
+        super().__init__()
         self._ledger, self._space, self._budget, self._metrics = ledger, space, budget, tuple(metrics)
         self._family, self._base, self._cohort, self._task, self._gpus = family, base, cohort, task, gpus
         self._known = {record.id: record for record in records}

@@ -135,5 +135,5 @@ def test_another_search_in_the_same_folder_is_refused(job: dict[str, Any]) -> No
     place.write_bytes(b"{")  # ends the first call after it described itself
     with pytest.raises(UserError):
         run(job)
-    with pytest.raises(UserError, match="already holds another search .* another space"):
+    with pytest.raises(UserError, match=r"already holds another search .* another space"):
         run({**job, "space": {"vocabulary": {"choice": [5, 6]}}})
