@@ -6,7 +6,7 @@ trial's folder, and a training in the middle has its checkpoints there, so that 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,13 +24,14 @@ from mskray.training.run import Run
 from mskray.tuning.judge import Judged, judge
 from mskray.tuning.ledger import TrialRecord
 from mskray.tuning.ray_trial import EPOCH, FIGURE, STEP, Plan, Tell
+from mskray.tuning.subject import Subject
 
 _RUN, _FOLD = "run", "fold-{}.json"
 _NOT_KEPT = ("kind", "epochs", "prefix", "score")
 
 
-def config_of(chosen: Family, base: Mapping[str, Any], record: TrialRecord) -> Any:
-    """The family's config of a trial; a repeat has its number added to every seed.
+def config_of(chosen: Subject, base: Mapping[str, Any], record: TrialRecord) -> Any:
+    """The config of a trial; a repeat has its number added to every seed.
 
     Raises:
         UserError: the values do not go together.
@@ -61,10 +62,10 @@ def run_trial(plan: Plan, record: TrialRecord, tell: Tell, report: Report = sile
     Args:
         tell: called after each epoch of the first fold, or each fold of a family that knows no epochs.
     """
-    began, started = time.monotonic(), record.started or _now()
     folder = plan.ledger.room(record.id)
     done: list[dict[str, Any]] = []
-    try:
+
+    def work() -> dict[str, Any]:
         chosen, cohort = family(plan.family), open_cohort(plan.cohort)
         config = config_of(chosen, plan.base, record)
         views = cohort.folds(plan.folds, plan.folds_seed) if plan.folds > 1 else [cohort]
@@ -75,16 +76,32 @@ def run_trial(plan: Plan, record: TrialRecord, tell: Tell, report: Report = sile
             done.append(place.read_json())
             if plan.folds > 1 and not done[0]["history"]:
                 tell({STEP: number + 1, FIGURE: float(np.mean([each["figures"][plan.metric] for each in done]))})
+        _join_predictions(plan, record, len(done))
+        return _summary(done)
+
+    ended = attempt(plan, record, work, begun=lambda: bool(done) or folder.join(_RUN).is_dir())
+    folder.join(_RUN).delete_dir()
+    return ended
+
+
+def attempt(
+    plan: Plan, record: TrialRecord, work: Callable[[], dict[str, Any]], begun: Callable[[], bool]
+) -> TrialRecord:
+    """Do a trial's work, write the record as it ends, and return it.
+
+    Args:
+        work: returns what the record of a finished trial is to say.
+        begun: whether what the work could not go on with came up after it was begun: it failed, and was not refused.
+    """
+    began, started = time.monotonic(), record.started or _now()
+    try:
+        ended = record.model_copy(update={"state": "finished", **work()})
     except UserError as error:
-        state = "failed" if done or folder.join(_RUN).is_dir() else "refused"
-        ended = record.model_copy(update={"state": state, "reason": str(error)})
+        ended = record.model_copy(update={"state": "failed" if begun() else "refused", "reason": str(error)})
     except Exception as error:  # whatever stops one trial must not stop the others
         found = user_error_in(error)
         reason = str(found) if found else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         ended = record.model_copy(update={"state": "failed", "reason": reason})
-    else:
-        _join_predictions(plan, record, len(done))
-        ended = record.model_copy(update={"state": "finished", **_summary(done)})
     seconds = time.monotonic() - began
     ended = ended.model_copy(
         update={
@@ -95,7 +112,6 @@ def run_trial(plan: Plan, record: TrialRecord, tell: Tell, report: Report = sile
         }
     )
     plan.ledger.write(ended)
-    folder.join(_RUN).delete_dir()
     return ended
 
 
@@ -117,9 +133,7 @@ def _fold(
     run = Run(place, f"fold-{number}", task, plan.resources, report, listeners, shared=plan.shared)
     fitted = chosen.fit(cohort, config, run)
     judged = _judged(plan, chosen, fitted, cohort, task)
-    if plan.metric not in judged.figures:
-        known = ", ".join(sorted(judged.figures))
-        raise UserError(f"metric {plan.metric} is never reported by family {chosen.name}: it reports {known}")
+    check_reported(plan, judged.figures)
     if judged.predictions is not None:
         folds = pa.array(np.full(len(judged.predictions), number, np.int32))
         plan.ledger.write_predictions(record.id, judged.predictions.append_column("fold", folds), number)
@@ -129,6 +143,13 @@ def _fold(
         "history": history if len(history) > 1 else [],
         "epochs": int(fitted.best.get("epoch", 0)) if len(history) > 1 else 0,
     }
+
+
+def check_reported(plan: Plan, figures: Mapping[str, float]) -> None:
+    """Raise UserError where a trial's figures lack that which trials are compared by."""
+    if plan.metric not in figures:
+        known = ", ".join(sorted(figures))
+        raise UserError(f"metric {plan.metric} is never reported by family {plan.family}: it reports {known}")
 
 
 def _judged(plan: Plan, chosen: Family, *what: Any) -> Judged:

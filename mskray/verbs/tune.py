@@ -1,5 +1,7 @@
 """`mskray tune CONFIG.yaml [section.key=value …]`: a family's config is searched, and every trial kept in a ledger.
 
+So are an ensemble's members and weights (`mskray.verbs.votes`).
+
 The config is a training job with a few sections more; `out` is the search's folder:
 
     family: classifier
@@ -21,89 +23,52 @@ from typing import Any
 
 import optuna
 import ray
-from pydantic import field_validator
 
 import mskray
 from mskray import cluster
 from mskray.cohorts import Cohort, open_cohort
-from mskray.config import Section, describe, setting, validate
+from mskray.config import describe, validate
 from mskray.errors import UserError
-from mskray.families import Family, families, family
+from mskray.families import families, family
 from mskray.progress import Report, silent
 from mskray.storage import check_access, locate
 from mskray.training.config import TorchConfig
 from mskray.training.once import Shared
-from mskray.training.run import Resources, run_name
-from mskray.tuning.figures import SPLIT, check_metric, sign
-from mskray.tuning.job import (
-    BudgetSection,
-    FoldsSection,
-    RepeatsSection,
-    SchedulerSection,
-    SearchSection,
-    TrialsSection,
-)
-from mskray.tuning.ledger import Description, Ledger, TrialRecord
+from mskray.training.run import run_name
+from mskray.tuning.figures import SPLIT, sign
+from mskray.tuning.job import RepeatsSection, SchedulerSection, TuneJob, read_job
+from mskray.tuning.ledger import VOTES, Description, Ledger, TrialRecord
 from mskray.tuning.live import Board
 from mskray.tuning.page import write_page
-from mskray.tuning.ray_trial import FIGURE, RECORD, STEP, Plan
+from mskray.tuning.ray_trial import FIGURE, RECORD, STEP, Plan, Work
 from mskray.tuning.runner import Watch, check_dashboard, room, run_trials
 from mskray.tuning.search import Listed, StudySearch, address
 from mskray.tuning.space import SearchSpace, parse_space
+from mskray.tuning.subject import Subject
 from mskray.tuning.trial import run_trial
+from mskray.verbs.votes import Votes, parse_votes
 
 
-class TuneJob(Section):
-    """A search's own keys; the family's sections stand beside them."""
-
-    family: str = setting(..., "the model family (`mskray families` lists them)")
-    cohort: str = setting(..., "URI of the cohort to learn from", min_length=1)
-    out: str = setting(..., "URI of the search's folder", min_length=1)
-    task: str = setting("", "the cohort's task to learn; empty for its first")
-    metric: tuple[str, ...] = setting(
-        (), "figures to optimise, by split, level and name; the first ranks, several span a Pareto front"
-    )
-    preset: str = setting("", 'space to begin with: the family\'s own, one of its presets, or "none"')
-    space: dict[str, Any] = setting({}, "parameters to search: {key: {choice | grid | uniform | loguniform: […]}}")
-    search: SearchSection = SearchSection()
-    scheduler: SchedulerSection = SchedulerSection()
-    budget: BudgetSection = BudgetSection()
-    folds: FoldsSection = FoldsSection()
-    repeats: RepeatsSection = RepeatsSection()
-    trials: TrialsSection = TrialsSection()
-    resources: Resources = Resources()
-
-    @field_validator("metric", mode="before")
-    @classmethod
-    def _one_or_several(cls, given: Any) -> Any:
-        return (given,) if isinstance(given, str) else given
-
-
-def parse_search(data: Mapping[str, Any], where: str) -> tuple[TuneJob, Family, dict[str, Any]]:
-    """Validate a search: (job, its family, the family's sections as they are given).
+def parse_search(data: Mapping[str, Any], where: str) -> tuple[TuneJob, Subject, dict[str, Any]]:
+    """Validate a search: (job, what is searched, its sections as they are given).
 
     Raises:
         UserError: naming each wrong key.
     """
     if not isinstance(data.get("family"), str):
-        raise UserError(f"{where}: family is required: one of {', '.join(families())}")
+        raise UserError(f"{where}: family is required: one of {', '.join(families())}, or {VOTES}")
+    if data["family"] == VOTES:
+        return parse_votes(data, where)
     chosen = family(data["family"])
-    both: type[Any] = type("Search", (chosen.Config, TuneJob), {"__doc__": f"A search of {chosen.name}."})
-    whole = validate(both, data, where)
-    job = TuneJob(**{name: getattr(whole, name) for name in TuneJob.model_fields})
-    given = {name: data[name] for name in chosen.Config.model_fields if name in data}
-    for name in job.metric:
-        check_metric(name, where)
-    if len(set(job.metric)) != len(job.metric):
-        raise UserError(f"{where}: metric names {', '.join(job.metric)}: name each once")
+    job, given = read_job(data, chosen, where)
     return job, chosen, given
 
 
-def tune(job: TuneJob, chosen: Family, base: Mapping[str, Any], where: str, report: Report = silent) -> Ledger:
+def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, report: Report = silent) -> Ledger:
     """Search as the job says, or go on with it; write `tune.html` at the end.
 
     Args:
-        base: the family's sections before a trial's parameters.
+        base: its sections before a trial's parameters.
         where: what the job came from, for messages.
     Raises:
         UserError: before any work, when the job, the cohort, `out` or the cluster does not allow it; at the end when no
@@ -137,25 +102,30 @@ def tune(job: TuneJob, chosen: Family, base: Mapping[str, Any], where: str, repo
             ledger, firsts, space, job.search, job.budget, metrics, chosen, base, seen, job.task, gpus
         )
         steps = _steps(chosen, base, space, folds.count)
+        work: Work = run_trial
+        if isinstance(chosen, Votes):
+            work = chosen.ballots(cohort, ledger.folder, report)
+        else:
+            plan = replace(plan, shared=Shared.start())
         with Board(description, job.budget.trials) as board:
             for record in records:
                 board.update(record)
             seconds = 3600 * job.budget.hours or None
-            watch, plan = _watching(board, ledger, metrics[0]), replace(plan, shared=Shared.start())
-            run_trials(plan, searcher, at_once, job.scheduler, steps, watch, run_trial, seconds)
+            watch = _watching(board, ledger, metrics[0])
+            run_trials(plan, searcher, at_once, job.scheduler, steps, watch, work, seconds)
             again = _repeats(ledger.trials(), metrics[0], job.repeats)
             if again and not searcher.out_of_time:
                 board.tell(f"{len(again)} repeats with other seeds")
                 for record in again:
                     ledger.write(record)
                 left = searcher.time_left
-                run_trials(plan, Listed(again), at_once, SchedulerSection(), steps, watch, run_trial, left)
+                run_trials(plan, Listed(again), at_once, SchedulerSection(), steps, watch, work, left)
     _check_outcome(ledger.trials())
     write_page(ledger)
     return ledger
 
 
-def _check_method(job: TuneJob, chosen: Family, space: SearchSpace, where: str) -> None:
+def _check_method(job: TuneJob, chosen: Subject, space: SearchSpace, where: str) -> None:
     """Raise UserError for a grid that cannot be walked, or a scheduler that would have nothing to compare."""
     if job.search.method == "grid":
         ranges = space.infinite()
@@ -185,7 +155,7 @@ def _check_method(job: TuneJob, chosen: Family, space: SearchSpace, where: str) 
 
 def _description(
     job: TuneJob,
-    chosen: Family,
+    chosen: Subject,
     base: Mapping[str, Any],
     space: SearchSpace,
     metrics: Sequence[str],
@@ -213,7 +183,7 @@ def _description(
     )
 
 
-def _steps(chosen: Family, base: Mapping[str, Any], space: SearchSpace, folds: int) -> int:
+def _steps(chosen: Subject, base: Mapping[str, Any], space: SearchSpace, folds: int) -> int:
     """Epochs of the longest trial, of all its trainings together; folds where a family knows no epochs."""
     if not issubclass(chosen.Config, TorchConfig):
         return folds
