@@ -91,6 +91,8 @@ class Chosen:
     @property
     def values(self) -> dict[str, Any]:
         """What it changes in the search's base."""
+        if self.found.description.of_votes:
+            return dict(self.row.parameters)
         return {**self.row.parameters, **epochs_of(self.found.family.epoch_keys, self.row)}
 
     def __str__(self) -> str:
