@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_pairs import pair_cohort
+from small_run import small_job
 
+from mskray.cohorts import Cohort
 from mskray.errors import UserError
 from mskray.storage import locate
 from mskray.tuning.ledger import Ledger, TrialRecord
@@ -59,6 +62,46 @@ def test_a_search_ends_is_shown_and_goes_on_without_repeating_a_trial(job: dict[
     assert {name: more[name] for name in first} == first, "a finished trial was run again"
     again = [record for name, record in more.items() if name not in first]
     assert [(record.parameters, record.seed) for record in again] == [(best.parameters, 1), (best.parameters, 2)]
+
+
+@pytest.fixture
+def torch_job(phantom_cohort: Cohort, tmp_path: Path) -> dict[str, Any]:
+    small = small_job(phantom_cohort, locate(tmp_path / "search"), schedule={"name": "none"})
+    rates = {"optimizer.learning_rate": {"loguniform": [1e-4, 1e-1]}}
+    return {**small, "preset": "none", "space": rates, "search": {"method": "random"}, "trials": {"at_once": 1}}
+
+
+@pytest.mark.slow
+@pytest.mark.own_cluster  # with a dashboard: what stops trials asks it
+@pytest.mark.timeout(900)
+def test_a_scheduler_stops_trials_that_fall_behind(torch_job: dict[str, Any]) -> None:
+    budget = {"scheduler": {"name": "asha", "reduction": 2}, "budget": {"trials": 5}}
+    records = run({**torch_job, **budget, "loop": {"epochs": 4}})
+    states = Counter(record.state for record in records.values())
+    assert states["finished"] + states["stopped"] == 5
+    assert states["finished"] >= 1 <= states["stopped"]
+    for record in records.values():
+        assert [entry["epoch"] for entry in record.history] == list(range(1, len(record.history) + 1))
+        assert (len(record.history) == 4) == (record.state == "finished")
+    again = run({**torch_job, **budget, "loop": {"epochs": 4}})
+    assert again == records
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_population_takes_over_weights_and_values(torch_job: dict[str, Any], ray_cluster: str) -> None:
+    """Four members, three rounds of an epoch: at each exchange the worst goes on from the best, its rate changed."""
+    more = {"scheduler": {"name": "pbt", "interval": 1}, "budget": {"trials": 4}, "loop": {"epochs": 3}}
+    records = run({**torch_job, **more})
+    assert [(record.state, record.rounds, len(record.history)) for record in records.values()] == [
+        ("finished", 3, 3)
+    ] * 4
+    rates = [[entry["learning_rate"] for entry in record.history] for record in records.values()]
+    assert sum(len(set(each)) > 1 for each in rates) >= 1, "no member's rate changed on its way"
+    first = [record.history[0]["train_loss"] for record in records.values()]
+    assert len(set(first)) < 4, "no member has the first epoch of another"
+    assert run({**torch_job, **more}) == records
 
 
 @pytest.mark.slow
