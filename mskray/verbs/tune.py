@@ -47,7 +47,7 @@ from mskray.tuning.ledger import Description, Ledger, TrialRecord
 from mskray.tuning.live import Board
 from mskray.tuning.page import write_page
 from mskray.tuning.ray_trial import FIGURE, RECORD, STEP, Plan
-from mskray.tuning.runner import Watch, check_dashboard, room, run_trials
+from mskray.tuning.runner import Watch, room, run_trials
 from mskray.tuning.search import Listed, StudySearch, address
 from mskray.tuning.space import SearchSpace, parse_space
 from mskray.tuning.trial import run_trial
@@ -130,7 +130,7 @@ def tune(job: TuneJob, chosen: Family, base: Mapping[str, Any], where: str, repo
     with cluster.session(dashboard=True):
         at_once = min(room(job.resources, issubclass(chosen.Config, TorchConfig)), job.trials.at_once or 10**9)
         if job.scheduler.name != "none":
-            check_dashboard()
+            cluster.check_dashboard()
         gpus = job.resources.workers * job.resources.gpus
         firsts = [record for record in records if not record.seed]
         searcher = StudySearch(
