@@ -99,7 +99,7 @@ class Vocabulary:
         return Start.of(Parts(self.starts, 0).read(size))
 
     def _runner(self, report: Report) -> Callable[[Pieces], Each]:
-        """Where k-means runs: in one process, if it holds all, on however many CPUs the cluster has; or on Ray tasks."""
+        """Where k-means runs: in one process if that holds all, however many CPUs there are; otherwise on Ray tasks."""
         rows = int(self.words.lengths()[self.rows, 0].sum())
         size = min(self.section.most or rows, rows) * WIDTHS[self.words.section.descriptor] * 4
         return Here if size <= HELD_HERE else partial(Spread, report=report)
