@@ -69,9 +69,10 @@ def promote(
     ] = 0,
 ) -> None:
     """Train the winner anew on train and validation, or the members of an ensemble. Run again, it continues."""
+    from mskray.ensemble import Ensemble
     from mskray.verbs.promote import promote as make
 
     display = Display()
     made = make(searches, out, ensemble=ensemble, report=display)
     display.end()
-    print(f"{'ensemble' if ensemble else 'bundle'}: {out}  ({made.name})")
+    print(f"{'ensemble' if isinstance(made, Ensemble) else 'bundle'}: {out}  ({made.name})")

@@ -3,9 +3,16 @@
 `mskray families` lists the families' sections and spaces; README, "Tuning", has a whole file.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from mskray.config import Section, setting
+from pydantic import field_validator
+
+from mskray.config import Section, setting, validate
+from mskray.errors import UserError
+from mskray.training.run import Resources
+from mskray.tuning.figures import check_metric
+from mskray.tuning.subject import Subject
 
 
 class SearchSection(Section):
@@ -60,3 +67,45 @@ class TrialsSection(Section):
     """How trials run."""
 
     at_once: int = setting(0, "trials side by side; 0: as many as the cluster has room for", ge=0, le=10_000)
+
+
+class TuneJob(Section):
+    """A search's own keys; the family's sections stand beside them."""
+
+    family: str = setting(..., "the model family (`mskray families` lists them)")
+    cohort: str = setting(..., "URI of the cohort to learn from", min_length=1)
+    out: str = setting(..., "URI of the search's folder", min_length=1)
+    task: str = setting("", "the cohort's task to learn; empty for its first")
+    metric: tuple[str, ...] = setting(
+        (), "figures to optimise, by split, level and name; the first ranks, several span a Pareto front"
+    )
+    preset: str = setting("", 'space to begin with: the family\'s own, one of its presets, or "none"')
+    space: dict[str, Any] = setting({}, "parameters to search: {key: {choice | grid | uniform | loguniform: […]}}")
+    search: SearchSection = SearchSection()
+    scheduler: SchedulerSection = SchedulerSection()
+    budget: BudgetSection = BudgetSection()
+    folds: FoldsSection = FoldsSection()
+    repeats: RepeatsSection = RepeatsSection()
+    trials: TrialsSection = TrialsSection()
+    resources: Resources = Resources()
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, str) else given
+
+
+def read_job(data: Mapping[str, Any], subject: Subject, where: str) -> tuple[TuneJob, dict[str, Any]]:
+    """Validate a search: (job, the subject's sections as they are given).
+
+    Raises:
+        UserError: naming each wrong key.
+    """
+    both: type[Any] = type("Search", (subject.Config, TuneJob), {"__doc__": f"A search of {subject.name}."})
+    whole = validate(both, data, where)
+    job = TuneJob(**{name: getattr(whole, name) for name in TuneJob.model_fields})
+    for name in job.metric:
+        check_metric(name, where)
+    if len(set(job.metric)) != len(job.metric):
+        raise UserError(f"{where}: metric names {', '.join(job.metric)}: name each once")
+    return job, {name: data[name] for name in subject.Config.model_fields if name in data}

@@ -5,8 +5,9 @@ patients, and a bootstrap each would take longer than many of the trainings.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +19,14 @@ from mskray.cohorts.schema import MISSING
 from mskray.errors import UserError, did_you_mean
 from mskray.evaluation.metrics import FIGURES, weighted_figures
 from mskray.evaluation.studies import Samples, read_predictions, to_studies
-from mskray.families import Family, Images
+from mskray.families import Family, Images, Prediction, Predictor
 from mskray.training.validation import HIGHER_IS_BETTER
 from mskray.tuning.figures import LATENCY, SIZE, SPLIT
+from mskray.tuning.subject import Subject
 
 _BATCH = 32
+_TIMED = 4
+"""Batches by which a finished model is timed: the first, that takes longest, does not decide the median."""
 _THRESHOLD = 0.5
 _IDENTITY = ("instance_id", "study_id", "patient_id", "body_part", "view_index")
 
@@ -61,14 +65,31 @@ def judge(family: Family, fitted: Fitted, cohort: Cohort, task: Task, device: st
             **{f"prob_{name}": answers[""][good, place] for place, name in enumerate(fitted.classes)},
         }
     )
-    images, _ = read_predictions(table, list(fitted.classes))
-    studies = images if cohort.manifest.kind == "disc" else to_studies(images)[0]
-    found = {
+    return Judged({**figures_by_level(table, fitted.classes, cohort.manifest.kind, task.ordinal), **known}, table)
+
+
+def figures_by_level(table: pa.Table, classes: Sequence[str], kind: str, ordinal: bool) -> dict[str, float]:
+    """Every figure of what was said of the labelled images, of studies and of images.
+
+    Args:
+        table: as `mskray predict` writes it.
+        kind: of the cohort; discs are graded each for itself.
+        ordinal: whether the classes are grades.
+    """
+    images, _ = read_predictions(table, list(classes))
+    studies = images if kind == "disc" else to_studies(images)[0]
+    return {
         f"{SPLIT}.{level}.{name}": value
         for level, samples in (("study", studies), ("image", images))
-        for name, value in figures_of(samples, _graded(task)).items()
+        for name, value in figures_of(samples, ordinal and len(classes) > 2).items()
     }
-    return Judged({**found, **known}, table)
+
+
+def cost(family: Family, fitted: Fitted, cohort: Cohort, device: str = "cpu") -> dict[str, float]:
+    """What a model takes: ms an image, of the split's first ones, and MB of weights."""
+    read = cohort.read_shard(cohort.shards(SPLIT)[0], ["image", "study_id", "body_part"])
+    clocks = [seconds for _, seconds, _ in islice(_said(family.predictor(fitted, device), read), _TIMED)]
+    return {LATENCY: 1000 * float(np.median(clocks)), SIZE: _bytes(fitted) / 1e6}
 
 
 def _validated(said: np.ndarray, cohort: Cohort, task: Task) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -78,7 +99,7 @@ def _validated(said: np.ndarray, cohort: Cohort, task: Task) -> tuple[dict[str, 
     return {name: values[labelled] for name, values in rows.items()}, {"": said}
 
 
-def check_known(chosen: Family, cohort: Cohort, task: Task, metrics: Sequence[str], where: str) -> None:
+def check_known(chosen: Subject, cohort: Cohort, task: Task, metrics: Sequence[str], where: str) -> None:
     """Raise UserError for a figure that no trial of the family would report."""
     for metric in metrics:
         known = _known(chosen, cohort, task)
@@ -89,7 +110,7 @@ def check_known(chosen: Family, cohort: Cohort, task: Task, metrics: Sequence[st
             )
 
 
-def _known(chosen: Family, cohort: Cohort, task: Task) -> list[str]:
+def _known(chosen: Subject, cohort: Cohort, task: Task) -> list[str]:
     of_model = [LATENCY, SIZE] if _gives_probabilities(chosen) else [SIZE]
     if not _gives_probabilities(chosen):
         return [*(f"{SPLIT}.image.{name}" for name in HIGHER_IS_BETTER), *of_model]
@@ -117,7 +138,7 @@ def figures_of(samples: Samples, ordinal: bool) -> dict[str, float]:
     return {name: float(value[0]) for name, value in found.items() if np.isfinite(value[0])}
 
 
-def _gives_probabilities(family: Family) -> bool:
+def _gives_probabilities(family: Subject) -> bool:
     return not family.name.endswith("_detector")
 
 
@@ -137,12 +158,8 @@ def _predict(
     for shard in cohort.shards(SPLIT):
         read = cohort.read_shard(shard, ["image", *columns])
         rows.append({name: read[name] for name in columns})
-        studies = read["study_id"].tolist()
-        for start, end in _whole_studies(studies):
-            given = Images(list(read["image"][start:end]), read["body_part"][start:end].tolist(), studies[start:end])
-            began = time.monotonic()
-            said = predictor(given)
-            clocks.append((time.monotonic() - began) / (end - start))
+        for said, seconds, end in _said(predictor, read):
+            clocks.append(seconds)
             parts: Mapping[str, np.ndarray] = {name: said.parts[name] for name in fitted.tasks} or {
                 "": said.probabilities
             }
@@ -154,6 +171,16 @@ def _predict(
             break
     whole = {name: np.concatenate([each[name] for each in rows]) for name in columns}
     return whole, {name: np.concatenate(each) for name, each in answers.items()}, float(np.median(clocks))
+
+
+def _said(predictor: Predictor, read: Mapping[str, np.ndarray]) -> Iterator[tuple[Prediction, float, int]]:
+    """Yield what is said of each batch of a shard, seconds an image, and where the batch ends."""
+    studies = read["study_id"].tolist()
+    for start, end in _whole_studies(studies):
+        given = Images(list(read["image"][start:end]), read["body_part"][start:end].tolist(), studies[start:end])
+        began = time.monotonic()
+        said = predictor(given)
+        yield said, (time.monotonic() - began) / (end - start), end
 
 
 def _whole_studies(studies: list[str]) -> list[tuple[int, int]]:

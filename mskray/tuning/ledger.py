@@ -24,6 +24,9 @@ DESCRIPTION, TRIALS, PREDICTIONS = "tune.json", "trials", "predictions.parquet"
 _THREADS = 16
 _MOST_BYTES = 64 << 20
 
+VOTES = "ensemble"
+"""What a search of an ensemble's votes has for a family (`mskray.verbs.votes`)."""
+
 State = Literal["open", "finished", "stopped", "failed", "refused"]
 """open: suggested and not ended, begun anew by the next call. stopped: by a scheduler, before its end.
 
@@ -61,6 +64,10 @@ class Description(_Kept):
     fingerprint: str
     created: str
     versions: dict[str, str]
+
+    @property
+    def of_votes(self) -> bool:
+        return self.family == VOTES
 
 
 class TrialRecord(_Kept):

@@ -20,13 +20,13 @@ from ray.tune.search import Searcher
 
 from mskray.cohorts import Cohort
 from mskray.errors import UserError
-from mskray.families import Family
 from mskray.space import Parameter
 from mskray.tuning.figures import higher_is_better
 from mskray.tuning.job import BudgetSection, SearchSection
 from mskray.tuning.ledger import Ledger, TrialRecord
 from mskray.tuning.ray_trial import FIGURE, RECORD, SCORE, STEP
 from mskray.tuning.space import SearchSpace
+from mskray.tuning.subject import Subject
 from mskray.tuning.trial import config_of
 
 _DRAWS = 200
@@ -83,7 +83,7 @@ class StudySearch(_FromLedger):
         section: SearchSection,
         budget: BudgetSection,
         metrics: Sequence[str],
-        family: Family,
+        subject: Subject,
         base: Mapping[str, Any],
         cohort: Cohort,
         task: str,
@@ -91,7 +91,7 @@ class StudySearch(_FromLedger):
     ) -> None:
         super().__init__()
         self._ledger, self._space, self._budget, self._metrics = ledger, space, budget, tuple(metrics)
-        self._family, self._base, self._cohort, self._task, self._gpus = family, base, cohort, task, gpus
+        self._subject, self._base, self._cohort, self._task, self._gpus = subject, base, cohort, task, gpus
         self._known = {record.id: record for record in records}
         self._open = [record for record in records if record.state == "open"]
         self._number = 1 + max((record.number for record in records), default=-1)
@@ -198,8 +198,8 @@ class StudySearch(_FromLedger):
     def _checked(self, record: TrialRecord) -> TrialRecord:
         """The record as it is, or refused with the reason why its values do not go together."""
         try:
-            config = config_of(self._family, self._base, record)
-            self._family.check(self._cohort, config, self._family.task(self._cohort, self._task))
+            config = config_of(self._subject, self._base, record)
+            self._subject.check(self._cohort, config, self._subject.task(self._cohort, self._task))
         except UserError as error:
             return record.model_copy(update={"state": "refused", "reason": str(error)})
         return record

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from mskray.config import merge
 from mskray.errors import UserError, did_you_mean
-from mskray.families import Family
 from mskray.space import Parameter, Space, plain, to_data
 from mskray.tuning.parameters import Values, check_conditions, check_keys, parents_first, read_parameter
+from mskray.tuning.subject import Subject
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -143,7 +143,7 @@ class SearchSpace:
 
 
 def parse_space(
-    data: Mapping[str, Any] | None, chosen: Family, base: Mapping[str, Any], preset: str, where: str
+    data: Mapping[str, Any] | None, chosen: Subject, base: Mapping[str, Any], preset: str, where: str
 ) -> SearchSpace:
     """Read what is to be searched.
 
@@ -176,7 +176,7 @@ def parse_space(
     return SearchSpace(Values(kept, chosen.Config, base, where).checked())
 
 
-def _preset(chosen: Family, name: str, where: str) -> Space:
+def _preset(chosen: Subject, name: str, where: str) -> Space:
     presets: dict[str, Space] = {"": chosen.search_space(), NO_PRESET: {}, **chosen.spaces()}
     if name not in presets:
         known = [each for each in presets if each]

@@ -6,7 +6,7 @@ trial's folder, and a training in the middle has its checkpoints there, so that 
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -28,13 +28,14 @@ from mskray.tuning.judge import Judged, judge
 from mskray.tuning.ledger import TrialRecord
 from mskray.tuning.population import left_by
 from mskray.tuning.ray_trial import EPOCH, FIGURE, STEP, Plan, Tell
+from mskray.tuning.subject import Subject
 
 _RUN = "run"
 _NOT_KEPT = ("kind", "epochs", "prefix", "score")
 
 
-def config_of(chosen: Family, base: Mapping[str, Any], record: TrialRecord) -> Any:
-    """The family's config of a trial; a repeat has its number added to every seed.
+def config_of(chosen: Subject, base: Mapping[str, Any], record: TrialRecord) -> Any:
+    """The config of a trial; a repeat has its number added to every seed.
 
     Raises:
         UserError: the values do not go together.
@@ -65,10 +66,10 @@ def run_trial(plan: Plan, record: TrialRecord, tell: Tell, report: Report = sile
     Args:
         tell: called after each epoch of the first fold, or each fold of a family that knows no epochs.
     """
-    began, started = time.monotonic(), record.started or _now()
     folder = plan.ledger.room(record.id)
     done: list[dict[str, Any]] = []
-    try:
+
+    def work() -> dict[str, Any]:
         chosen, cohort = family(plan.family), open_cohort(plan.cohort)
         config = config_of(chosen, plan.base, record)
         views = cohort.folds(plan.folds, plan.folds_seed) if plan.folds > 1 else [cohort]
@@ -79,20 +80,32 @@ def run_trial(plan: Plan, record: TrialRecord, tell: Tell, report: Report = sile
             done.append(place.read_json())
             if plan.folds > 1 and not done[0]["history"]:
                 tell({STEP: number + 1, FIGURE: float(np.mean([each["figures"][plan.metric] for each in done]))})
+        _join_predictions(plan, record, len(done))
+        return {**_summary(done), **_round(plan, record, chosen, config)}
+
+    ended = attempt(plan, record, work, begun=lambda: bool(done) or folder.join(_RUN).is_dir())
+    folder.join(_RUN).delete_dir()
+    return ended
+
+
+def attempt(
+    plan: Plan, record: TrialRecord, work: Callable[[], dict[str, Any]], begun: Callable[[], bool]
+) -> TrialRecord:
+    """Do a trial's work, write the record as it ends, and return it.
+
+    Args:
+        work: returns what the record of a finished trial is to say.
+        begun: whether what the work could not go on with came up after it was begun: it failed, and was not refused.
+    """
+    began, started = time.monotonic(), record.started or _now()
+    try:
+        ended = record.model_copy(update={"state": "finished", **work()})
     except UserError as error:
-        state = "failed" if done or folder.join(_RUN).is_dir() else "refused"
-        ended = record.model_copy(update={"state": state, "reason": str(error)})
+        ended = record.model_copy(update={"state": "failed" if begun() else "refused", "reason": str(error)})
     except Exception as error:  # whatever stops one trial must not stop the others
         found = user_error_in(error)
         reason = str(found) if found else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         ended = record.model_copy(update={"state": "failed", "reason": reason})
-    else:
-        _join_predictions(plan, record, len(done))
-        part, epochs = _part(plan, record, chosen, config)
-        state = "open" if part is not None and part.until < epochs else "finished"
-        ended = record.model_copy(
-            update={"state": state, "rounds": record.rounds + (part is not None), **_summary(done)}
-        )
     seconds = time.monotonic() - began
     ended = ended.model_copy(
         update={
@@ -103,7 +116,6 @@ def run_trial(plan: Plan, record: TrialRecord, tell: Tell, report: Report = sile
         }
     )
     plan.ledger.write(ended)
-    folder.join(_RUN).delete_dir()
     return ended
 
 
@@ -127,9 +139,7 @@ def _fold(
     run = Run(place, name, task, plan.resources, report, listeners, shared=plan.shared, part=part)
     fitted = chosen.fit(cohort, config, run)
     judged = _judged(plan, chosen, fitted, cohort, task)
-    if plan.metric not in judged.figures:
-        known = ", ".join(sorted(judged.figures))
-        raise UserError(f"metric {plan.metric} is never reported by family {chosen.name}: it reports {known}")
+    check_reported(plan, judged.figures)
     if judged.predictions is not None:
         folds = pa.array(np.full(len(judged.predictions), number, np.int32))
         plan.ledger.write_predictions(record.id, judged.predictions.append_column("fold", folds), number)
@@ -154,6 +164,21 @@ def _part(plan: Plan, record: TrialRecord, chosen: Family, config: Any) -> tuple
     until = min((record.rounds + 1) * plan.round_epochs, epochs)
     start = locate(record.begins) if record.begins else None
     return Part(until, start, left_by(plan.ledger, record.id, record.rounds + 1)), epochs
+
+
+def check_reported(plan: Plan, figures: Mapping[str, float]) -> None:
+    """Raise UserError where a trial's figures lack that which trials are compared by."""
+    if plan.metric not in figures:
+        known = ", ".join(sorted(figures))
+        raise UserError(f"metric {plan.metric} is never reported by family {plan.family}: it reports {known}")
+
+
+def _round(plan: Plan, record: TrialRecord, chosen: Family, config: Any) -> dict[str, Any]:
+    """What the record says of rounds: with one to come it stays open."""
+    part, epochs = _part(plan, record, chosen, config)
+    if part is None:
+        return {}
+    return {"rounds": record.rounds + 1, "state": "open" if part.until < epochs else "finished"}
 
 
 def _judged(plan: Plan, chosen: Family, *what: Any) -> Judged:

@@ -14,7 +14,7 @@ from mskray.errors import UserError
 from mskray.evaluation.calibration import TEMPERATURES, apply_temperature, fit_temperature, youden_threshold
 from mskray.prediction.batch import Predicting
 from mskray.progress import Progress, Report, silent
-from mskray.storage import check_access, locate
+from mskray.storage import Location, check_access, locate
 
 _SPLIT = "validation"
 
@@ -43,8 +43,7 @@ def make_ensemble(
     for uri in (*bundles, *([] if remove_flags is None else [remove_flags])):
         check_access(locate(uri))
     check_access(target, write=True)
-    if target.join(DESCRIPTION).is_file():
-        raise UserError(f"{target} holds a bundle: give the ensemble a folder of its own")
+    check_no_bundle(target)
     made = ensemble.join(bundles, target.name, weights, flag_remover=remove_flags)
     if calibrate is not None:
         made = _calibrated(made, open_cohort(calibrate), report)
@@ -89,6 +88,23 @@ def calibrated(
     return joined.model_copy(
         update={"calibration": Calibration(temperature=temperature, fitted_on=fitted_on), "threshold": threshold}
     )
+
+
+def check_no_bundle(out: Location) -> None:
+    """Raise UserError where `out` holds a bundle."""
+    if out.join(DESCRIPTION).is_file():
+        raise UserError(f"{out} holds a bundle: give the ensemble a folder of its own")
+
+
+def check_there(out: Location, uris: Sequence[str], weights: Sequence[float]) -> None:
+    """Raise UserError where `out` holds an ensemble of other members or weights."""
+    if not out.join(ensemble.DESCRIPTION).is_file():
+        return
+    there = ensemble.describe(out)
+    if [(each.uri, each.weight) for each in there.members] != list(zip(uris, weights, strict=True)):
+        raise UserError(
+            f"{out} already holds another ensemble ({len(there.members)} members): give another out, or delete it"
+        )
 
 
 def judged(table: pa.Table, report: Report = silent) -> pa.Table:

@@ -1,5 +1,7 @@
 """`mskray tune promote URI [URI …]`: what a search found best is trained on train and validation together.
 
+A search of an ensemble's votes has trained nothing: its winner's members and weights are written as they are.
+
 The winner alone becomes a bundle. Or several trials, of one search or of several families' searches, become an
 ensemble: chosen greedily by what they said of images that they had not learned (`mskray.tuning.greedy`), each trained
 anew into `<out>/members`, the vote calibrated on those same answers, since the new bundles have learned these images.
@@ -11,19 +13,22 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from mskray import bundles, cluster
+from mskray import cluster
 from mskray.bundles import Bundle
-from mskray.ensemble import DESCRIPTION, Ensemble, describe, join, save_ensemble
+from mskray.config import merge
+from mskray.ensemble import DESCRIPTION, Ensemble, join, save_ensemble
 from mskray.errors import UserError
 from mskray.evaluation.studies import read_predictions
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
 from mskray.training.run import Resources
+from mskray.tuning.ballots import weights_of
 from mskray.tuning.figures import sign
 from mskray.tuning.greedy import Candidate, check_vote_metric, select
-from mskray.verbs.ensemble import calibrated
+from mskray.verbs.ensemble import calibrated, check_no_bundle, check_there
 from mskray.verbs.searches import Chosen, Found
 from mskray.verbs.train import fingerprint_of, finished, train
+from mskray.verbs.votes import collect
 
 MEMBERS = "members"
 _ON_ITS_OWN = Resources()
@@ -39,6 +44,8 @@ def promote(
     report: Report = silent,
 ) -> Bundle | Ensemble:
     """Train the winner of a search, or the members of an ensemble, on train and validation, and write it to `out`.
+
+    The winner of a search of votes becomes an ensemble of the bundles that it chose, as they are.
 
     The same call goes on where an interrupted one stopped; what is there is not trained again.
 
@@ -57,6 +64,13 @@ def promote(
         raise UserError("nothing to promote: give the URI of a search")
     check_access(target, write=True)
     found = [Found.open(uri) for uri in searches]
+    votes = next((each for each in found if each.description.of_votes), None)
+    if votes is not None and (ensemble or len(found) > 1):
+        raise UserError(f"{votes} is a search of an ensemble's votes: promote it alone, and name no number of members")
+    if votes is not None or ensemble:
+        check_no_bundle(target)
+    if votes is not None:
+        return _elected(votes, target, report)
     if ensemble:
         return _ensemble(found, target, ensemble, resources, report)
     if len(found) > 1:
@@ -68,9 +82,32 @@ def promote(
     return train(*best.job(target, resources), report=report, search=best.told())
 
 
+def _elected(found: Found, out: Location, report: Report) -> Ensemble:
+    """Write the ensemble of the winner's members and weights, calibrated on what they said in the search."""
+    best = found.winner
+    members = merge(found.description.base, best.row.parameters)["members"]
+    weights = weights_of(members)
+    uris = [members[name]["uri"] for name in weights]
+    check_there(out, uris, list(weights.values()))
+    joined = join(uris, out.name, list(weights.values()))
+    for name, member in zip(weights, joined.members, strict=True):
+        if member.hash != members[name]["hash"]:
+            raise UserError(f"bundle {member.uri} has changed since the search {found}: search anew, or bring it back")
+    ballots = collect(found.ledger.folder, members, found.cohort, found.task, report)
+    report(Progress(str(best)))
+    labels = ballots.rows["label"].to_numpy()
+    made = calibrated(joined, ballots.vote(weights), labels, _judged_in([found]), report)
+    save_ensemble(made, out)
+    return made
+
+
+def _judged_in(found: Sequence[Found]) -> str:
+    """What an ensemble is calibrated on, that was chosen by these searches."""
+    uris, cohort = ", ".join(str(each) for each in found), found[0].cohort
+    return f"{cohort.location} validation as judged in {uris} {cohort.content_hash[:16]}"
+
+
 def _ensemble(found: Sequence[Found], out: Location, most: int, resources: Resources, report: Report) -> Ensemble:
-    if out.join(bundles.DESCRIPTION).is_file():
-        raise UserError(f"{out} holds a bundle: give the ensemble a folder of its own")
     _check_together(found)
     ready, candidates = _candidates(found, report)
     classes = found[0].task.classes
@@ -78,15 +115,13 @@ def _ensemble(found: Sequence[Found], out: Location, most: int, resources: Resou
     members = [ready[each.candidate] for each in selection.members]
     weights = [float(each.count) for each in selection.members]
     places = _places(out, members)
-    _check_there(out, [str(place) for place in places], weights)
+    check_there(out, [str(place) for place in places], weights)
     report(Progress(f"{found[0].metric} {selection.figure:.4f} of {len(members)} voting in the search"))
     _train_all(members, places, resources, report)
     joined = join([str(place) for place in places], out.name, weights)
     images = [read_predictions(candidates[each.candidate].table, list(classes))[0] for each in selection.members]
     votes = np.tensordot(np.array(weights) / sum(weights), np.stack([each.prob for each in images]), axes=1)
-    uris = ", ".join(str(each) for each in found)
-    fitted_on = f"{found[0].cohort.location} validation as judged in {uris} {found[0].cohort.content_hash[:16]}"
-    made = calibrated(joined, votes, images[0].label, fitted_on, report)
+    made = calibrated(joined, votes, images[0].label, _judged_in(found), report)
     save_ensemble(made, out)
     return made
 
@@ -142,17 +177,6 @@ def _places(out: Location, members: Sequence[Chosen]) -> list[Location]:
         same = sum(name == each.name or name.startswith(f"{each.name}-") for name in names)
         names.append(f"{each.name}-{same + 1}" if same else each.name)
     return [out.join(MEMBERS, name) for name in names]
-
-
-def _check_there(out: Location, uris: Sequence[str], weights: Sequence[float]) -> None:
-    """Raise UserError where `out` holds an ensemble of other members or weights."""
-    if not out.join(DESCRIPTION).is_file():
-        return
-    there = describe(out)
-    if [(each.uri, each.weight) for each in there.members] != list(zip(uris, weights, strict=True)):
-        raise UserError(
-            f"{out} already holds another ensemble ({len(there.members)} members): give another out, or delete it"
-        )
 
 
 def _train_all(members: Sequence[Chosen], places: Sequence[Location], resources: Resources, report: Report) -> None:

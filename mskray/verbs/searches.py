@@ -25,9 +25,7 @@ class Found:
     ledger: Ledger
     description: Description
     records: tuple[TrialRecord, ...]
-    family: Family
     cohort: Cohort
-    task: Task
 
     @classmethod
     def open(cls, uri: str) -> "Found":
@@ -42,12 +40,21 @@ class Found:
                 f"cohort {cohort.location} has changed since the search {folder} (content hash "
                 f"{cohort.content_hash[:16]}, then {description.cohort_hash[:16]}): search anew, or bring it back"
             )
-        chosen = family(description.family)
-        task = chosen.task(cohort, description.task)
-        return cls(ledger, description, tuple(ledger.trials()), chosen, cohort, task)
+        return cls(ledger, description, tuple(ledger.trials()), cohort)
 
     def __str__(self) -> str:
         return str(self.ledger.folder)
+
+    @property
+    def family(self) -> Family:
+        """Raises UserError where there is none: of a search of votes."""
+        return family(self.description.family)
+
+    @property
+    def task(self) -> Task:
+        if self.description.of_votes:
+            return self.cohort.task(self.description.task)
+        return self.family.task(self.cohort, self.description.task)
 
     @property
     def metric(self) -> str:
@@ -84,6 +91,8 @@ class Chosen:
     @property
     def values(self) -> dict[str, Any]:
         """What it changes in the search's base."""
+        if self.found.description.of_votes:
+            return dict(self.row.parameters)
         return {**self.row.parameters, **epochs_of(self.found.family.epoch_keys, self.row)}
 
     def __str__(self) -> str:

@@ -1,5 +1,7 @@
 """`mskray tune CONFIG.yaml [section.key=value …]`: a family's config is searched, and every trial kept in a ledger.
 
+So are an ensemble's members and weights (`mskray.verbs.votes`).
+
 The config is a training job with a few sections more; `out` is the search's folder:
 
     family: classifier
@@ -13,97 +15,65 @@ The config is a training job with a few sections more; `out` is the search's fol
 The same command goes on after an interruption, or with a larger budget, and repeats no finished trial.
 """
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 import optuna
 import ray
-from pydantic import field_validator
+from ray.tune.search import Searcher
 
 import mskray
 from mskray import cluster
 from mskray.cohorts import Cohort, open_cohort
-from mskray.config import Section, describe, setting, validate
+from mskray.config import validate
 from mskray.errors import UserError
 from mskray.families import Family, families, family
 from mskray.progress import Report, silent
 from mskray.storage import check_access, locate
 from mskray.training.config import TorchConfig
 from mskray.training.once import Shared
-from mskray.training.run import Resources, run_name
-from mskray.tuning.figures import SPLIT, check_metric, sign
-from mskray.tuning.job import (
-    BudgetSection,
-    FoldsSection,
-    RepeatsSection,
-    SchedulerSection,
-    SearchSection,
-    TrialsSection,
-)
-from mskray.tuning.ledger import Description, Ledger, TrialRecord
+from mskray.training.run import run_name
+from mskray.tuning.figures import SPLIT, sign
+from mskray.tuning.job import RepeatsSection, SchedulerSection, TuneJob, read_job
+from mskray.tuning.judge import check_known
+from mskray.tuning.ledger import VOTES, Description, Ledger, TrialRecord
 from mskray.tuning.live import Board
 from mskray.tuning.page import write_page
-from mskray.tuning.ray_trial import FIGURE, RECORD, STEP, Plan
+from mskray.tuning.population import check_population, train_population
+from mskray.tuning.ray_trial import FIGURE, RECORD, STEP, Plan, Work
 from mskray.tuning.runner import Watch, room, run_trials
 from mskray.tuning.search import Listed, StudySearch, address
 from mskray.tuning.space import SearchSpace, parse_space
+from mskray.tuning.subject import Subject
 from mskray.tuning.trial import run_trial
+from mskray.verbs.votes import Votes, parse_votes
 
 
-class TuneJob(Section):
-    """A search's own keys; the family's sections stand beside them."""
-
-    family: str = setting(..., "the model family (`mskray families` lists them)")
-    cohort: str = setting(..., "URI of the cohort to learn from", min_length=1)
-    out: str = setting(..., "URI of the search's folder", min_length=1)
-    task: str = setting("", "the cohort's task to learn; empty for its first")
-    metric: tuple[str, ...] = setting(
-        (), "figures to optimise, by split, level and name; the first ranks, several span a Pareto front"
-    )
-    preset: str = setting("", 'space to begin with: the family\'s own, one of its presets, or "none"')
-    space: dict[str, Any] = setting({}, "parameters to search: {key: {choice | grid | uniform | loguniform: […]}}")
-    search: SearchSection = SearchSection()
-    scheduler: SchedulerSection = SchedulerSection()
-    budget: BudgetSection = BudgetSection()
-    folds: FoldsSection = FoldsSection()
-    repeats: RepeatsSection = RepeatsSection()
-    trials: TrialsSection = TrialsSection()
-    resources: Resources = Resources()
-
-    @field_validator("metric", mode="before")
-    @classmethod
-    def _one_or_several(cls, given: Any) -> Any:
-        return (given,) if isinstance(given, str) else given
-
-
-def parse_search(data: Mapping[str, Any], where: str) -> tuple[TuneJob, Family, dict[str, Any]]:
-    """Validate a search: (job, its family, the family's sections as they are given).
+def parse_search(data: Mapping[str, Any], where: str) -> tuple[TuneJob, Subject, dict[str, Any]]:
+    """Validate a search: (job, what is searched, its sections as they are given).
 
     Raises:
         UserError: naming each wrong key.
     """
     if not isinstance(data.get("family"), str):
-        raise UserError(f"{where}: family is required: one of {', '.join(families())}")
+        raise UserError(f"{where}: family is required: one of {', '.join(families())}, or {VOTES}")
+    if data["family"] == VOTES:
+        return parse_votes(data, where)
     chosen = family(data["family"])
-    both: type[Any] = type("Search", (chosen.Config, TuneJob), {"__doc__": f"A search of {chosen.name}."})
-    whole = validate(both, data, where)
-    job = TuneJob(**{name: getattr(whole, name) for name in TuneJob.model_fields})
-    given = {name: data[name] for name in chosen.Config.model_fields if name in data}
-    for name in job.metric:
-        check_metric(name, where)
-    if len(set(job.metric)) != len(job.metric):
-        raise UserError(f"{where}: metric names {', '.join(job.metric)}: name each once")
+    job, given = read_job(data, chosen, where)
     return job, chosen, given
 
 
-def tune(job: TuneJob, chosen: Family, base: Mapping[str, Any], where: str, report: Report = silent) -> Ledger:
+def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, report: Report = silent) -> Ledger:
     """Search as the job says, or go on with it; write `tune.html` at the end.
 
     Args:
-        base: the family's sections before a trial's parameters.
+        base: its sections before a trial's parameters.
         where: what the job came from, for messages.
     Raises:
         UserError: before any work, when the job, the cohort, `out` or the cluster does not allow it; at the end when no
@@ -118,6 +88,7 @@ def tune(job: TuneJob, chosen: Family, base: Mapping[str, Any], where: str, repo
     space = parse_space(job.space, chosen, base, job.preset, where)
     _check_method(job, chosen, space, where)
     metrics = job.metric or (f"{SPLIT}.{chosen.judged_by}",)
+    check_known(chosen, cohort, task, metrics, where)
     ledger = Ledger(out)
     description = _description(job, chosen, base, space, metrics, cohort, task.name)
     ledger.describe_as(description)
@@ -137,25 +108,60 @@ def tune(job: TuneJob, chosen: Family, base: Mapping[str, Any], where: str, repo
             ledger, firsts, space, job.search, job.budget, metrics, chosen, base, seen, job.task, gpus
         )
         steps = _steps(chosen, base, space, folds.count)
+        work: Work = run_trial
+        if isinstance(chosen, Votes):
+            work = chosen.ballots(cohort, ledger.folder, report)
+        else:
+            plan = replace(plan, shared=Shared.start())
         with Board(description, job.budget.trials) as board:
             for record in records:
                 board.update(record)
-            seconds = 3600 * job.budget.hours or None
-            watch, plan = _watching(board, ledger, metrics[0]), replace(plan, shared=Shared.start())
-            run_trials(plan, searcher, at_once, job.scheduler, steps, watch, run_trial, seconds)
+            watch = _watching(board, ledger, metrics[0])
+
+            def run(given: Searcher, scheduler: SchedulerSection, round_epochs: int = 0) -> bool:
+                rounds = replace(plan, round_epochs=round_epochs)
+                run_trials(rounds, given, at_once, scheduler, steps, watch, work, searcher.time_left)
+                return not searcher.out_of_time
+
+            if job.scheduler.name == "pbt":
+                _train_population(ledger, searcher, space, metrics[0], job, steps, run)
+            else:
+                run(searcher, job.scheduler)
             again = _repeats(ledger.trials(), metrics[0], job.repeats)
             if again and not searcher.out_of_time:
                 board.tell(f"{len(again)} repeats with other seeds")
                 for record in again:
                     ledger.write(record)
-                left = searcher.time_left
-                run_trials(plan, Listed(again), at_once, SchedulerSection(), steps, watch, run_trial, left)
+                run(Listed(again), SchedulerSection())
     _check_outcome(ledger.trials())
     write_page(ledger)
     return ledger
 
 
-def _check_method(job: TuneJob, chosen: Family, space: SearchSpace, where: str) -> None:
+def _train_population(
+    ledger: Ledger,
+    searcher: StudySearch,
+    space: SearchSpace,
+    metric: str,
+    job: TuneJob,
+    epochs: int,
+    run: Callable[[Searcher, SchedulerSection, int], bool],
+) -> None:
+    """Draw the members that are still to be drawn, then train all of them in rounds."""
+    for number in range(job.budget.trials):
+        searcher.suggest(str(number))
+    interval = job.scheduler.interval
+    train_population(
+        ledger,
+        space,
+        metric,
+        job.search.seed,
+        math.ceil(epochs / interval),
+        lambda members: run(Listed(members), SchedulerSection(), interval),
+    )
+
+
+def _check_method(job: TuneJob, chosen: Subject, space: SearchSpace, where: str) -> None:
     """Raise UserError for a grid that cannot be walked, or a scheduler that would have nothing to compare."""
     if job.search.method == "grid":
         ranges = space.infinite()
@@ -170,6 +176,8 @@ def _check_method(job: TuneJob, chosen: Family, space: SearchSpace, where: str) 
                 f"{where}: the grid has {count:,} combinations, budget.trials = {job.budget.trials}: raise it to "
                 f"{count}, take values out, or set search.method=random"
             )
+    if job.scheduler.name == "pbt" and isinstance(chosen, Family):
+        check_population(chosen, space, job.budget.trials, where)
     learns_in_epochs = issubclass(chosen.Config, TorchConfig)
     if job.scheduler.name != "none" and not learns_in_epochs and job.folds.count == 1:
         raise UserError(
@@ -185,7 +193,7 @@ def _check_method(job: TuneJob, chosen: Family, space: SearchSpace, where: str) 
 
 def _description(
     job: TuneJob,
-    chosen: Family,
+    chosen: Subject,
     base: Mapping[str, Any],
     space: SearchSpace,
     metrics: Sequence[str],
@@ -213,20 +221,15 @@ def _description(
     )
 
 
-def _steps(chosen: Family, base: Mapping[str, Any], space: SearchSpace, folds: int) -> int:
+def _steps(chosen: Subject, base: Mapping[str, Any], space: SearchSpace, folds: int) -> int:
     """Epochs of the longest trial, of all its trainings together; folds where a family knows no epochs."""
-    if not issubclass(chosen.Config, TorchConfig):
+    if not isinstance(chosen, Family) or not issubclass(chosen.Config, TorchConfig):
         return folds
-    config = validate(chosen.Config, base, chosen.name).model_dump(mode="json")
+    config = validate(chosen.Config, base, chosen.name)
     total = 0
-    for each in describe(chosen.Config):
-        if each.key.rpartition(".")[2] != "epochs":
-            continue
-        value: Any = config
-        for part in each.key.split("."):
-            value = value[part]
-        parameter = space.parameters.get(each.key)
-        total += int(max(parameter.values) if parameter else value)
+    for key in chosen.epoch_keys.values():
+        searched = space.parameters.get(key)
+        total += int(max(searched.values) if searched else attrgetter(key)(config))
     return total
 
 

@@ -31,7 +31,7 @@ def show(uri: str | Location) -> str:
         lines += ["", _table(description, rows, names, front), ""]
         if several:
             lines.append("*: on the Pareto front: no other is better in one figure and as good in the others")
-        lines.append(_next(rows, folder))
+        lines.append(_next(description, rows, folder))
     return "\n".join(lines)
 
 
@@ -52,9 +52,11 @@ def _table(description: Description, rows: Sequence[Row], names: dict[str, str],
     return table(["rank", "trial", *figures, "± over", "time", "parameters", "state"], body)
 
 
-def _next(rows: Sequence[Row], folder: Location) -> str:
+def _next(description: Description, rows: Sequence[Row], folder: Location) -> str:
     if not rows[0].rank:
         return "nothing to promote: no trial has finished"
+    if description.of_votes:
+        return f"mskray tune promote {folder} writes the ensemble of {rows[0].id}"
     text = f"mskray tune promote {folder} retrains {rows[0].id} on train + validation and writes its bundle"
     finished = sum(row.rank > 0 for row in rows)
     return text + (f"; --ensemble N builds an ensemble of the best N of {finished}" if finished > 1 else "")
