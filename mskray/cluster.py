@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,11 @@ from dataclasses import dataclass
 
 import ray
 from ray.data import DataContext
+from ray.util.state import list_nodes
 
 from mskray.errors import UserError
 
+_DASHBOARD = "RAY_API_SERVER_ADDRESS"
 _LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune", "ray.serve")
 
 
@@ -46,17 +49,24 @@ def session(quiet: bool = True, dashboard: bool = False) -> Iterator[None]:
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
     _check_address(address)
+    local = address == "local"
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray gives workers the niceness 15: anything else on the machine, Ray's own processes first, would halve training.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    if address == "local":
+    port = _free_port() if local and dashboard else None
+    if local:
+        if port:
+            # Left to itself, whoever asks the dashboard takes the address of the last cluster that a command started
+            # on this machine, which may long be gone. Ray's processes inherit this one.
+            os.environ[_DASHBOARD] = f"http://127.0.0.1:{port}"
         # Nobody takes this machine away with a warning; the watcher would start in the middle of the first step.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     before = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address,
-            include_dashboard=None if os.environ.get("RAY_ADDRESS") else dashboard,
+            include_dashboard=dashboard if local else None,
+            dashboard_port=port,
             log_to_driver=not quiet,
             logging_level=logging.ERROR if quiet else logging.INFO,
             configure_logging=True,
@@ -79,6 +89,19 @@ def session(quiet: bool = True, dashboard: bool = False) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        if port:
+            os.environ.pop(_DASHBOARD, None)
+
+
+def check_dashboard() -> None:
+    """Raise UserError where the cluster's dashboard does not answer."""
+    try:
+        list_nodes(address=ray.get_runtime_context().gcs_address, limit=1, timeout=60)
+    except Exception as error:  # Ray raises several types, none of them documented
+        raise UserError(
+            f"the cluster's dashboard does not answer ({type(error).__name__}), and what stops trials needs it: start "
+            "the cluster with --include-dashboard=true, or set scheduler.name=none"
+        ) from None
 
 
 def silence_data() -> None:
@@ -146,6 +169,12 @@ def _slots(need: Need, node: Mapping[str, float]) -> int:
         (math.floor(node.get(name, 0.0) / amount + 1e-4) for name, amount in wanted.items() if amount),
         default=need.workers,
     )
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def _check_address(address: str) -> None:

@@ -7,6 +7,8 @@ Each pass gives the sums, counts and inertia of the rows nearest to each centre;
 tasks and the cut into pieces change the result by rounding alone. Rows are drawn by a hash of their values: neither
 the sample nor the start depends on their order.
 
+In one process a pass looks at those rows alone whose centre can have changed (`mskray.estimators.bounds`).
+
 Sources: Lloyd 1982; Arthur & Vassilvitskii 2007 (k-means++); Sculley 2010 (mini-batches).
 """
 
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from mskray.estimators.bounds import Bounds
 from mskray.estimators.nearest import nearest, sums_of
 from mskray.estimators.pieces import Each, Pieces, Sampled, row_hashes
 from mskray.estimators.starts import KMeansSection, Start, choose_start
@@ -85,7 +88,7 @@ def refine(
         tolerance: largest sum of squared shifts of converged centres.
         of: rows that there were before a sample was drawn; 0 for as many as are seen.
     """
-    history = np.zeros(len(centres))
+    history, bounds = np.zeros(len(centres)), Bounds()
     most, unit = (section.epochs, "epochs") if section.batch else (section.iterations, "passes")
     for number in range(1, most + 1):
         if section.batch:
@@ -93,13 +96,15 @@ def refine(
             moved, history, found = each(partial(step, seed=(section.seed, number)), whole=True)[0]
             moved = _fill(moved, found.counts, each)
         else:
-            found = _merge(each(partial(assign, centres=centres)))
+            found = _pass(each, centres, bounds)
             moved = _fill(_means(found, centres), found.counts, each, centres)
         shift = float(np.square(moved.astype(np.float64) - centres).sum())
-        centres = moved
+        before, centres = centres, moved
         report(Progress("learning words", number, 0, unit, note=f"shift {shift:.3g}, to be {tolerance:.3g}"))
         if shift <= tolerance:
             break
+    if not section.batch and each.remembers:
+        found = _merge(each(partial(assign, centres=before)))  # bounds know no inertia
     rows = int(found.counts.sum())
     done = shift <= tolerance
     return KMeansResult(
@@ -114,6 +119,14 @@ class Partial:
     sums: np.ndarray
     counts: np.ndarray
     inertia: float
+
+
+def _pass(each: Each, centres: np.ndarray, bounds: Bounds) -> Partial:
+    """One pass over all rows; the inertia is NaN where bounds spared distances."""
+    if not each.remembers:
+        return _merge(each(partial(assign, centres=centres)))
+    ((sums, counts),) = each(partial(bounds.sums, centres=centres))
+    return Partial(sums, counts, float("nan"))
 
 
 def assign(pieces: Iterator[np.ndarray], centres: np.ndarray) -> Partial:

@@ -1,5 +1,6 @@
 """Which centre is nearest to each row, and which rows to start from: the arithmetic of k-means on arrays."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,20 +21,47 @@ def nearest(rows: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarr
     Args:
         rows: (n, width) float32; centres: (k, width) float32.
     """
+    labels, distances = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
+    for part, scores, norms in _scored(rows, centres):
+        distances[part] = np.maximum(_least(scores, labels[part]) + norms, 0)
+    return labels, distances
+
+
+def two_nearest(rows: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, ...]:
+    """As `nearest`; then (n,) float32 the squared distance of the second nearest centre, and a sum of squared norms.
+
+    From norms of that size the distances are computed. Where there is one centre, the second is infinitely far.
+    """
+    labels = np.empty(len(rows), np.int64)
+    near, far, largest = (np.empty(len(rows), np.float32) for _ in range(3))
+    shifted = centres - centres.mean(axis=0)
+    most = np.einsum("ij,ij->i", shifted, shifted).max(initial=0)
+    for part, scores, norms in _scored(rows, centres):
+        near[part] = np.maximum(_least(scores, labels[part]) + norms, 0)
+        np.put_along_axis(scores, labels[part, None], np.inf, axis=1)
+        far[part] = np.maximum(scores.min(axis=1) + norms, 0)
+        largest[part] = norms + most
+    return labels, near, far, largest
+
+
+def _scored(rows: np.ndarray, centres: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield blocks of rows: which, their squared distances less their squared norms (m, k), and these norms (m,)."""
     middle = centres.mean(axis=0)
     others = centres - middle
     factors, norms = np.ascontiguousarray(-2 * others.T), np.einsum("ij,ij->i", others, others)
-    labels, distances = np.empty(len(rows), np.int64), np.empty(len(rows), np.float32)
     scores = np.empty((min(_BLOCK, len(rows)), len(centres)), np.float32)
     for start in range(0, len(rows), _BLOCK):
         block = rows[start : start + _BLOCK] - middle
-        part, found = slice(start, start + len(block)), scores[: len(block)]
+        found = scores[: len(block)]
         np.matmul(block, factors, out=found)
         found += norms
-        found.argmin(axis=1, out=labels[part])
-        own = np.take_along_axis(found, labels[part, None], axis=1)[:, 0]
-        distances[part] = np.maximum(own + np.einsum("ij,ij->i", block, block), 0)
-    return labels, distances
+        yield slice(start, start + len(block)), found, np.einsum("ij,ij->i", block, block)
+
+
+def _least(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Write the place of each row's smallest score into `labels`, and return these scores."""
+    scores.argmin(axis=1, out=labels)
+    return np.asarray(np.take_along_axis(scores, labels[:, None], axis=1)[:, 0])
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from mskray.cohorts import Cohort, Task
 from mskray.config import Section, setting
 from mskray.errors import user_error_in
 from mskray.estimators.cache import Cache, Parts
+from mskray.estimators.histograms import count_words
 from mskray.estimators.kmeans import KMeansResult
 from mskray.estimators.pair_samples import MEMBERS, PairImages, labelled_digest
 from mskray.estimators.pairs import AugmentSection, Copies
 from mskray.estimators.pieces import Chained
-from mskray.estimators.words import count_words
 from mskray.imaging.inputs import InputFormat, Intensity
 from mskray.imaging.intensity import to_uint8
 from mskray.imaging.keypoints import Kind, describe, unpack

@@ -37,7 +37,13 @@ class Pieces(Protocol):
 
 
 class Each(Protocol):
-    """Something that runs a function over all pieces, in one part or in several."""
+    """Something that runs a function over all pieces, in one part or in several.
+
+    It `remembers` where the function runs in this process over the same pieces in the same order each time: what it
+    keeps of them is there the next time.
+    """
+
+    remembers: bool
 
     def __call__(self, function: OverPieces[T], whole: bool = False) -> list[T]:
         """Return the results of the parts, in order; `whole` asks for one part."""
@@ -110,6 +116,8 @@ def row_hashes(rows: np.ndarray, seed: int) -> np.ndarray:
 class Here:
     """Run in this process; the first pieces are held, up to 256 MB, and the others read again each time."""
 
+    remembers = True
+
     def __init__(self, pieces: Pieces) -> None:
         self._pieces = pieces
         self._held: dict[int, np.ndarray] = {}
@@ -134,6 +142,8 @@ class Spread:
     The first run reads the pieces. Where they fill less than 30 % of the cluster's shared memory they stay there for
     the next, otherwise each run reads them again.
     """
+
+    remembers = False
 
     def __init__(self, pieces: Pieces, report: Report = silent) -> None:
         self._pieces = pieces

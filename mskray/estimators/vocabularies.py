@@ -63,11 +63,11 @@ class Vocabulary:
     def learn(self, shared: Shared | None, report: Report) -> KMeansResult:
         """Return what k-means found; it is run where that is not there. Raises UserError as `fit_kmeans`."""
         if self._parts.missing():
-            what, alone = f"a vocabulary of {self.size:,} words", shared is None
+            what = f"a vocabulary of {self.size:,} words"
             if self._start() is None:
                 address = f"{self.starts}/{self.size}"
-                once(shared, address, f"the start of {what}", partial(_choose, self, alone), report, 1)
-            once(shared, str(self.folder), what, partial(_learn, self, alone), report, 1)
+                once(shared, address, f"the start of {what}", partial(_choose, self), report, 1)
+            once(shared, str(self.folder), what, partial(_learn, self), report, 1)
         arrays = self._parts.read(0)
         plain = {name: values.item() for name, values in arrays.items() if not values.ndim}
         return KMeansResult(centres=arrays["centres"], counts=arrays["counts"], **plain)
@@ -98,27 +98,26 @@ class Vocabulary:
     def _read_start(self, size: int) -> Start:
         return Start.of(Parts(self.starts, 0).read(size))
 
-    def _runner(self, alone: bool, report: Report) -> Callable[[Pieces], Each]:
-        """Where k-means runs: on Ray tasks. In a search in one process, if it holds all: other trials use the rest."""
+    def _runner(self, report: Report) -> Callable[[Pieces], Each]:
+        """Where k-means runs: in one process if that holds all, however many CPUs there are; otherwise on Ray tasks."""
         rows = int(self.words.lengths()[self.rows, 0].sum())
         size = min(self.section.most or rows, rows) * WIDTHS[self.words.section.descriptor] * 4
-        return partial(Spread, report=report) if alone or size > HELD_HERE else Here
+        return Here if size <= HELD_HERE else partial(Spread, report=report)
 
 
-def _choose(vocabulary: Vocabulary, alone: bool, report: Report) -> None:
+def _choose(vocabulary: Vocabulary, report: Report) -> None:
     if vocabulary._start() is not None:
         return
     pieces, before = vocabulary.words.pieces(vocabulary.rows), vocabulary._shorter()
-    runner = vocabulary._runner(alone, report)
-    start = choose_start(pieces, vocabulary.size, vocabulary.section, runner, before)
+    start = choose_start(pieces, vocabulary.size, vocabulary.section, vocabulary._runner(report), before)
     Parts(vocabulary.starts, 0).write(vocabulary.size, start.arrays())
 
 
-def _learn(vocabulary: Vocabulary, alone: bool, report: Report) -> None:
+def _learn(vocabulary: Vocabulary, report: Report) -> None:
     if not vocabulary._parts.missing():
         return
     told = kept_in_use(report, [vocabulary.words.parts.folder, vocabulary.starts, vocabulary.folder])
-    pieces, runner = vocabulary.words.pieces(vocabulary.rows), vocabulary._runner(alone, told)
+    pieces, runner = vocabulary.words.pieces(vocabulary.rows), vocabulary._runner(told)
     found = fit_kmeans(pieces, vocabulary.size, vocabulary.section, runner, told, vocabulary._start())
     vocabulary._parts.write(0, {name: np.array(value) for name, value in asdict(found).items()})
 

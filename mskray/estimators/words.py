@@ -14,13 +14,10 @@ from sklearn.naive_bayes import GaussianNB, MultinomialNB
 
 from mskray.config import Section, setting
 from mskray.errors import UserError
-from mskray.estimators.nearest import nearest
 from mskray.estimators.svm import PartModel, Rbf, Standard, fit_svms
-from mskray.imaging.keypoints import Kind, unpack
 
 Norm = Literal["l1", "counts"]
 Classifier = Literal["svm", "gaussian_nb", "multinomial_nb"]
-_ROWS = 1 << 16
 _MOST_GRAM_BYTES = 4 << 30
 """Of the kernel matrix of all training rows; the folds' copies of it take as much again."""
 
@@ -53,26 +50,6 @@ class ClassifierSection(JudgeSection):
     name: Classifier = setting(
         "svm", "support vector machine with a radial basis function, or naive Bayes", source="CRMO"
     )
-
-
-def count_words(descriptors: np.ndarray, kind: Kind, lengths: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Count each word in every image.
-
-    Args:
-        descriptors: (total, width) of all images one after the other, as `keypoints.describe` gives them.
-        lengths: how many are each image's, of any shape; their order is that of the descriptors.
-        centres: (k, width of `unpack`) float32.
-    Returns:
-        (*lengths.shape, k) float32.
-    """
-    words = len(centres)
-    image = np.repeat(np.arange(lengths.size), lengths.ravel())
-    counts = np.zeros(lengths.size * words, np.float32)
-    for start in range(0, len(descriptors), _ROWS):
-        part = slice(start, start + _ROWS)
-        labels, _ = nearest(unpack(descriptors[part], kind), centres)
-        counts += np.bincount(image[part] * words + labels, minlength=len(counts)).astype(np.float32)
-    return counts.reshape(*lengths.shape, words)
 
 
 def pair_rows(counts: np.ndarray, section: ClassifierSection) -> np.ndarray:

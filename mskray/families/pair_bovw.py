@@ -23,6 +23,7 @@ from mskray.cohorts.change import PAIR
 from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.estimators.cache import Cache, CacheSection
+from mskray.estimators.histograms import count_words
 from mskray.estimators.pair_samples import MEMBERS
 from mskray.estimators.pair_words import (
     KeyPointSection,
@@ -42,7 +43,6 @@ from mskray.estimators.words import (
     Multinomials,
     RbfSvm,
     class_probabilities,
-    count_words,
     fit_classifier,
     pair_rows,
 )

@@ -1,11 +1,7 @@
 """Fit a recipe on Ray Train: check what would fail or hang, start loading, train, collect the best epoch or last."""
 
-import json
 import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +12,6 @@ from ray.exceptions import RayError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig as TorchBackend
 from ray.train.torch import TorchTrainer
-from ray.util.queue import Empty, Queue
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -24,15 +19,16 @@ from mskray import cluster
 from mskray.cohorts import Cohort, Task
 from mskray.cohorts.schema import MISSING
 from mskray.errors import UserError, user_error_in
-from mskray.progress import Progress, duration
+from mskray.progress import Progress
+from mskray.training.checkpoint import FILES, WEIGHTS, read_history
 from mskray.training.feed import LOADER_CPUS, Split, choose_cache, describe_split, hold
-from mskray.training.loop import POSITION, WEIGHTS, Assignment, Diverged, Trainer
+from mskray.training.loop import Assignment, Diverged, Trainer
+from mskray.training.news import Say, listener
 from mskray.training.recipe import Recipe, inverse_frequency
 from mskray.training.run import Run, Trained
 from mskray.training.samples import Samples
 from mskray.training.session import SCORE, Session
 from mskray.training.stored import TellsWhatIsStored
-from mskray.training.validation import HELD_OUT, LEARNED
 
 _WORK = "work"
 # Left to itself, glibc gives the memory of every large tensor back to the kernel and faults it in again: on the CPU
@@ -44,7 +40,6 @@ _WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "OMP_WAIT_POLICY": "ACTIVE",
 }
-_SIGN_OF_LIFE_S = 30.0
 # Each poll takes one report of a worker; at Ray's 2 s short epochs queue up, and a stop loses what is queued.
 _POLLING = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 
@@ -86,7 +81,7 @@ def fit(
     workers = f"{resources.workers} training worker{'s' * (resources.workers > 1)}"
     run.report(Progress(f"starting {workers}{of}, epochs of {epoch}"))
     held = _hold(recipe, cohort, [train, validation], run)
-    with _listener(run, samples.unit) as queue:
+    with listener(run, samples.unit) as queue:
         work = Assignment(
             recipe=recipe,
             train=train,
@@ -95,11 +90,12 @@ def fit(
             validation_shards=held[1],
             class_weights=_class_weights(tasks, labels) if weighted else None,
             initial_weights=initial_weights,
-            say=_Say(queue),
+            say=Say(queue),
             held_back=run.held_back,
+            part=run.part,
         )
         result = _train(work, run)
-    return _collect(result, _counts(recipe, tasks, labels), run.held_back)
+    return _collect(result, _counts(recipe, tasks, labels), run)
 
 
 def _checked_split(
@@ -206,13 +202,16 @@ def _worker(config: dict[Any, Any]) -> Any:
     return None
 
 
-def _collect(result: Any, labels: dict[str, int], held_back: bool) -> Trained:
-    chosen = result.get_best_checkpoint(SCORE, "max") if held_back else result.checkpoint
+def _collect(result: Any, labels: dict[str, int], run: Run) -> Trained:
+    last = run.part is not None or not run.held_back
+    chosen = result.checkpoint if last else result.get_best_checkpoint(SCORE, "max")
     with chosen.as_directory() as folder:
-        state = load_file(Path(folder) / WEIGHTS)
-        best = json.loads((Path(folder) / POSITION).read_text(encoding="utf-8"))["history"][-1]
+        state, best = load_file(Path(folder) / WEIGHTS), read_history(Path(folder))[-1]
     with result.checkpoint.as_directory() as folder:
-        history = json.loads((Path(folder) / POSITION).read_text(encoding="utf-8"))["history"]
+        history = read_history(Path(folder))
+        if run.part is not None:
+            for name in FILES:
+                run.part.leave.join(name).write_bytes((Path(folder) / name).read_bytes())
     return Trained(state, history, best, labels)
 
 
@@ -225,73 +224,3 @@ def _stopped(error: Exception) -> UserError:
     return UserError(
         f"training stopped ({type(first).__name__}: {reason}): the same command goes on from the last checkpoint"
     )
-
-
-class _Say:
-    """Puts events on the queue without waiting for the answer."""
-
-    def __init__(self, queue: Queue) -> None:
-        self._actor: Any = queue.actor
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        self._actor.put_nowait.remote(event)
-
-
-@contextmanager
-def _listener(run: Run, unit: str) -> Iterator[Queue]:
-    """Pass events from workers and controller to `run.report` and the trackers, in a thread, until the block ends."""
-    queue = Queue(actor_options={"num_cpus": 0})
-    done = threading.Event()
-    failures: list[Exception] = []
-
-    def listen() -> None:
-        heard = told = time.monotonic()
-        while True:
-            finished = done.is_set()
-            try:
-                event = queue.get(timeout=0.5)
-            except Empty:
-                if finished:
-                    return
-                if (now := time.monotonic()) - told >= _SIGN_OF_LIFE_S:
-                    told = now
-                    run.report(Progress(f"no news from the training workers for {duration(now - heard)}"))
-                continue
-            except RayError:
-                return
-            heard = told = time.monotonic()
-            try:
-                _pass_on(event, run, unit)
-            except Exception as error:  # a tracker that fails must not stop the training
-                failures.append(error)
-
-    thread = threading.Thread(target=listen, name="training-events", daemon=True)
-    thread.start()
-    try:
-        yield queue
-    finally:
-        done.set()
-        thread.join(timeout=10)
-        queue.shutdown(force=True)
-    if failures:
-        run.report(Progress(f"tracking failed {len(failures)} time(s), first: {failures[0]}"))
-
-
-def _pass_on(event: dict[str, Any], run: Run, unit: str) -> None:
-    if event["kind"] == "epoch":
-        for tracker in run.trackers:
-            tracker.epoch({**event, "prefix": run.prefix})
-    run.report(_progress(event, run.prefix, unit))
-
-
-def _progress(event: dict[str, Any], prefix: str, unit: str) -> Progress:
-    stage = f"{prefix}epoch {event['epoch']}/{event['epochs']}"
-    if event["kind"] == "resumed":
-        return Progress(f"{prefix}goes on from the last checkpoint, in epoch {event['epoch']} of {event['epochs']}")
-    if event["kind"] == "epoch":
-        held, split = (HELD_OUT, "validation") if f"{HELD_OUT}loss" in event else (LEARNED, "validation, learned")
-        told = "  ".join(f"{name} {event[held + name]:.3f}" for name in ("loss", "auroc", "kappa"))
-        figures = f"loss {event['train_loss']:.3f}  {split}: {told}"
-        return Progress(stage + " stored", 1, 1, "epoch", note=figures)
-    note = f"loss {event['loss']:.3f}  waiting for data {event['wait_share']:.0%}"
-    return Progress(stage, event["done"], event["total"], unit, event["rate"], event["left_s"], note)

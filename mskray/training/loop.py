@@ -4,26 +4,26 @@ Order, augmentation and dropout depend on (seed, epoch, step, rank) alone and a 
 run that was cut off goes on at the very step and ends with the same weights as one that was not.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mskray.errors import UserError
+from mskray.training.checkpoint import Learner, Position
 from mskray.training.feed import Shards, Split, feed
 from mskray.training.plan import Plan, Rows, segment
 from mskray.training.recipe import Recipe, to_batch
+from mskray.training.run import Part
 from mskray.training.schedules import Schedule, make_optimizer
-from mskray.training.session import Session, write_json
+from mskray.training.session import Session
 from mskray.training.validation import HIGHER_IS_BETTER, named
 
 
@@ -40,18 +40,7 @@ class Assignment:
     initial_weights: Any
     say: Callable[[dict[str, Any]], None]
     held_back: bool = True
-
-
-@dataclass
-class Position:
-    """Where the run stands; the JSON half of a checkpoint."""
-
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    best: float | None = None
-    best_epoch: int = -1
-    history: list[dict[str, float]] = field(default_factory=list)
+    part: Part | None = None
 
 
 class Diverged(UserError):
@@ -92,9 +81,12 @@ class Trainer:
         self.position = Position()
         # Summed on the device: reading it each step would make a GPU wait for the host.
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=session.device)
-        with session.restored() as folder:
+        self.learner = Learner(self.network, self.optimizer, self.schedule, self.scaler, optimizer, self.plan.steps)
+        with session.restored(work.part) as folder:
             if folder is not None:
-                self._restore(folder)
+                self.position = self.learner.restore(folder, session.device)
+                self.loss_sum.fill_(self.position.loss_sum)
+        self.epochs = loop.epochs if work.part is None else min(work.part.until, loop.epochs)
 
     def run(self) -> None:
         """Train to the end, reporting each epoch."""
@@ -104,7 +96,7 @@ class Trainer:
         clock = time.monotonic()
         if position.epoch or position.step:
             self.session.say({"kind": "resumed", "epoch": position.epoch + 1, "epochs": loop.epochs})
-        while position.epoch < loop.epochs and not self._should_stop():
+        while position.epoch < self.epochs and not self._should_stop():
             self.recipe.set_training(self.network, position.epoch)
             epoch_started = time.monotonic()
             epoch_wait, epoch_first = 0.0, position.step
@@ -129,7 +121,7 @@ class Trainer:
 
     def _order(self) -> Iterator[tuple[tuple[int, int], Rows]]:
         first = self.position.step
-        for epoch in range(self.position.epoch, self.config.loop.epochs):
+        for epoch in range(self.position.epoch, self.epochs):
             for step, rows in enumerate(self.plan.batches(epoch, first), start=first):
                 yield (epoch, step), rows
             first = 0
@@ -215,7 +207,8 @@ class Trainer:
             )
 
     def _should_stop(self) -> bool:
-        patience = self.config.loop.patience if self.work.held_back else 0
+        stops = self.work.held_back and self.work.part is None
+        patience = self.config.loop.patience if stops else 0
         return patience > 0 and self.position.epoch - 1 - self.position.best_epoch >= patience
 
     def _checkpoint_due(self) -> bool:
@@ -250,38 +243,8 @@ class Trainer:
         return torch.autocast(self.session.device.type, dtype=self.autocast_dtype)
 
     def _save(self, folder: Path) -> None:
-        save_file({name: value.contiguous() for name, value in _state(self.network).items()}, folder / WEIGHTS)
-        torch.save(
-            {
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.state_dict(),
-                "scaler": self.scaler.state_dict(),
-            },
-            folder / OPTIMIZER,
-        )
         self.position.loss_sum = float(self.loss_sum)
-        write_json(folder / POSITION, {"steps": self.plan.steps, **vars(self.position)})
-
-    def _restore(self, folder: Path) -> None:
-        position = json.loads((folder / POSITION).read_text(encoding="utf-8"))
-        steps = position.pop("steps")
-        if steps != self.plan.steps and position["step"]:
-            # Another number of workers cuts epochs into other steps: begin the open epoch anew.
-            position["step"], position["loss_sum"] = 0, 0.0
-        self.position = Position(**position)
-        self.loss_sum.fill_(self.position.loss_sum)
-        self.network.load_state_dict(load_file(folder / WEIGHTS, device=str(self.session.device)))
-        saved = torch.load(folder / OPTIMIZER, map_location=self.session.device, weights_only=True)
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.schedule.load_state_dict(saved["schedule"])
-        self.scaler.load_state_dict(saved["scaler"])
-
-
-WEIGHTS, OPTIMIZER, POSITION = "weights.safetensors", "optimizer.pt", "position.json"
-
-
-def _state(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu() for name, value in network.state_dict().items()}
+        self.learner.save(folder, self.position)
 
 
 def _step_seed(seed: int, epoch: int, step: int, rank: int) -> int:

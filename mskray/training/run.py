@@ -43,6 +43,21 @@ class Resources(Section):
 
 
 @dataclass(frozen=True)
+class Part:
+    """Some epochs of a training: population based training cuts it into such.
+
+    Args:
+        until: the epoch to end after; the schedule is that of the whole training.
+        start: the checkpoint to go on from, also one of another config; None at the beginning.
+        leave: where the last checkpoint goes, for the next part.
+    """
+
+    until: int
+    start: Location | None
+    leave: Location
+
+
+@dataclass(frozen=True)
 class Run:
     """Where and how to train.
 
@@ -58,6 +73,7 @@ class Run:
             and figures of the validation split are called `learned_…`. A plateau schedule goes on watching these: it
             lowers the rate later than in a training that holds the split back, or never.
         shared: of a search, whose trials do common work once; None for a run alone.
+        part: of the training that is done now, None for all. Of a part the last epoch is kept, and nothing stops early.
     """
 
     location: Location
@@ -69,6 +85,7 @@ class Run:
     prefix: str = ""
     held_back: bool = True
     shared: Shared | None = None
+    part: Part | None = None
 
     def stage(self, name: str) -> "Run":
         """Return the run of one of several trainings, kept in this run's folder and told apart by `name`."""

@@ -71,6 +71,21 @@ class Schedule:
             self._inner.load_state_dict(state)
 
     @property
+    def leaves_momentum(self) -> bool:
+        """Whether momentum is the optimizer's own; one_cycle moves it."""
+        return not isinstance(self._inner, OneCycleLR)
+
+    def rescale(self, optimizer: Optimizer, ratio: float) -> None:
+        """Multiply the rate, wherever the schedule stands: all rates that it moves between, and the present one."""
+        for group in optimizer.param_groups:
+            for name in ("lr", "initial_lr", "max_lr", "min_lr"):
+                if name in group:
+                    group[name] *= ratio
+        for scheduler in (self._each_update, self._each_epoch):
+            if scheduler is not None:
+                scheduler.base_lrs = [rate * ratio for rate in scheduler.base_lrs]
+
+    @property
     def _inner(self) -> LambdaLR | OneCycleLR | StepLR | ReduceLROnPlateau | None:
         return self._each_update or self._each_epoch or self._plateau
 

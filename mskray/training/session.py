@@ -3,7 +3,6 @@
 Everything that the loop knows of Ray Train is here.
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -18,6 +17,9 @@ import torch
 from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import get_device
 from torch import Tensor
+
+from mskray.training.checkpoint import FILES
+from mskray.training.run import Part
 
 # A checkpoint taken inside an epoch has no validation figure: it is kept as the latest, never as the best.
 UNSCORED = -1e30
@@ -43,14 +45,22 @@ class Session:
         _tidy()
 
     @contextmanager
-    def restored(self) -> Iterator[Path | None]:
-        """Give the folder of the latest checkpoint of this run, or None at its beginning."""
+    def restored(self, part: Part | None = None) -> Iterator[Path | None]:
+        """Give the folder of the latest checkpoint of this run, at its beginning of that which its part goes on from.
+
+        None where there is neither.
+        """
         checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
+        if checkpoint is not None:
+            with checkpoint.as_directory() as folder:
+                yield Path(folder)
+        elif part is not None and part.start is not None:
+            with tempfile.TemporaryDirectory(prefix=f"{_UNSENT}{os.getpid()}-") as folder:
+                for name in FILES:
+                    (Path(folder) / name).write_bytes(part.start.join(name).read_bytes())
+                yield Path(folder)
+        else:
             yield None
-            return
-        with checkpoint.as_directory() as folder:
-            yield Path(folder)
 
     def report(self, metrics: dict[str, Any], write: Callable[[Path], None], score: float | None) -> None:
         """Report metrics with a checkpoint that rank 0 writes and Ray uploads while training goes on.
@@ -105,7 +115,3 @@ def _tidy() -> None:
             shutil.rmtree(folder, ignore_errors=True)
         except (ValueError, PermissionError):  # not of this program, or of another user's
             pass
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value), encoding="utf-8")

@@ -16,10 +16,13 @@ import skops.io
 from mskray.bundles import Fitted
 from mskray.cohorts import Cohort, Task
 from mskray.cohorts.schema import MISSING
-from mskray.evaluation.metrics import weighted_figures
+from mskray.errors import UserError, did_you_mean
+from mskray.evaluation.metrics import FIGURES, weighted_figures
 from mskray.evaluation.studies import Samples, read_predictions, to_studies
 from mskray.families import Family, Images, Prediction, Predictor
+from mskray.training.validation import HIGHER_IS_BETTER
 from mskray.tuning.figures import LATENCY, SIZE, SPLIT
+from mskray.tuning.subject import Subject
 
 _BATCH = 32
 _TIMED = 4
@@ -96,6 +99,38 @@ def _validated(said: np.ndarray, cohort: Cohort, task: Task) -> tuple[dict[str, 
     return {name: values[labelled] for name, values in rows.items()}, {"": said}
 
 
+def check_known(chosen: Subject, cohort: Cohort, task: Task, metrics: Sequence[str], where: str) -> None:
+    """Raise UserError for a figure that no trial of the family would report."""
+    for metric in metrics:
+        known = _known(chosen, cohort, task)
+        if metric not in known:
+            raise UserError(
+                f"{where}: metric {metric} is never reported by {chosen.name}: {did_you_mean(metric, known)}it reports "
+                f"{', '.join(known)}"
+            )
+
+
+def _known(chosen: Subject, cohort: Cohort, task: Task) -> list[str]:
+    of_model = [LATENCY, SIZE] if _gives_probabilities(chosen) else [SIZE]
+    if not _gives_probabilities(chosen):
+        return [*(f"{SPLIT}.image.{name}" for name in HIGHER_IS_BETTER), *of_model]
+    if chosen.judged_by.startswith("tasks."):
+        levels = {"tasks": any(_graded(each) for each in cohort.tasks), **{t.name: _graded(t) for t in cohort.tasks}}
+    else:
+        levels = {"study": _graded(task), "image": _graded(task)}
+    told = [
+        f"{SPLIT}.{level}.{name}"
+        for level, graded in levels.items()
+        for name in FIGURES
+        if graded or name != "quadratic_kappa"
+    ]
+    return [*told, *of_model]
+
+
+def _graded(task: Task) -> bool:
+    return task.ordinal and len(task.classes) > 2
+
+
 def figures_of(samples: Samples, ordinal: bool) -> dict[str, float]:
     """Every figure of one set of samples that can be told of it."""
     ones = np.ones((1, len(samples)))
@@ -103,7 +138,7 @@ def figures_of(samples: Samples, ordinal: bool) -> dict[str, float]:
     return {name: float(value[0]) for name, value in found.items() if np.isfinite(value[0])}
 
 
-def _gives_probabilities(family: Family) -> bool:
+def _gives_probabilities(family: Subject) -> bool:
     return not family.name.endswith("_detector")
 
 
@@ -171,8 +206,7 @@ def _of_tasks(
             continue
         samples = (labels[known], answers[name][known].astype(np.float64))
         ones = np.ones((1, int(known.sum())))
-        graded = task.ordinal and len(task.classes) > 2
-        for figure, value in weighted_figures(*samples, ones, threshold=_THRESHOLD, ordinal=graded).items():
+        for figure, value in weighted_figures(*samples, ones, threshold=_THRESHOLD, ordinal=_graded(task)).items():
             if np.isfinite(value[0]):
                 result[f"{SPLIT}.{name}.{figure}"] = float(value[0])
                 found.setdefault(figure, []).append(float(value[0]))

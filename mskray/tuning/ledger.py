@@ -84,6 +84,8 @@ class TrialRecord(_Kept):
         history: an entry an epoch of the first fold's training ("epoch", "train_loss", "val_kappa", …).
         epochs: best epoch, mean over folds; 0 where nothing is trained in epochs.
         seconds, gpu_seconds: that it occupied.
+        rounds: of population based training that it has behind it; begins: URI of the checkpoint that the next one goes
+            on from, its own or a better member's.
         reason: why it was stopped, failed or refused.
         started, ended: UTC, ISO 8601.
     """
@@ -101,6 +103,8 @@ class TrialRecord(_Kept):
     epochs: float = 0.0
     seconds: float = 0.0
     gpu_seconds: float = 0.0
+    rounds: int = 0
+    begins: str = ""
     reason: str = ""
     started: str = ""
     ended: str = ""

@@ -26,6 +26,7 @@ class Plan:
 
     Args:
         base: the family's sections before a trial's parameters.
+        round_epochs: epochs of a round of population based training; 0 where trials train to their end.
         metric: by whose figure a scheduler compares epochs or folds.
         shared: where work that trials share is done once, see `mskray.training.run.Run`.
     """
@@ -39,6 +40,7 @@ class Plan:
     folds: int
     folds_seed: int
     metric: str
+    round_epochs: int = 0
     shared: Any = None
 
 

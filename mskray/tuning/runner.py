@@ -15,7 +15,6 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import Searcher
 
 from mskray import cluster
-from mskray.errors import UserError
 from mskray.training.feed import LOADER_CPUS
 from mskray.training.run import Resources
 from mskray.tuning.job import SchedulerSection
@@ -90,19 +89,6 @@ def room(resources: Resources, torch: bool) -> int:
     if resources.gpu:
         gpus = cluster.total("GPU") / (resources.workers * resources.gpus)
     return max(1, math.floor(min(cpus, gpus) + 1e-6))
-
-
-def check_dashboard() -> None:
-    """Raise UserError where Tune with stopped trials could wait for ever: it asks the dashboard what is left over."""
-    from ray.util.state import list_nodes
-
-    try:
-        list_nodes(limit=1, timeout=20)
-    except Exception as error:  # Ray raises several types, none of them documented
-        raise UserError(
-            f"the cluster's dashboard does not answer ({type(error).__name__}), and what stops trials needs it: start "
-            "the cluster with --include-dashboard=true, or set scheduler.name=none"
-        ) from None
 
 
 def _scheduler(section: SchedulerSection, most_steps: int) -> TrialScheduler:

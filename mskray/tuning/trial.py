@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,16 @@ from mskray.config import Section, describe, merge, validate
 from mskray.errors import UserError, user_error_in
 from mskray.families import Family, family
 from mskray.progress import Report, silent
-from mskray.training.run import Run
+from mskray.storage import locate
+from mskray.training.config import TorchConfig
+from mskray.training.run import Part, Run
 from mskray.tuning.judge import Judged, judge
 from mskray.tuning.ledger import TrialRecord
+from mskray.tuning.population import left_by
 from mskray.tuning.ray_trial import EPOCH, FIGURE, STEP, Plan, Tell
 from mskray.tuning.subject import Subject
 
-_RUN, _FOLD = "run", "fold-{}.json"
+_RUN = "run"
 _NOT_KEPT = ("kind", "epochs", "prefix", "score")
 
 
@@ -70,14 +74,14 @@ def run_trial(plan: Plan, record: TrialRecord, tell: Tell, report: Report = sile
         config = config_of(chosen, plan.base, record)
         views = cohort.folds(plan.folds, plan.folds_seed) if plan.folds > 1 else [cohort]
         for number, view in enumerate(views):
-            place = folder.join(_FOLD.format(number))
+            place = folder.join(f"{_name(plan, record, number)}.json")
             if not place.is_file():
                 place.write_json(_fold(plan, record, chosen, config, view, number, tell, report))
             done.append(place.read_json())
             if plan.folds > 1 and not done[0]["history"]:
                 tell({STEP: number + 1, FIGURE: float(np.mean([each["figures"][plan.metric] for each in done]))})
         _join_predictions(plan, record, len(done))
-        return _summary(done)
+        return {**_summary(done), **_round(plan, record, chosen, config)}
 
     ended = attempt(plan, record, work, begun=lambda: bool(done) or folder.join(_RUN).is_dir())
     folder.join(_RUN).delete_dir()
@@ -130,7 +134,9 @@ def _fold(
     chosen.check(cohort, config, task)
     listeners = (_Listener(plan.metric, tell),) if number == 0 else ()
     place = plan.ledger.room(record.id).join(_RUN)
-    run = Run(place, f"fold-{number}", task, plan.resources, report, listeners, shared=plan.shared)
+    part, _ = _part(plan, record, chosen, config)
+    name = _name(plan, record, number)
+    run = Run(place, name, task, plan.resources, report, listeners, shared=plan.shared, part=part)
     fitted = chosen.fit(cohort, config, run)
     judged = _judged(plan, chosen, fitted, cohort, task)
     check_reported(plan, judged.figures)
@@ -138,11 +144,26 @@ def _fold(
         folds = pa.array(np.full(len(judged.predictions), number, np.int32))
         plan.ledger.write_predictions(record.id, judged.predictions.append_column("fold", folds), number)
     history = [{key: value for key, value in entry.items() if key not in _NOT_KEPT} for entry in fitted.history]
+    in_epochs = isinstance(config, TorchConfig) and bool(history)
     return {
         "figures": judged.figures,
-        "history": history if len(history) > 1 else [],
-        "epochs": int(fitted.best.get("epoch", 0)) if len(history) > 1 else 0,
+        "history": history if in_epochs else [],
+        "epochs": int(fitted.best["epoch"]) if in_epochs else 0,
     }
+
+
+def _name(plan: Plan, record: TrialRecord, fold: int) -> str:
+    return f"fold-{fold}-round-{record.rounds}" if plan.round_epochs else f"fold-{fold}"
+
+
+def _part(plan: Plan, record: TrialRecord, chosen: Family, config: Any) -> tuple[Part | None, int]:
+    """The next round of population based training, None where a trial trains to its end; and the epochs of all."""
+    if not plan.round_epochs:
+        return None, 0
+    epochs = int(attrgetter(next(iter(chosen.epoch_keys.values())))(config))
+    until = min((record.rounds + 1) * plan.round_epochs, epochs)
+    start = locate(record.begins) if record.begins else None
+    return Part(until, start, left_by(plan.ledger, record.id, record.rounds + 1)), epochs
 
 
 def check_reported(plan: Plan, figures: Mapping[str, float]) -> None:
@@ -150,6 +171,14 @@ def check_reported(plan: Plan, figures: Mapping[str, float]) -> None:
     if plan.metric not in figures:
         known = ", ".join(sorted(figures))
         raise UserError(f"metric {plan.metric} is never reported by family {plan.family}: it reports {known}")
+
+
+def _round(plan: Plan, record: TrialRecord, chosen: Family, config: Any) -> dict[str, Any]:
+    """What the record says of rounds: with one to come it stays open."""
+    part, epochs = _part(plan, record, chosen, config)
+    if part is None:
+        return {}
+    return {"rounds": record.rounds + 1, "state": "open" if part.until < epochs else "finished"}
 
 
 def _judged(plan: Plan, chosen: Family, *what: Any) -> Judged:

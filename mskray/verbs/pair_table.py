@@ -7,7 +7,7 @@ to folds.
 Each vocabulary is learned from at most `kmeans.most` descriptors of its fold's training pairs, drawn evenly from all of
 them: 50,000 unless told otherwise, 0 for all. Its k-means runs in the process of its cell: cells are spread over the
 cluster, not the passes of one vocabulary; training the family pair_bovw learns from all descriptors, and spreads the
-passes.
+passes where one process does not hold them.
 
 Cells (a vocabulary in a fold with all that is judged by it, or the softmax in a fold) run side by side on Ray; a
 finished one is a file in the folder and is not made again.

@@ -15,21 +15,24 @@ The config is a training job with a few sections more; `out` is the search's fol
 The same command goes on after an interruption, or with a larger budget, and repeats no finished trial.
 """
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 import optuna
 import ray
+from ray.tune.search import Searcher
 
 import mskray
 from mskray import cluster
 from mskray.cohorts import Cohort, open_cohort
-from mskray.config import describe, validate
+from mskray.config import validate
 from mskray.errors import UserError
-from mskray.families import families, family
+from mskray.families import Family, families, family
 from mskray.progress import Report, silent
 from mskray.storage import check_access, locate
 from mskray.training.config import TorchConfig
@@ -37,11 +40,13 @@ from mskray.training.once import Shared
 from mskray.training.run import run_name
 from mskray.tuning.figures import SPLIT, sign
 from mskray.tuning.job import RepeatsSection, SchedulerSection, TuneJob, read_job
+from mskray.tuning.judge import check_known
 from mskray.tuning.ledger import VOTES, Description, Ledger, TrialRecord
 from mskray.tuning.live import Board
 from mskray.tuning.page import write_page
+from mskray.tuning.population import check_population, train_population
 from mskray.tuning.ray_trial import FIGURE, RECORD, STEP, Plan, Work
-from mskray.tuning.runner import Watch, check_dashboard, room, run_trials
+from mskray.tuning.runner import Watch, room, run_trials
 from mskray.tuning.search import Listed, StudySearch, address
 from mskray.tuning.space import SearchSpace, parse_space
 from mskray.tuning.subject import Subject
@@ -83,6 +88,7 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
     space = parse_space(job.space, chosen, base, job.preset, where)
     _check_method(job, chosen, space, where)
     metrics = job.metric or (f"{SPLIT}.{chosen.judged_by}",)
+    check_known(chosen, cohort, task, metrics, where)
     ledger = Ledger(out)
     description = _description(job, chosen, base, space, metrics, cohort, task.name)
     ledger.describe_as(description)
@@ -95,7 +101,7 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
     with cluster.session(dashboard=True):
         at_once = min(room(job.resources, issubclass(chosen.Config, TorchConfig)), job.trials.at_once or 10**9)
         if job.scheduler.name != "none":
-            check_dashboard()
+            cluster.check_dashboard()
         gpus = job.resources.workers * job.resources.gpus
         firsts = [record for record in records if not record.seed]
         searcher = StudySearch(
@@ -110,19 +116,49 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
         with Board(description, job.budget.trials) as board:
             for record in records:
                 board.update(record)
-            seconds = 3600 * job.budget.hours or None
             watch = _watching(board, ledger, metrics[0])
-            run_trials(plan, searcher, at_once, job.scheduler, steps, watch, work, seconds)
+
+            def run(given: Searcher, scheduler: SchedulerSection, round_epochs: int = 0) -> bool:
+                rounds = replace(plan, round_epochs=round_epochs)
+                run_trials(rounds, given, at_once, scheduler, steps, watch, work, searcher.time_left)
+                return not searcher.out_of_time
+
+            if job.scheduler.name == "pbt":
+                _train_population(ledger, searcher, space, metrics[0], job, steps, run)
+            else:
+                run(searcher, job.scheduler)
             again = _repeats(ledger.trials(), metrics[0], job.repeats)
             if again and not searcher.out_of_time:
                 board.tell(f"{len(again)} repeats with other seeds")
                 for record in again:
                     ledger.write(record)
-                left = searcher.time_left
-                run_trials(plan, Listed(again), at_once, SchedulerSection(), steps, watch, work, left)
+                run(Listed(again), SchedulerSection())
     _check_outcome(ledger.trials())
     write_page(ledger)
     return ledger
+
+
+def _train_population(
+    ledger: Ledger,
+    searcher: StudySearch,
+    space: SearchSpace,
+    metric: str,
+    job: TuneJob,
+    epochs: int,
+    run: Callable[[Searcher, SchedulerSection, int], bool],
+) -> None:
+    """Draw the members that are still to be drawn, then train all of them in rounds."""
+    for number in range(job.budget.trials):
+        searcher.suggest(str(number))
+    interval = job.scheduler.interval
+    train_population(
+        ledger,
+        space,
+        metric,
+        job.search.seed,
+        math.ceil(epochs / interval),
+        lambda members: run(Listed(members), SchedulerSection(), interval),
+    )
 
 
 def _check_method(job: TuneJob, chosen: Subject, space: SearchSpace, where: str) -> None:
@@ -140,6 +176,8 @@ def _check_method(job: TuneJob, chosen: Subject, space: SearchSpace, where: str)
                 f"{where}: the grid has {count:,} combinations, budget.trials = {job.budget.trials}: raise it to "
                 f"{count}, take values out, or set search.method=random"
             )
+    if job.scheduler.name == "pbt" and isinstance(chosen, Family):
+        check_population(chosen, space, job.budget.trials, where)
     learns_in_epochs = issubclass(chosen.Config, TorchConfig)
     if job.scheduler.name != "none" and not learns_in_epochs and job.folds.count == 1:
         raise UserError(
@@ -185,18 +223,13 @@ def _description(
 
 def _steps(chosen: Subject, base: Mapping[str, Any], space: SearchSpace, folds: int) -> int:
     """Epochs of the longest trial, of all its trainings together; folds where a family knows no epochs."""
-    if not issubclass(chosen.Config, TorchConfig):
+    if not isinstance(chosen, Family) or not issubclass(chosen.Config, TorchConfig):
         return folds
-    config = validate(chosen.Config, base, chosen.name).model_dump(mode="json")
+    config = validate(chosen.Config, base, chosen.name)
     total = 0
-    for each in describe(chosen.Config):
-        if each.key.rpartition(".")[2] != "epochs":
-            continue
-        value: Any = config
-        for part in each.key.split("."):
-            value = value[part]
-        parameter = space.parameters.get(each.key)
-        total += int(max(parameter.values) if parameter else value)
+    for key in chosen.epoch_keys.values():
+        searched = space.parameters.get(key)
+        total += int(max(searched.values) if searched else attrgetter(key)(config))
     return total
 
 

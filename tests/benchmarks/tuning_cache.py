@@ -175,7 +175,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="folder for the cohort and the caches; all of it is deleted")
     parser.add_argument("--pairs", type=int, default=600)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sizes of vocabulary")
-    parser.add_argument("--at-once", type=int, default=4, help="trials side by side")
+    parser.add_argument("--at-once", type=int, default=3, help="trials side by side")
     return parser.parse_args()
 
 

@@ -8,6 +8,7 @@ import pytest
 from sklearn.cluster import KMeans
 
 from mskray.errors import UserError
+from mskray.estimators.bounds import Bounds
 from mskray.estimators.kmeans import assign, fit_kmeans, refine
 from mskray.estimators.nearest import nearest, plus_plus
 from mskray.estimators.pieces import Arrays, Here, Sampled, Spread, row_hashes
@@ -52,6 +53,39 @@ def test_it_agrees_with_scikit_learn(offset: float) -> None:
     np.testing.assert_allclose(ours.centres, peer.cluster_centers_, atol=2e-3)
     assert ours.inertia == pytest.approx(peer.inertia_, rel=1e-5)
     assert (nearest(rows, ours.centres)[0] == peer.labels_).mean() > 0.998
+
+
+class Forgets(Here):
+    remembers = False
+
+
+@pytest.mark.parametrize("kind", ["normal", "bits", "equal", "apart"])
+@pytest.mark.parametrize("words", [1, 2, 7, 60])
+def test_spared_distances_change_centres_by_rounding_alone(kind: str, words: int) -> None:
+    rows = {
+        "normal": cloud(),
+        "bits": (cloud(width=64) > 0.5).astype(np.float32),  # many rows are equally near to several centres
+        "equal": np.repeat(cloud(20), 50, axis=0),
+        "apart": cloud() + np.float32(1000),
+    }[kind]
+    start = plus_plus(rows, words, seed=0, tries=3).rows
+    section = KMeansSection(tolerance=0, iterations=100)
+    spared, whole = (refine(runner(cut(rows, 4)), rows[start], section, 0) for runner in (Here, Forgets))
+    np.testing.assert_allclose(spared.centres, whole.centres, rtol=1e-6, atol=1e-5)
+    assert spared.inertia == pytest.approx(whole.inertia, rel=1e-5, abs=1e-3)
+    assert spared.converged is whole.converged is True
+
+
+def test_bounds_by_hand() -> None:
+    """Centres 0 and 10 go to 1 and 8: 4 is looked at again (5 or 2 may be right), 0 is not (1 is nearer than 8 - 2)."""
+    rows, bounds = np.array([[0], [4]], np.float32), Bounds()
+    bounds.sums(iter([rows]), np.array([[0], [10]], np.float32))
+    (known,) = bounds._known
+    np.testing.assert_allclose(known.upper, [0, 4], atol=0.05)
+    np.testing.assert_allclose(known.lower, [10, 6], atol=0.05)
+    bounds._move(np.array([[1], [8]], np.float32))
+    np.testing.assert_allclose(known.upper, [1, 5], atol=0.05)
+    np.testing.assert_allclose(known.lower, [8, 4], atol=0.05)
 
 
 def test_the_tolerance_is_that_of_scikit_learn() -> None:

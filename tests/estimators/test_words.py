@@ -11,6 +11,7 @@ from skops.io import dumps, get_untrusted_types, loads
 
 from mskray.bundles import TRUSTED
 from mskray.errors import UserError
+from mskray.estimators.histograms import count_words
 from mskray.estimators.pair_words import of_copies, usable
 from mskray.estimators.pairs import Copies
 from mskray.estimators.svm import Rbf, fit_sigmoid
@@ -18,7 +19,6 @@ from mskray.estimators.words import (
     ClassifierSection,
     class_probabilities,
     class_weights,
-    count_words,
     deal,
     fit_classifier,
     pair_rows,

@@ -7,11 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small_pairs import pair_cohort
+from small_run import small_job
+from stack_cohort import PICTURES, SIDE, TILT, write_cohort
 
 from mskray.errors import UserError
 from mskray.storage import locate
@@ -20,6 +24,7 @@ from mskray.tuning.page import PAGE
 from mskray.verbs.tune import parse_search, tune
 from mskray.verbs.tune_show import show
 
+WITHOUT_CLUSTER = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
 SPACE = {"vocabulary": {"choice": [4, 6]}, "classifier.name": {"choice": ["svm", "gaussian_nb"]}}
 
 
@@ -61,23 +66,81 @@ def test_a_search_ends_is_shown_and_goes_on_without_repeating_a_trial(job: dict[
     assert [(record.parameters, record.seed) for record in again] == [(best.parameters, 1), (best.parameters, 2)]
 
 
+@pytest.fixture
+def torch_job(tmp_path: Path) -> dict[str, Any]:
+    """A network of a second an epoch."""
+    random = np.random.default_rng(0)
+    splits = {
+        split: (
+            random.integers(0, 255, (count, *PICTURES.shape)).astype(np.uint8),
+            {SIDE.name: np.arange(count) % 3, TILT.name: np.arange(count) % 2},
+        )
+        for split, count in (("train", 24), ("validation", 12))
+    }
+    cohort = write_cohort(tmp_path / "pictures", splits, image=PICTURES, kind="radiograph")
+    return {
+        **small_job(cohort, locate(tmp_path / "search"), schedule={"name": "none"}),
+        "data": {"image_size": 48, "batch_size": 8, "shuffle_window": 64},
+        "preset": "none",
+        "space": {"optimizer.learning_rate": {"loguniform": [1e-4, 1e-1]}},
+        "search": {"method": "random"},
+    }
+
+
+def alone(job: dict[str, Any], folder: Path) -> dict[str, TrialRecord]:
+    """Run the command as a user does, on a cluster of its own with a dashboard: what stops trials asks it."""
+    done = subprocess.run(command(job, folder), capture_output=True, timeout=900, env=WITHOUT_CLUSTER)
+    assert done.returncode == 0, done.stderr.decode()
+    return {record.id: record for record in Ledger(locate(job["out"])).trials()}
+
+
+def command(job: dict[str, Any], folder: Path) -> list[str]:
+    config = folder / "search.yaml"
+    config.write_text(json.dumps(job))
+    return [sys.executable, "-m", "mskray.cli", "tune", str(config)]
+
+
+@pytest.mark.slow
+@pytest.mark.own_cluster
+@pytest.mark.timeout(900)
+def test_a_scheduler_stops_trials_that_fall_behind(torch_job: dict[str, Any], tmp_path: Path) -> None:
+    job = {**torch_job, "scheduler": {"name": "asha", "reduction": 2}, "budget": {"trials": 5}, "loop": {"epochs": 4}}
+    records = alone(job, tmp_path)
+    states = Counter(record.state for record in records.values())
+    assert states["finished"] + states["stopped"] == 5
+    assert states["finished"] >= 1 <= states["stopped"]
+    for record in records.values():
+        assert [entry["epoch"] for entry in record.history] == list(range(1, len(record.history) + 1))
+        assert len(record.history) == 4 or record.state == "stopped"
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.own_cluster
+@pytest.mark.timeout(1800)
+def test_a_population_takes_over_weights_and_values(torch_job: dict[str, Any], tmp_path: Path) -> None:
+    """Four members, three rounds of an epoch: at each exchange the worst goes on from the best, its rate changed."""
+    more = {"scheduler": {"name": "pbt", "interval": 1}, "budget": {"trials": 4}, "loop": {"epochs": 3}}
+    records = alone({**torch_job, **more}, tmp_path)
+    assert {(each.state, each.rounds, len(each.history)) for each in records.values()} == {("finished", 3, 3)}
+    rates = [[entry["learning_rate"] for entry in record.history] for record in records.values()]
+    assert sum(len(set(each)) > 1 for each in rates) >= 1, "no member's rate changed on its way"
+    first = [record.history[0]["train_loss"] for record in records.values()]
+    assert len(set(first)) < 4, "no member has the first epoch of another"
+
+
 @pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.own_cluster
 @pytest.mark.timeout(1800)
 def test_killed_at_random_points_it_goes_on_and_repeats_no_finished_trial(job: dict[str, Any], tmp_path: Path) -> None:
     """The driver and all that it started, or one of its processes alone; then the same command to the end."""
-    config = tmp_path / "search.yaml"
-    config.write_text(json.dumps({**job, "folds": {"count": 2}}))
+    words = command({**job, "folds": {"count": 2}}, tmp_path)
     ledger = Ledger(locate(job["out"]))
     draw, seen, kills = random.Random(3), {}, 0
     while kills < 5:
         driver = subprocess.Popen(
-            [sys.executable, "-m", "mskray.cli", "tune", str(config)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"},
-            start_new_session=True,
+            words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=WITHOUT_CLUSTER, start_new_session=True
         )
         try:
             driver.wait(timeout=draw.uniform(8, 60))
@@ -89,7 +152,7 @@ def test_killed_at_random_points_it_goes_on_and_repeats_no_finished_trial(job: d
         if len(seen) == 4:
             break
     assert kills, "it was never interrupted"
-    done = subprocess.run([sys.executable, "-m", "mskray.cli", "tune", str(config)], capture_output=True, timeout=900)
+    done = subprocess.run(words, capture_output=True, timeout=900, env=WITHOUT_CLUSTER)
     assert done.returncode == 0, done.stderr.decode()
     assert len(_unchanged(seen, ledger)) == 4
     assert len(ledger.trials()) == 4
