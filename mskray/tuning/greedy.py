@@ -94,17 +94,13 @@ def select(
     return Selection(tuple(Member(place, int(chosen[place])) for place in order), sign(metric) * best)
 
 
-def check_vote_metric(metric: str, cure: str = "promote the winner alone") -> None:
-    """Raise UserError for a metric that is not of one question's probabilities.
-
-    Args:
-        cure: what to do instead.
-    """
+def check_vote_metric(metric: str) -> None:
+    """Raise UserError for a metric that is not of one question's probabilities."""
     _, level, figure = metric.split(".") if metric.count(".") == 2 else ("", "", "")
     if level not in ("study", "image") or figure not in FIGURES:
         raise UserError(
             f"members of an ensemble cannot be chosen by {metric}: a vote has the figures {', '.join(FIGURES)}, of "
-            f"studies or images; {cure}"
+            "studies or images; promote the winner alone"
         )
 
 

@@ -40,7 +40,6 @@ from mskray.storage import Location, check_access, locate
 from mskray.training.run import Resources
 from mskray.tuning.ballots import Ballots, weights_of
 from mskray.tuning.figures import LATENCY, SIZE, SPLIT
-from mskray.tuning.greedy import check_vote_metric
 from mskray.tuning.job import TuneJob, read_job
 from mskray.tuning.judge import cost
 from mskray.tuning.ledger import VOTES
@@ -197,9 +196,6 @@ def parse_votes(data: Mapping[str, Any], where: str) -> tuple[TuneJob, Votes, di
     ):
         if there:
             raise UserError(f"{where}: {key} makes no sense for an ensemble: {cure}, or leave it out")
-    for metric in job.metric:
-        if metric not in _COST:
-            check_vote_metric(metric, "give one of these")
     return job.model_copy(update={"resources": Resources()}), replace(votes, resources=job.resources), base
 
 
