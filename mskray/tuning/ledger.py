@@ -42,6 +42,7 @@ class Description(_Kept):
     """`tune.json`.
 
     Args:
+        task: as the job names it; empty for the cohort's first, or all that a family learns at once.
         base: the family's sections as the job gives them, before a trial's parameters.
         space: as in YAML, {key: {kind: values, "when": …}}.
         metrics: what is optimised, "validation.study.kappa"; the first ranks, several span a Pareto front.

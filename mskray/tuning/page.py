@@ -212,7 +212,7 @@ def _facts(description: Description) -> list[tuple[str, str]]:
         ("Family", description.family),
         ("Cohort", description.cohort),
         ("Cohort content hash", description.cohort_hash),
-        ("Task", description.task),
+        ("Task", description.task or "the cohort's first, or all"),
         ("Figures optimised", ", ".join(description.metrics)),
         ("Space", "; ".join(f"{key}: {_settings(value)}" for key, value in description.space.items())),
         ("Search", _settings(description.search)),

@@ -90,7 +90,8 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
     metrics = job.metric or (f"{SPLIT}.{chosen.judged_by}",)
     check_known(chosen, cohort, task, metrics, where)
     ledger = Ledger(out)
-    description = _description(job, chosen, base, space, metrics, cohort, task.name)
+    named = job.task if isinstance(chosen, Family) else task.name
+    description = _description(job, chosen, base, space, metrics, cohort, named)
     ledger.describe_as(description)
     records = ledger.trials()
     folds = job.folds
