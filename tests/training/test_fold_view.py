@@ -12,6 +12,7 @@ from mskray.training.run import Resources, Run, run_name
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_classifier_learns_from_a_fold(phantom_cohort: Cohort, tmp_path: Path) -> None:
     fold = phantom_cohort.fold(1, 3, seed=0)

@@ -101,6 +101,7 @@ def command(job: dict[str, Any], folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.own_cluster
 @pytest.mark.timeout(900)
 def test_a_scheduler_stops_trials_that_fall_behind(torch_job: dict[str, Any], tmp_path: Path) -> None:

@@ -246,6 +246,7 @@ def test_searches_that_do_not_go_together(cohort: Cohort, tmp_path: Path, other:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_two_families_searches_become_an_ensemble(cohort: Cohort, tmp_path: Path, ray_cluster: str) -> None:
     """Trained on train and validation, for as long as the search says; calibrated on the search's own answers."""

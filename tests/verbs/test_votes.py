@@ -302,6 +302,7 @@ def test_what_cannot_be_promoted(searched: tuple[str, Votes], tmp_path: Path, ho
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_votes_are_searched_each_bundle_is_asked_once_and_the_winner_votes_so(tmp_path: Path, ray_cluster: str) -> None:
     """What the search says of its winner is what the ensemble that is written says of the same images."""
