@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+from pydantic import ConfigDict
 
 from mskray.cohorts.schema import MISSING, Counts, Manifest, Shard, SplitCount, Task, content_hash, count_labels
 from mskray.errors import UserError
@@ -79,6 +80,8 @@ class Part(Shard):
         stored: rows of the object.
         kept: a bit for each of them, as `numpy.packbits` packs them.
     """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_bytes="base64")
 
     stored: int
     kept: bytes

@@ -6,8 +6,7 @@ import pytest
 from cohort_layouts import png
 
 from mskray.cohorts.plan import ShardPlan
-from mskray.cohorts.read import _array
-from mskray.cohorts.schema import ImageFormat, shard_schema
+from mskray.cohorts.schema import ImageFormat, as_array, shard_schema
 from mskray.cohorts.shards import ShardJob, write_shard
 from mskray.cohorts.sources import Item, get_source
 from mskray.errors import UserError
@@ -193,6 +192,6 @@ def test_relative_boxes_are_stored_on_the_canvas(tmp_path):
 
     table = pq.read_table(tmp_path / "out" / plan.path, partitioning=None)
     schema = shard_schema(job.image, job.tasks, False)
-    (found,) = _array(table["findings"], schema.field("findings"))[0]
+    (found,) = as_array(table["findings"], schema.field("findings"))[0]
     assert found["kind"] == "flag"
     assert [found[name] for name in "xywh"] == pytest.approx([0.45 * 64, 16 + 0.15 * 32, 0.1 * 64, 0.2 * 32], rel=1e-5)

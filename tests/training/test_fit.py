@@ -24,7 +24,7 @@ from mskray.errors import UserError
 from mskray.families import Images, load_predictor
 from mskray.progress import Progress
 from mskray.storage import Location, locate
-from mskray.training import fit
+from mskray.training import news
 from mskray.training.run import Resources, Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -146,9 +146,9 @@ def test_two_workers_share_each_epoch(phantom_cohort, tmp_path: Path, ray_cluste
 
 
 def test_silence_of_the_workers_is_told(tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "_SIGN_OF_LIFE_S", 0.5)
+    monkeypatch.setattr(news, "_SIGN_OF_LIFE_S", 0.5)
     seen: list[Progress] = []
-    with fit._listener(Run(locate(tmp_path), "run", ABNORMALITY, Resources(), seen.append), "images"):
+    with news.listener(Run(locate(tmp_path), "run", ABNORMALITY, Resources(), seen.append), "images"):
         _wait_until(lambda: seen)
     assert seen[0].stage.startswith("no news from the training workers for ")
 

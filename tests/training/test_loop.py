@@ -55,7 +55,7 @@ class Session:
     def __init__(self, report_s: float = 0.0) -> None:
         self.report_s, self.reports = report_s, []
 
-    def restored(self):
+    def restored(self, part):
         return nullcontext(None)
 
     def report(self, metrics, write, score) -> None:

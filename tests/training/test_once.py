@@ -16,6 +16,7 @@ import ray
 
 from mskray.cohorts import Cohort
 from mskray.cohorts.schema import ABNORMALITY
+from mskray.cohorts.views import Part
 from mskray.errors import UserError
 from mskray.estimators.pairs import AugmentSection
 from mskray.imaging.inputs import InputFormat
@@ -32,13 +33,20 @@ class Other:
 
 def split_of(**changes: Any) -> Split:
     given = {"cohort": "s3://b/c", "name": "train", "samples": EachImage("label_a"), "input": InputFormat(64)}
-    return Split(**{**given, "counts": (3, 4), **changes})
+    return Split(**{**given, "counts": (3, 4), "shards": (), **changes})
 
 
 def test_equal_values_have_one_digest() -> None:
     assert digest(split_of(cohort="s3://b" + "/c")) == digest(split_of())
     assert digest({"a": 1, "b": AugmentSection()}) == digest({"b": AugmentSection(), "a": 1})
     assert digest(np.arange(6)) == digest(np.arange(12)[::2] // 2)
+    assert digest(split_of(shards=(part(b"\xff"),))) == digest(split_of(shards=(part(b"\xff"),)))
+    assert digest(split_of(shards=(part(b"\xff"),))) != digest(split_of(shards=(part(b"\xfe"),)))
+
+
+def part(kept: bytes) -> Part:
+    """Of a fold's view: a shard's rows are bits, which need not be text."""
+    return Part(split="train", path="p", rows=7, bytes=1, sha256="a", stored=8, kept=kept)
 
 
 @pytest.mark.parametrize(
