@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -18,12 +18,12 @@ from mskray.training.recipe import inverse_frequency
 
 
 def trained(
-    discs: Discs, columns: int, tasks: Sequence[str], branch: str, width: float, options: argparse.Namespace
+    discs: Discs, columns: int, tasks: Mapping[str, float], branch: str, width: float, options: argparse.Namespace
 ) -> tuple[SpineNetRecipe, nn.Module]:
     """Train a SpineNet in this process: the family's own augmentation and loss, a plain loop, AdamW and one cycle.
 
     Args:
-        tasks: names of those to learn.
+        tasks: names of those to learn, with their weights in the loss.
         options: epochs, rate, batch, seed, device.
     Returns:
         The recipe and the network in evaluation mode.
@@ -31,7 +31,12 @@ def trained(
     torch.manual_seed(options.seed)
     chosen = [place for place, task in enumerate(TASKS) if task.name in tasks]
     config = SpineNetConfig.model_validate(
-        {"network": {"branch": branch, "width": width}, "data": {"image_size": columns}, "loop": {"seed": options.seed}}
+        {
+            "network": {"branch": branch, "width": width},
+            "data": {"image_size": columns},
+            "tasks": {"weights": tasks},
+            "loop": {"seed": options.seed},
+        }
     )
     stored = ImageFormat(size=discs.images.shape[3], dtype="uint8", fit="pad", slices=15, rows=discs.images.shape[2])
     given = stack_input(stored, columns, SLICES)

@@ -42,7 +42,8 @@ def main() -> None:
     train = rendered(options.folder, SpineSpec(options.patients, options.seed), options.columns, options.workers)
     held = rendered(options.folder, SpineSpec(options.held_out, options.seed + 1000), options.columns, options.workers)
     print(f"{len(train.labels):,} discs, {len(held.labels):,} held out, {time.monotonic() - began:.0f} s", flush=True)
-    recipe, network = trained(train, options.columns, [task.name for task in TASKS], "conv5", options.width, options)
+    weights = {task.name: 1.0 for task in TASKS}
+    recipe, network = trained(train, options.columns, weights, "conv5", options.width, options)
     for name, value in accuracies(held, recipe, network, options).items():
         print(f"  {name:16} average per-class accuracy {value:.3f}")
     missed = []

@@ -15,7 +15,7 @@ import time
 import numpy as np
 import torch
 from disc_training import accuracies, add_options, trained
-from phantom_discs import TASKS, rendered
+from phantom_discs import CHANGES, TASKS, rendered
 
 from mskray.evaluation.grading import mean_and_sd
 from mskray.imaging.phantoms.spine import SpineSpec
@@ -25,7 +25,8 @@ from mskray.models.vgg_m import BRANCHES
 def main() -> None:
     options = _options()
     torch.set_num_threads(options.workers)
-    names, began = [task.name for task in TASKS], time.monotonic()
+    weights = {task.name: options.small if task.name in CHANGES else 1.0 for task in TASKS}
+    names, began = list(weights), time.monotonic()
     results: dict[str, list[list[float]]] = {branch: [] for branch in ("none", *options.branch)}
     for seed in options.seeds:
         options.seed = seed
@@ -34,7 +35,7 @@ def main() -> None:
         held = rendered(options.folder, SpineSpec(options.held_out, seed + 1000), options.columns, options.workers)
         print(f"seed {seed}: {len(train.labels):,} discs, {len(held.labels):,} held out", flush=True)
         for branch, found in results.items():
-            recipe, network = trained(train, options.columns, names, branch, options.width, options)
+            recipe, network = trained(train, options.columns, weights, branch, options.width, options)
             reached = accuracies(held, recipe, network, options)
             found.append([reached[name] for name in names])
             print(_line(branch, [found[-1]]), flush=True)
@@ -62,6 +63,7 @@ def _options() -> argparse.Namespace:
     add_options(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[5, 6, 7])
     parser.add_argument("--branch", nargs="+", default=["conv5"], choices=BRANCHES[1:], help="branch points to try")
+    parser.add_argument("--small", type=float, default=1.0, help="weight in the loss of endplates and marrow")
     return parser.parse_args()
 
 
