@@ -7,7 +7,7 @@ patients, and a bootstrap each would take longer than many of the trainings.
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,14 @@ from mskray.errors import UserError, did_you_mean
 from mskray.evaluation.metrics import FIGURES, weighted_figures
 from mskray.evaluation.studies import Samples, read_predictions, to_studies
 from mskray.families import Family, Images, Prediction, Predictor
+from mskray.prediction.batch import study_cuts
 from mskray.training.validation import HIGHER_IS_BETTER
 from mskray.tuning.figures import LATENCY, SIZE, SPLIT
 from mskray.tuning.subject import Subject
 
 _BATCH = 32
-_TIMED = 4
-"""Batches by which a finished model is timed: the first, that takes longest, does not decide the median."""
+_TIMED, _AT_ONCE = 8, 2
+"""Images by which a finished model is timed, and how many at a time: the first, that take longest, do not decide."""
 _THRESHOLD = 0.5
 _IDENTITY = ("instance_id", "study_id", "patient_id", "body_part", "view_index")
 
@@ -49,11 +50,11 @@ def judge(family: Family, fitted: Fitted, cohort: Cohort, task: Task, device: st
         best = {key.removeprefix("val_"): value for key, value in fitted.best.items() if key.startswith("val_")}
         return Judged({**{f"{SPLIT}.image.{key}": float(value) for key, value in best.items()}, **size}, None)
     if fitted.validated is None:
-        rows, answers, seconds = _predict(family, fitted, cohort, task, device)
+        rows, answers, latency = _predict(family, fitted, cohort, task, device)
     else:
         rows, answers = _validated(fitted.validated, cohort, task)
-        seconds = _predict(family, fitted, cohort, task, device, most=_BATCH)[2]
-    known = {LATENCY: 1000 * seconds, **size}
+        latency = _latency(family, fitted, cohort, device)
+    known = {LATENCY: latency, **size}
     if fitted.tasks:
         return Judged({**_of_tasks(rows, answers, fitted, cohort), **known}, None)
     good = ~np.isnan(answers[""]).any(axis=1)
@@ -87,9 +88,14 @@ def figures_by_level(table: pa.Table, classes: Sequence[str], kind: str, ordinal
 
 def cost(family: Family, fitted: Fitted, cohort: Cohort, device: str = "cpu") -> dict[str, float]:
     """What a model takes: ms an image, of the split's first ones, and MB of weights."""
+    return {LATENCY: _latency(family, fitted, cohort, device), SIZE: _bytes(fitted) / 1e6}
+
+
+def _latency(family: Family, fitted: Fitted, cohort: Cohort, device: str) -> float:
     read = cohort.read_shard(cohort.shards(SPLIT)[0], ["image", "study_id", "body_part"])
-    clocks = [seconds for _, seconds, _ in islice(_said(family.predictor(fitted, device), read), _TIMED)]
-    return {LATENCY: 1000 * float(np.median(clocks)), SIZE: _bytes(fitted) / 1e6}
+    few = {name: values[:_TIMED] for name, values in read.items()}
+    said = _said(family.predictor(fitted, device), few, _AT_ONCE)
+    return 1000 * float(np.median([seconds for _, seconds in said]))
 
 
 def _validated(said: np.ndarray, cohort: Cohort, task: Task) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -143,13 +149,9 @@ def _gives_probabilities(family: Subject) -> bool:
 
 
 def _predict(
-    family: Family, fitted: Fitted, cohort: Cohort, task: Task, device: str, most: int | None = None
+    family: Family, fitted: Fitted, cohort: Cohort, task: Task, device: str
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], float]:
-    """Return the rows of the split, what was said of them ("" or task → (n, classes)), and seconds an image.
-
-    Args:
-        most: images to end after, where not all are wanted.
-    """
+    """Return the rows of the split, what was said of them ("" or task → (n, classes)), and ms an image."""
     predictor = family.predictor(fitted, device)
     columns = [*_IDENTITY, *(cohort.task(name).column for name in (fitted.tasks or {task.name: ()}))]
     rows: list[dict[str, np.ndarray]] = []
@@ -158,38 +160,24 @@ def _predict(
     for shard in cohort.shards(SPLIT):
         read = cohort.read_shard(shard, ["image", *columns])
         rows.append({name: read[name] for name in columns})
-        for said, seconds, end in _said(predictor, read):
+        for said, seconds in _said(predictor, read, _BATCH):
             clocks.append(seconds)
-            parts: Mapping[str, np.ndarray] = {name: said.parts[name] for name in fitted.tasks} or {
-                "": said.probabilities
-            }
+            parts = {name: said.parts[name] for name in fitted.tasks} or {"": said.probabilities}
             for name, values in parts.items():
                 answers.setdefault(name, []).append(values)
-            if most is not None and end >= most:
-                break
-        if most is not None:
-            break
     whole = {name: np.concatenate([each[name] for each in rows]) for name in columns}
-    return whole, {name: np.concatenate(each) for name, each in answers.items()}, float(np.median(clocks))
+    latency = 1000 * float(np.median(clocks))
+    return whole, {name: np.concatenate(each) for name, each in answers.items()}, latency
 
 
-def _said(predictor: Predictor, read: Mapping[str, np.ndarray]) -> Iterator[tuple[Prediction, float, int]]:
-    """Yield what is said of each batch of a shard, seconds an image, and where the batch ends."""
+def _said(predictor: Predictor, read: Mapping[str, np.ndarray], batch: int) -> Iterator[tuple[Prediction, float]]:
+    """Yield what is said of each batch of a shard, and seconds an image."""
     studies = read["study_id"].tolist()
-    for start, end in _whole_studies(studies):
+    for start, end in pairwise(study_cuts(studies, batch)):
         given = Images(list(read["image"][start:end]), read["body_part"][start:end].tolist(), studies[start:end])
         began = time.monotonic()
         said = predictor(given)
-        yield said, (time.monotonic() - began) / (end - start), end
-
-
-def _whole_studies(studies: list[str]) -> list[tuple[int, int]]:
-    """Cut rows into batches that hold whole studies."""
-    cuts = [0]
-    for place in range(1, len(studies)):
-        if studies[place] != studies[place - 1] and place - cuts[-1] >= _BATCH:
-            cuts.append(place)
-    return [pair for pair in zip(cuts, [*cuts[1:], len(studies)], strict=True) if pair[0] < pair[1]]
+        yield said, (time.monotonic() - began) / (end - start)
 
 
 def _of_tasks(
