@@ -61,6 +61,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/svm_memory.py
 	$(BIN)/python tests/benchmarks/small_lesions.py
 	$(BIN)/python tests/benchmarks/flags.py
+	$(BIN)/python tests/benchmarks/tuning_overhead.py
 
 system:
 	@command -v apt-get >/dev/null || { echo "make system knows Debian only; install by hand: $(SYSTEM_PACKAGES)"; exit 1; }
