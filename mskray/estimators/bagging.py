@@ -234,7 +234,7 @@ def _fit_bag(job: _BagJob, files: FeatureFiles, standard: Standard) -> None:
     job.place.write_bytes(buffer.getbuffer())
 
 
-@ray.remote(num_cpus=1, max_retries=3)
+@ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")
 def _decide(model: BaggedSVM, files: FeatureFiles, number: int, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return decisions (n, outputs) of one file's rows: of the model named for each, and of that over all parts."""
     features = files.read(number)

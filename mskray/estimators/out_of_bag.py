@@ -74,7 +74,7 @@ def decisions(
     return np.divide(counted.sum(axis=1), judges, out=np.full((len(given), outputs), np.nan), where=judges > 0)
 
 
-@ray.remote(num_cpus=1, max_retries=3)
+@ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")
 def decide(
     part: PartModel,
     kernel: Kernel,

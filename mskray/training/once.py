@@ -16,6 +16,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from contextvars import Context
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -124,6 +125,8 @@ class _Keeper:
     def __init__(self) -> None:
         self._under_way: dict[str, asyncio.Future[str]] = {}
         self._held: dict[str, tuple[int, list[Any]]] = {}
+        # Work that spreads over Ray tasks holds some CPUs and waits for others: two at once could wait for each other.
+        self._spreading = asyncio.Lock()
 
     async def join(self, address: str) -> str | None:
         """Wait for work that is under way: "" when it is done, or why not; None where none is."""
@@ -147,7 +150,8 @@ class _Keeper:
 
     async def _run(self, address: str, work: bytes, cpus: float) -> str:
         try:
-            await _do.options(num_cpus=cpus).remote(work)
+            async with nullcontext() if cpus else self._spreading:
+                await _do.options(num_cpus=cpus).remote(work)
         except RayError as error:
             if found := user_error_in(error):
                 return str(found)

@@ -47,15 +47,6 @@ class BudgetSection(Section):
     gpu_hours: float = setting(0.0, "GPUs × time of all trials; 0 for no bound", unit="h", ge=0, le=1e6)
 
 
-class FoldsSection(Section):
-    """Cross-validation inside a trial, where a cohort is small."""
-
-    count: int = setting(
-        1, "folds that train and validation are dealt to by patient; 1: judged on the validation split", ge=1, le=20
-    )
-    seed: int = setting(0, "seed of the deal", ge=0, le=2**31 - 1)
-
-
 class RepeatsSection(Section):
     """Other seeds for the best trials: the winner is chosen by their mean."""
 
@@ -66,6 +57,15 @@ class RepeatsSection(Section):
 class TrialsSection(Section):
     """How trials run."""
 
+    folds: int = setting(
+        1,
+        "cross-validation inside each trial, for small cohorts: folds that train and validation are dealt to by "
+        "patient; 1: judged on the validation split",
+        unit="folds",
+        ge=1,
+        le=20,
+    )
+    folds_seed: int = setting(0, "seed of the deal", ge=0, le=2**31 - 1)
     at_once: int = setting(0, "trials side by side; 0: as many as the cluster has room for", ge=0, le=10_000)
 
 
@@ -84,7 +84,6 @@ class TuneJob(Section):
     search: SearchSection = SearchSection()
     scheduler: SchedulerSection = SchedulerSection()
     budget: BudgetSection = BudgetSection()
-    folds: FoldsSection = FoldsSection()
     repeats: RepeatsSection = RepeatsSection()
     trials: TrialsSection = TrialsSection()
     resources: Resources = Resources()

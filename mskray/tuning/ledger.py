@@ -47,6 +47,7 @@ class Description(_Kept):
         space: as in YAML, {key: {kind: values, "when": …}}.
         metrics: what is optimised, "validation.study.kappa"; the first ranks, several span a Pareto front.
         search: of the job's `search` section; scheduler, folds and repeats likewise.
+        resources: of each trial, as the first call had them.
         fingerprint: hash of all that must not change between two calls.
     """
 
@@ -63,6 +64,7 @@ class Description(_Kept):
     folds: dict[str, Any]
     repeats: dict[str, Any]
     fingerprint: str
+    resources: dict[str, Any] = {}
     created: str
     versions: dict[str, str]
 

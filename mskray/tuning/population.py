@@ -24,8 +24,14 @@ from mskray.tuning.space import SearchSpace
 LEAST = 4
 """Members of the smallest population: a quarter of it is one."""
 _QUARTER, _RESAMPLED, _FACTORS = 0.25, 0.25, (0.8, 1.2)
-_CHANGING = ("optimizer.", "augment.", "loop.label_smoothing")
-"""Keys whose values may change while a network trains: all others decide what its weights mean."""
+_CHANGING = (
+    "optimizer.learning_rate",
+    "optimizer.weight_decay",
+    "optimizer.momentum",
+    "augment.",
+    "loop.label_smoothing",
+)
+"""Keys whose values may change while a network trains: all others decide what its weights or its checkpoint mean."""
 
 
 def check_population(chosen: Family, space: SearchSpace, members: int, where: str) -> None:
@@ -61,7 +67,11 @@ def train_population(
         run: runs the next round of these members; tells whether there is time for another.
     """
     for number in range(rounds):
-        members = [each for each in ledger.trials() if each.state == "open" and not each.seed]
+        members = _open(ledger)
+        behind = [each for each in members if each.rounds < number]
+        if behind and not run(behind):  # their process was lost in an earlier round
+            return
+        members = _open(ledger)
         # Where some have begun this round already, an exchange before it was made by an earlier call.
         if number and len(members) >= 2 and all(each.rounds == number for each in members):
             members = exchanged(members, space, metric, seed, ledger)
@@ -70,6 +80,10 @@ def train_population(
         waiting = [each for each in members if each.rounds == number]
         if waiting and not run(waiting):
             return
+
+
+def _open(ledger: Ledger) -> list[TrialRecord]:
+    return [each for each in ledger.trials() if each.state == "open" and not each.seed]
 
 
 def exchanged(

@@ -17,6 +17,7 @@ from mskray.tuning.ledger import Ledger, TrialRecord
 
 RECORD, SCORE, STEP, EPOCH, FIGURE = "record", "score", "step", "epoch", "figure"
 """Keys of what a trial reports to Tune: its record once it has ended, and before that the score after each step."""
+_ERROR = "error"
 Tell = Callable[[dict[str, Any]], None]
 
 
@@ -70,6 +71,8 @@ class RayTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         event = self._events.get()
+        if _ERROR in event:
+            raise event[_ERROR]
         if RECORD in event:
             return {RECORD: event[RECORD], "done": True, **self._last}
         self._last = {STEP: event[STEP], SCORE: sign(self._plan.metric) * event[FIGURE], **event}
@@ -83,8 +86,12 @@ class RayTrial(tune.Trainable):
         self._last = {STEP: 0, SCORE: float("-inf")}
 
         def work() -> None:
-            ended = self._work(self._plan, record, events.put)
-            events.put({RECORD: ended.model_dump(mode="json")})
+            try:
+                ended = self._work(self._plan, record, events.put)
+            except BaseException as error:  # whatever it is: the step that waits must hear of it
+                events.put({_ERROR: error})
+            else:
+                events.put({RECORD: ended.model_dump(mode="json")})
 
         self._thread = threading.Thread(target=work, name=record.id, daemon=True)
         self._thread.start()

@@ -25,6 +25,7 @@ _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command; Tune would end its part in order, and no more
 }
 _MANY = 10**9
 Watch = Callable[[dict[str, Any], dict[str, Any] | None], None]
@@ -64,7 +65,8 @@ def run_trials(
                 num_samples=_MANY,
                 max_concurrent_trials=at_once,
                 time_budget_s=seconds,
-                reuse_actors=True,
+                # A trial that was stopped trains on in its process, which can take no other then.
+                reuse_actors=scheduler.name == "none" and seconds is None,
             ),
             run_config=tune.RunConfig(
                 name="search",

@@ -8,6 +8,7 @@ import hashlib
 import json
 import time
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,8 @@ from mskray.tuning.space import SearchSpace
 from mskray.tuning.subject import Subject
 from mskray.tuning.trial import config_of
 
+_IN_VAIN = 5
+"""Trials that failed, with none that came to an end: after these no other is begun."""
 _DRAWS = 200
 """Draws in a row that were tried before: after these the space is taken to be used up."""
 
@@ -123,6 +126,9 @@ class StudySearch(_FromLedger):
         gpu_hours = sum(record.gpu_seconds for record in self._known.values()) / 3600
         if self.out_of_time or 0 < self._budget.gpu_hours <= gpu_hours:
             return Searcher.FINISHED
+        states = Counter(record.state for record in self._known.values())
+        if states["failed"] >= _IN_VAIN and not states["finished"]:
+            return Searcher.FINISHED
         if self._open:
             return self._give(trial_id, self._open.pop(0), None)
         if sum(record.state != "refused" for record in self._known.values()) >= self._budget.trials:
@@ -148,15 +154,14 @@ class StudySearch(_FromLedger):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the learning curve, for a trial that a scheduler stops."""
-        if FIGURE in result:
-            figure = f"val_{self._metrics[0].rpartition('.')[2]}"
-            self._given[trial_id].curve[int(result[STEP])] = {"epoch": int(result[STEP]), figure: result[FIGURE]}
+        self._note_step(self._given[trial_id], result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         given = self._given.pop(trial_id)
         ended = self._ledger.trial(given.id)
         if ended.state == "open":
-            if self.out_of_time or not given.curve:
+            self._note_step(given, result or {})  # the step at which it was stopped was told to nobody
+            if error or self.out_of_time or not given.curve:
                 return  # it is begun anew by the next call
             ended = self._stopped(ended, given, float((result or {}).get("time_total_s", 0.0)))
         self._known[ended.id] = ended
@@ -164,6 +169,11 @@ class StudySearch(_FromLedger):
             self._learn(ended)
         else:
             self._tell(given.asked, ended)
+
+    def _note_step(self, given: "_Given", result: dict[str, Any]) -> None:
+        if FIGURE in result:
+            figure = f"val_{self._metrics[0].rpartition('.')[2]}"
+            given.curve[int(result[STEP])] = {"epoch": int(result[STEP]), figure: result[FIGURE]}
 
     def _stopped(self, record: TrialRecord, given: "_Given", seconds: float) -> TrialRecord:
         """Write and return what is known of a trial that a scheduler stopped."""

@@ -7,6 +7,7 @@ trial's folder, and a training in the middle has its checkpoints there, so that 
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError
 
 from mskray.cohorts import Cohort, open_cohort
 from mskray.config import Section, describe, merge, validate
@@ -25,7 +27,7 @@ from mskray.storage import locate
 from mskray.training.config import TorchConfig
 from mskray.training.run import Part, Run
 from mskray.tuning.judge import Judged, judge
-from mskray.tuning.ledger import TrialRecord
+from mskray.tuning.ledger import Ledger, TrialRecord
 from mskray.tuning.population import left_by
 from mskray.tuning.ray_trial import EPOCH, FIGURE, STEP, Plan, Tell
 from mskray.tuning.subject import Subject
@@ -83,9 +85,16 @@ def run_trial(plan: Plan, record: TrialRecord, tell: Tell, report: Report = sile
         _join_predictions(plan, record, len(done))
         return {**_summary(done), **_round(plan, record, chosen, config)}
 
-    ended = attempt(plan, record, work, begun=lambda: bool(done) or folder.join(_RUN).is_dir())
-    folder.join(_RUN).delete_dir()
+    # Values that do not go together were refused before: what a trial meets is a failure, and counts.
+    ended = attempt(plan, record, work, begun=lambda: True)
+    clear(plan.ledger, record.id)
     return ended
+
+
+def clear(ledger: Ledger, trial: str) -> None:
+    """Delete the checkpoints of a trial that has ended, if the store lets us: they are no more than in the way."""
+    with suppress(UserError, OSError):
+        ledger.room(trial).join(_RUN).delete_dir()
 
 
 def attempt(
@@ -104,6 +113,8 @@ def attempt(
         ended = record.model_copy(update={"state": "failed" if begun() else "refused", "reason": str(error)})
     except Exception as error:  # whatever stops one trial must not stop the others
         found = user_error_in(error)
+        if found is None and isinstance(error, RayError | OSError):
+            raise  # the cluster's or the store's fault: Tune tries again, and at last the trial stays open
         reason = str(found) if found else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         ended = record.model_copy(update={"state": "failed", "reason": reason})
     seconds = time.monotonic() - began

@@ -31,7 +31,6 @@ from mskray.verbs.train import fingerprint_of, finished, train
 from mskray.verbs.votes import collect
 
 MEMBERS = "members"
-_ON_ITS_OWN = Resources()
 _THREADS = 16
 
 
@@ -40,7 +39,7 @@ def promote(
     out: str,
     *,
     ensemble: int = 0,
-    resources: Resources = _ON_ITS_OWN,
+    resources: Resources | None = None,
     report: Report = silent,
 ) -> Bundle | Ensemble:
     """Train the winner of a search, or the members of an ensemble, on train and validation, and write it to `out`.
@@ -52,7 +51,7 @@ def promote(
     Args:
         searches: URIs of searches on the same task of the same cohort; without `ensemble` one.
         ensemble: members at most; 0 for the winner alone.
-        resources: of each training.
+        resources: of each training; those of its search where none are given.
     Raises:
         UserError: before any training, where the searches, their cohort, `out` or the number of members does not do;
             later as `mskray.verbs.train.train`.
@@ -107,7 +106,9 @@ def _judged_in(found: Sequence[Found]) -> str:
     return f"{cohort.location} validation as judged in {uris} {cohort.content_hash[:16]}"
 
 
-def _ensemble(found: Sequence[Found], out: Location, most: int, resources: Resources, report: Report) -> Ensemble:
+def _ensemble(
+    found: Sequence[Found], out: Location, most: int, resources: Resources | None, report: Report
+) -> Ensemble:
     _check_together(found)
     ready, candidates = _candidates(found, report)
     classes = found[0].task.classes
@@ -179,7 +180,9 @@ def _places(out: Location, members: Sequence[Chosen]) -> list[Location]:
     return [out.join(MEMBERS, name) for name in names]
 
 
-def _train_all(members: Sequence[Chosen], places: Sequence[Location], resources: Resources, report: Report) -> None:
+def _train_all(
+    members: Sequence[Chosen], places: Sequence[Location], resources: Resources | None, report: Report
+) -> None:
     """Train what is not there yet; what cannot be trained, or would write over another bundle, is refused first."""
     jobs = [each.job(place, resources) for each, place in zip(members, places, strict=True)]
     left = False

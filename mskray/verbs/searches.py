@@ -100,7 +100,7 @@ class Chosen:
         told = parameters_text(values, short_names(values)) or "the base as it is"
         return f"trial {self.row.id}, {self.found.metric} {self.figure:.4f} in the search: {told}"
 
-    def job(self, out: Location, resources: Resources) -> tuple[TrainJob, Family, Any]:
+    def job(self, out: Location, resources: Resources | None = None) -> tuple[TrainJob, Family, Any]:
         """The training on train and validation; its seeds are those of the base, as of the row's first trial.
 
         Raises:
@@ -113,7 +113,7 @@ class Chosen:
             "task": description.task,
             "out": str(out),
             "merge": True,
-            "resources": resources.model_dump(mode="json"),
+            "resources": description.resources if resources is None else resources.model_dump(mode="json"),
         }
         data = {**merge(description.base, self.values), **keys}
         return parse_job(data, f"{self.name} of {self.found}, trained anew")

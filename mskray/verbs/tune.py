@@ -38,6 +38,7 @@ from mskray.storage import check_access, locate
 from mskray.training.config import TorchConfig
 from mskray.training.once import Shared
 from mskray.training.run import run_name
+from mskray.training.validation import HIGHER_IS_BETTER
 from mskray.tuning.figures import SPLIT, sign
 from mskray.tuning.job import RepeatsSection, SchedulerSection, TuneJob, read_job
 from mskray.tuning.judge import check_known
@@ -50,7 +51,7 @@ from mskray.tuning.runner import Watch, room, run_trials
 from mskray.tuning.search import Listed, StudySearch, address
 from mskray.tuning.space import SearchSpace, parse_space
 from mskray.tuning.subject import Subject
-from mskray.tuning.trial import run_trial
+from mskray.tuning.trial import clear, run_trial
 from mskray.verbs.votes import Votes, parse_votes
 
 
@@ -86,7 +87,7 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
     task = chosen.task(cohort, job.task)
     chosen.check_kind(cohort)
     space = parse_space(job.space, chosen, base, job.preset, where)
-    _check_method(job, chosen, space, where)
+    _check_method(job, chosen, base, space, where)
     metrics = job.metric or (f"{SPLIT}.{chosen.judged_by}",)
     check_known(chosen, cohort, task, metrics, where)
     ledger = Ledger(out)
@@ -94,11 +95,9 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
     description = _description(job, chosen, base, space, metrics, cohort, named)
     ledger.describe_as(description)
     records = ledger.trials()
-    folds = job.folds
-    plan = Plan(
-        ledger, chosen.name, str(cohort_location), job.task, base, job.resources, folds.count, folds.seed, metrics[0]
-    )
-    seen = cohort.fold(0, folds.count, folds.seed) if folds.count > 1 else cohort
+    folds, seed = job.trials.folds, job.trials.folds_seed
+    plan = Plan(ledger, chosen.name, str(cohort_location), job.task, base, job.resources, folds, seed, metrics[0])
+    seen = cohort.fold(0, folds, seed) if folds > 1 else cohort
     with cluster.session(dashboard=True):
         at_once = min(room(job.resources, issubclass(chosen.Config, TorchConfig)), job.trials.at_once or 10**9)
         if job.scheduler.name != "none":
@@ -108,7 +107,7 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
         searcher = StudySearch(
             ledger, firsts, space, job.search, job.budget, metrics, chosen, base, seen, job.task, gpus
         )
-        steps = _steps(chosen, base, space, folds.count)
+        steps = _steps(chosen, base, space, folds)
         work: Work = run_trial
         if isinstance(chosen, Votes):
             work = chosen.ballots(cohort, ledger.folder, report)
@@ -134,6 +133,9 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
                 for record in again:
                     ledger.write(record)
                 run(Listed(again), SchedulerSection())
+    for record in ledger.trials():
+        if record.state == "stopped":
+            clear(ledger, record.id)
     _check_outcome(ledger.trials())
     write_page(ledger)
     return ledger
@@ -162,7 +164,7 @@ def _train_population(
     )
 
 
-def _check_method(job: TuneJob, chosen: Subject, space: SearchSpace, where: str) -> None:
+def _check_method(job: TuneJob, chosen: Subject, base: Mapping[str, Any], space: SearchSpace, where: str) -> None:
     """Raise UserError for a grid that cannot be walked, or a scheduler that would have nothing to compare."""
     if job.search.method == "grid":
         ranges = space.infinite()
@@ -179,11 +181,27 @@ def _check_method(job: TuneJob, chosen: Subject, space: SearchSpace, where: str)
             )
     if job.scheduler.name == "pbt" and isinstance(chosen, Family):
         check_population(chosen, space, job.budget.trials, where)
+        for key, given in (("trials.folds", job.trials.folds > 1), ("repeats.best", job.repeats.best > 0)):
+            if given:
+                raise UserError(
+                    f"{where}: {key} makes no sense with scheduler.name=pbt: members change while they train"
+                )
     learns_in_epochs = issubclass(chosen.Config, TorchConfig)
-    if job.scheduler.name != "none" and not learns_in_epochs and job.folds.count == 1:
+    if job.scheduler.name != "none" and not learns_in_epochs and job.trials.folds == 1:
         raise UserError(
             f"{where}: scheduler.name={job.scheduler.name} compares trials epoch by epoch, and {chosen.name} learns in "
-            "one go: set folds.count to compare fold by fold, or scheduler.name=none"
+            "one go: set trials.folds to compare fold by fold, or scheduler.name=none"
+        )
+    figure = (job.metric or (chosen.judged_by,))[0].rpartition(".")[2]
+    if job.scheduler.name not in ("none", "pbt") and learns_in_epochs and figure not in HIGHER_IS_BETTER:
+        raise UserError(
+            f"{where}: scheduler.name={job.scheduler.name} compares epochs, and these do not tell {figure}: they tell "
+            f"{', '.join(HIGHER_IS_BETTER)}; take one of these as metric, or set scheduler.name=none"
+        )
+    if job.trials.folds > 1 and any((base.get(name) or {}).get("bundle") for name in ("network", "zoom")):
+        raise UserError(
+            f"{where}: trials.folds = {job.trials.folds} with a bundle to stand on: it may have learned from patients "
+            "that a fold is judged by: set trials.folds=1"
         )
     if job.scheduler.name != "none" and len(job.metric) > 1:
         raise UserError(
@@ -210,16 +228,22 @@ def _description(
         "metrics": tuple(metrics),
         "search": job.search.model_dump(mode="json"),
         "scheduler": job.scheduler.model_dump(mode="json"),
-        "folds": job.folds.model_dump(mode="json"),
+        "folds": {"count": job.trials.folds, "seed": job.trials.folds_seed},
     }
     return Description(
         **facts,
         cohort=str(cohort.location),
         repeats=job.repeats.model_dump(mode="json"),
-        fingerprint=run_name(**facts, workers=job.resources.workers),
+        resources=job.resources.model_dump(mode="json"),
+        fingerprint=run_name(**facts, workers=job.resources.workers, **_depends(chosen, base)),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={"mskray": mskray.__version__, "ray": ray.__version__, "optuna": optuna.__version__},
     )
+
+
+def _depends(chosen: Subject, base: Mapping[str, Any]) -> dict[str, str]:
+    """Hashes of what all trials read beside the cohort."""
+    return chosen.depends_on(validate(chosen.Config, base, chosen.name)) if isinstance(chosen, Family) else {}
 
 
 def _steps(chosen: Subject, base: Mapping[str, Any], space: SearchSpace, folds: int) -> int:

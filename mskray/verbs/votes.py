@@ -190,7 +190,11 @@ def parse_votes(data: Mapping[str, Any], where: str) -> tuple[TuneJob, Votes, di
     votes = Votes.of(validate(_Given, given, where).members)
     job, base = read_job({**data, **votes.base}, votes, where)
     for key, there, cure in (
-        ("folds.count", job.folds.count > 1, "members are trained already, and judged on the validation split: set 1"),
+        (
+            "trials.folds",
+            job.trials.folds > 1,
+            "members are trained, and judged on the validation split: set 1",
+        ),
         ("scheduler.name", job.scheduler.name != "none", "a vote has no epochs to be stopped after: set none"),
         ("repeats.best", job.repeats.best > 0, "a vote has no seed, and would repeat itself: set 0"),
     ):
@@ -253,7 +257,7 @@ def _ballot(member: Member) -> type[Section]:
 
 
 def _cost(member: Member, cohort: Cohort, resources: Resources) -> dict[str, float]:
-    task: Any = ray.remote(_measured).options(num_cpus=1, num_gpus=resources.gpus)
+    task: Any = ray.remote(_measured).options(num_cpus=1, num_gpus=resources.gpus, scheduling_strategy="SPREAD")
     try:
         found: dict[str, float] = ray.get(task.remote(member.uri, cohort, "cuda" if resources.gpu else "cpu"))
     except RayError as error:

@@ -133,9 +133,8 @@ def test_a_trial_that_a_scheduler_stopped_keeps_its_curve_and_is_not_repeated(
 ) -> None:
     searcher = search(GRID, 4)
     given = searcher.suggest("t")[RECORD]
-    for step, figure in ((1, 0.2), (2, 0.1)):
-        searcher.on_trial_result("t", {STEP: step, FIGURE: figure})
-    searcher.on_trial_complete("t", {"time_total_s": 7.0})
+    searcher.on_trial_result("t", {STEP: 1, FIGURE: 0.2})
+    searcher.on_trial_complete("t", {STEP: 2, FIGURE: 0.1, "time_total_s": 7.0})
     stopped = searcher._ledger.trial(given["id"])
     assert (stopped.state, stopped.seconds) == ("stopped", 7.0)
     assert [entry["val_kappa"] for entry in stopped.history] == [0.2, 0.1]
@@ -147,6 +146,24 @@ def test_a_trial_that_was_lost_before_its_first_epoch_stays_open(search: Callabl
     given = searcher.suggest("t")[RECORD]
     searcher.on_trial_complete("t", {})
     assert searcher._ledger.trial(given["id"]).state == "open"
+
+
+def test_a_trial_whose_process_died_stays_open(search: Callable[..., StudySearch]) -> None:
+    searcher = search(GRID, 4)
+    given = searcher.suggest("t")[RECORD]
+    searcher.on_trial_result("t", {STEP: 1, FIGURE: 0.2})
+    searcher.on_trial_complete("t", {STEP: 1, FIGURE: 0.2}, error=True)
+    assert searcher._ledger.trial(given["id"]).state == "open"
+
+
+def test_a_search_in_which_every_trial_fails_ends(search: Callable[..., StudySearch]) -> None:
+    searcher, begun = search(WIDE, 50), 0
+    while (given := searcher.suggest(f"t{begun}")) != Searcher.FINISHED:
+        record = TrialRecord.model_validate(given[RECORD])
+        searcher._ledger.write(record.model_copy(update={"state": "failed", "reason": "no weights"}))
+        searcher.on_trial_complete(f"t{begun}", {})
+        begun += 1
+    assert begun == 5
 
 
 def test_an_address_does_not_depend_on_the_order_of_keys() -> None:

@@ -18,7 +18,9 @@ from small_run import small_job
 from stack_cohort import PICTURES, SIDE, TILT, write_cohort
 
 from mskray.errors import UserError
+from mskray.families import families, family
 from mskray.storage import locate
+from mskray.tuning.job import TuneJob
 from mskray.tuning.ledger import Ledger, TrialRecord
 from mskray.tuning.page import PAGE
 from mskray.verbs.tune import parse_search, tune
@@ -136,7 +138,7 @@ def test_a_population_takes_over_weights_and_values(torch_job: dict[str, Any], t
 @pytest.mark.timeout(1800)
 def test_killed_at_random_points_it_goes_on_and_repeats_no_finished_trial(job: dict[str, Any], tmp_path: Path) -> None:
     """The driver and all that it started, or one of its processes alone; then the same command to the end."""
-    words = command({**job, "folds": {"count": 2}}, tmp_path)
+    words = command({**job, "trials": {"folds": 2}}, tmp_path)
     ledger = Ledger(locate(job["out"]))
     draw, seen, kills = random.Random(3), {}, 0
     while kills < 5:
@@ -177,7 +179,7 @@ def _unchanged(seen: dict[str, TrialRecord], ledger: Ledger) -> dict[str, TrialR
         ({"budget": {"trials": 3}}, "4 combinations"),
         ({"space": {"classifier.C": {"loguniform": [0.1, 1.0]}}}, "is a range"),
         ({"scheduler": {"name": "asha"}}, "one go"),
-        ({"folds": {"count": 20}}, "20 folds"),
+        ({"trials": {"folds": 20}}, "20 folds"),
         ({"preset": "crmoo"}, "crmo"),
     ],
 )
@@ -201,3 +203,8 @@ def test_another_search_in_the_same_folder_is_refused(job: dict[str, Any]) -> No
         run(job)
     with pytest.raises(UserError, match=r"already holds another search .* another space"):
         run({**job, "space": {"vocabulary": {"choice": [5, 6]}}})
+
+
+@pytest.mark.parametrize("name", families())
+def test_no_family_has_a_section_that_a_search_has(name: str) -> None:
+    assert not set(family(name).Config.model_fields) & set(TuneJob.model_fields)

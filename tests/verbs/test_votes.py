@@ -140,7 +140,7 @@ def test_a_vote_of_nobody_is_refused_and_the_search_goes_on(job: dict[str, Any],
     [
         ({"members": None}, "members = None is not allowed"),
         ({"members": ["s3://bucket/a"]}, "members = .* is not allowed .*length ≥ 2"),
-        ({"folds": {"count": 3}}, "folds.count makes no sense for an ensemble"),
+        ({"trials": {"folds": 3}}, "trials.folds makes no sense for an ensemble"),
         ({"scheduler": {"name": "asha"}}, "scheduler.name makes no sense for an ensemble"),
         ({"repeats": {"best": 2}}, "repeats.best makes no sense for an ensemble"),
         ({"metric": "test.study.kappa"}, "test split cannot be tuned on"),
