@@ -85,6 +85,7 @@ def torch_job(tmp_path: Path) -> dict[str, Any]:
         "data": {"image_size": 48, "batch_size": 8, "shuffle_window": 64},
         "preset": "none",
         "space": {"optimizer.learning_rate": {"loguniform": [1e-4, 1e-1]}},
+        "metric": "validation.image.auroc",
         "search": {"method": "random"},
     }
 
