@@ -56,7 +56,7 @@ class Ballots:
             check_reported(plan, figures)
             return {"figures": figures, "folds": (figures,)}
 
-        return attempt(plan, record, work, begun=lambda: True)
+        return attempt(plan, record, work)
 
     def vote(self, weights: Mapping[str, float]) -> np.ndarray:
         """The weighted mean (n, classes) of those named, uncalibrated, as `mskray.ensemble.Voter` takes it."""

@@ -1,6 +1,6 @@
 """What a search is told beside the family's own sections: how to look, when to stop, how to judge.
 
-`mskray families` lists the families' sections and spaces; README, "Tuning", has a whole file.
+`mskray families` lists the families' sections and spaces; README, "Tune", has a whole file.
 """
 
 from collections.abc import Mapping

@@ -15,7 +15,6 @@ from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mskray.config import merge
 from mskray.errors import UserError, did_you_mean
 from mskray.space import Parameter, Space, plain, to_data
 from mskray.tuning.parameters import Values, check_conditions, check_keys, parents_first, read_parameter
@@ -23,8 +22,6 @@ from mskray.tuning.subject import Subject
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-
-__all__ = ["NO_PRESET", "SearchSpace", "merge", "parse_space"]
 
 NO_PRESET = "none"
 _MOST = 10**6

@@ -85,8 +85,7 @@ def run_trial(plan: Plan, record: TrialRecord, tell: Tell, report: Report = sile
         _join_predictions(plan, record, len(done))
         return {**_summary(done), **_round(plan, record, chosen, config)}
 
-    # Values that do not go together were refused before: what a trial meets is a failure, and counts.
-    ended = attempt(plan, record, work, begun=lambda: True)
+    ended = attempt(plan, record, work)
     clear(plan.ledger, record.id)
     return ended
 
@@ -97,24 +96,23 @@ def clear(ledger: Ledger, trial: str) -> None:
         ledger.room(trial).join(_RUN).delete_dir()
 
 
-def attempt(
-    plan: Plan, record: TrialRecord, work: Callable[[], dict[str, Any]], begun: Callable[[], bool]
-) -> TrialRecord:
+def attempt(plan: Plan, record: TrialRecord, work: Callable[[], dict[str, Any]]) -> TrialRecord:
     """Do a trial's work, write the record as it ends, and return it.
+
+    Values that do not go together were refused before a trial: what it meets itself is a failure, and counts.
 
     Args:
         work: returns what the record of a finished trial is to say.
-        begun: whether what the work could not go on with came up after it was begun: it failed, and was not refused.
+    Raises:
+        RayError, OSError: the cluster's or the store's fault; the record stays as it was.
     """
     began, started = time.monotonic(), record.started or _now()
     try:
         ended = record.model_copy(update={"state": "finished", **work()})
-    except UserError as error:
-        ended = record.model_copy(update={"state": "failed" if begun() else "refused", "reason": str(error)})
     except Exception as error:  # whatever stops one trial must not stop the others
         found = user_error_in(error)
         if found is None and isinstance(error, RayError | OSError):
-            raise  # the cluster's or the store's fault: Tune tries again, and at last the trial stays open
+            raise  # Tune tries again, and at last the trial stays open
         reason = str(found) if found else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         ended = record.model_copy(update={"state": "failed", "reason": reason})
     seconds = time.monotonic() - began

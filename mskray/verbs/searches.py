@@ -7,13 +7,13 @@ from typing import Any
 
 from mskray.bundles import Search
 from mskray.cohorts import Cohort, Task, open_cohort
+from mskray.config import merge
 from mskray.errors import UserError
 from mskray.families import Family, family
 from mskray.storage import Location, check_access, locate
 from mskray.training.run import Resources
 from mskray.tuning.leaderboard import Row, ranked, winner
 from mskray.tuning.ledger import Description, Ledger, TrialRecord
-from mskray.tuning.space import merge
 from mskray.tuning.wording import parameters_text, short_names
 from mskray.verbs.train import TrainJob, parse_job
 

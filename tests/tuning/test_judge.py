@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ray.exceptions import RayError
 from small_run import untrained_bundle
 from stack_cohort import PICTURES, write_cohort
 
@@ -55,25 +56,32 @@ def raising(error: Exception) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("work", "begun", "state", "reason"),
+    ("work", "state", "reason"),
     [
-        (lambda: {"figures": {"size_mb": 2.0}}, True, "finished", ""),
-        (raising(UserError("C and gamma do not go together")), False, "refused", "C and gamma do not go together"),
-        (raising(UserError("nothing left")), True, "failed", "nothing left"),
-        (raising(ValueError("a\n  b")), False, "failed", "ValueError: a b"),
-        (raising(RuntimeError("…\nmskray.errors.UserError: disk full")), True, "failed", "disk full"),
+        (lambda: {"figures": {"size_mb": 2.0}}, "finished", ""),
+        (raising(UserError("nothing left")), "failed", "nothing left"),
+        (raising(ValueError("a\n  b")), "failed", "ValueError: a b"),
+        (raising(RuntimeError("…\nmskray.errors.UserError: disk full")), "failed", "disk full"),
     ],
 )
-def test_however_the_work_ends_the_record_is_written(
-    tmp_path: Path, work: Any, begun: bool, state: str, reason: str
-) -> None:
+def test_however_the_work_ends_the_record_is_written(tmp_path: Path, work: Any, state: str, reason: str) -> None:
     ledger = Ledger(locate(tmp_path))
     plan = Plan(ledger, "classifier", "", "", {}, Resources(gpu=True, gpus_per_worker=0.5), 1, 0, "size_mb")
     record = TrialRecord(id="ab", number=0, parameters={}, seconds=100.0, started="2026-01-01T00:00:00+00:00")
-    ended = attempt(plan, record, work, begun=lambda: begun)
+    ended = attempt(plan, record, work)
     assert ledger.trial("ab") == ended
     assert (ended.state, ended.reason) == (state, reason)
     assert ended.figures == ({"size_mb": 2.0} if state == "finished" else {})
     assert ended.started == record.started < ended.ended
     assert ended.seconds >= 100
     assert ended.gpu_seconds == pytest.approx((ended.seconds - 100) / 2)
+
+
+@pytest.mark.parametrize("error", [RayError("a node is gone"), OSError("no space left")])
+def test_a_fault_of_cluster_or_store_leaves_the_trial_open(tmp_path: Path, error: Exception) -> None:
+    ledger = Ledger(locate(tmp_path))
+    record = TrialRecord(id="ab", number=0, parameters={})
+    ledger.write(record)
+    with pytest.raises(type(error)):
+        attempt(Plan(ledger, "classifier", "", "", {}, Resources(), 1, 0, "size_mb"), record, raising(error))
+    assert ledger.trial("ab") == record

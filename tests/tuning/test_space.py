@@ -56,10 +56,10 @@ class Toy(Family):
     Config: ClassVar[type[ToyConfig]] = ToyConfig
 
     def fit(self, cohort: Any, config: Any, run: Any) -> Any:
-        raise NotImplementedError
+        raise AssertionError("a space is read without fitting anything")
 
     def predictor(self, fitted: Any, device: str = "cpu") -> Any:
-        raise NotImplementedError
+        raise AssertionError("a space is read without fitting anything")
 
     def search_space(self) -> Space:
         return {
