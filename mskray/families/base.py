@@ -78,6 +78,8 @@ class Family(ABC):
     Config: ClassVar[type[Section]]
     judged_by: ClassVar[str] = "study.kappa"
     """Level and figure by which a search compares its models, unless it is told otherwise."""
+    tells_classes: ClassVar[bool] = True
+    """Whether it answers with class probabilities, and not with boxes or corners."""
     epoch_keys: ClassVar[Mapping[str, str]] = MappingProxyType({"": "loop.epochs"})
     """Where it learns in epochs: the config key of how many, for each of its trainings by its name in a history."""
 

@@ -171,6 +171,7 @@ class FlagDetector(Family):
     summary: ClassVar[str] = "finds L/R markers and implants with Faster R-CNN or Mask R-CNN; removes markers"
     Config: ClassVar[type[FlagDetectorConfig]] = FlagDetectorConfig
     judged_by: ClassVar[str] = "image.auroc"
+    tells_classes: ClassVar[bool] = False
 
     def task(self, cohort: Cohort, name: str) -> Task:
         """Return the task `flags`, whatever tasks the cohort has: boxes are what is learned from."""

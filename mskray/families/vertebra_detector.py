@@ -184,6 +184,7 @@ class VertebraDetector(Family):
     sample: ClassVar[str] = "spine"
     Config: ClassVar[type[VertebraDetectorConfig]] = VertebraDetectorConfig
     judged_by: ClassVar[str] = "image.loss"
+    tells_classes: ClassVar[bool] = False
 
     def task(self, cohort: Cohort, name: str) -> Task:
         """Return the task `bodies`, whatever tasks the cohort has: corners are what is learned from."""

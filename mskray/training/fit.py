@@ -162,6 +162,7 @@ def _train(work: Assignment, run: Run) -> Any:
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpu,
+            placement_strategy=resources.placement.upper(),
             resources_per_worker={
                 "CPU": resources.cpus_per_worker,
                 **({"GPU": resources.gpus} if resources.gpu else {}),

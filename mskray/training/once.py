@@ -66,6 +66,10 @@ class Shared:
         (found,) = gather([self.keeper.hold.remote(address, _packed(start), size, room)], "held objects", silent)
         return list(found)
 
+    def let_go(self) -> None:
+        """Hold nothing any more: one of the objects may be what failed, and whoever asks next has them made anew."""
+        gather([self.keeper.let_go.remote()], "held objects", silent)
+
 
 def once(shared: Shared | None, address: str, what: str, work: Work, report: Report, cpus: float = 0.0) -> None:
     """Do some work, or wait until somebody else has done it.
@@ -147,6 +151,9 @@ class _Keeper:
             self._held[address] = size, list(ray.cloudpickle.loads(start)())
         self._held[address] = self._held.pop(address)  # the last in order is the last used
         return self._held[address][1]
+
+    async def let_go(self) -> None:
+        self._held.clear()
 
     async def _run(self, address: str, work: bytes, cpus: float) -> str:
         try:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
 
@@ -25,6 +25,9 @@ class Resources(Section):
     gpu: bool = setting(False, "give each worker a GPU")
     gpus_per_worker: float = setting(1.0, "share of it, where workers have GPUs", unit="GPUs", gt=0, le=1)
     cpus_per_worker: float = setting(1.0, "CPUs reserved for each worker", unit="CPUs", ge=0.1, le=256)
+    placement: Literal["pack", "spread"] = setting(
+        "pack", "workers of one training on as few nodes as hold them, or on as many as there are"
+    )
     max_failures: int = setting(3, "times that lost workers are replaced before the run fails", ge=0, le=1000)
 
     @model_validator(mode="after")

@@ -44,7 +44,9 @@ class BudgetSection(Section):
 
     trials: int = setting(20, "trials, repeats aside", unit="trials", ge=1, le=100_000)
     hours: float = setting(0.0, "time of this call; 0 for no bound", unit="h", ge=0, le=10_000)
-    gpu_hours: float = setting(0.0, "GPUs × time of all trials; 0 for no bound", unit="h", ge=0, le=1e6)
+    gpu_hours: float = setting(
+        0.0, "GPUs × time of all trials, after which no other is begun; 0 for no bound", unit="h", ge=0, le=1e6
+    )
 
 
 class RepeatsSection(Section):
@@ -66,7 +68,7 @@ class TrialsSection(Section):
         le=20,
     )
     folds_seed: int = setting(0, "seed of the deal", ge=0, le=2**31 - 1)
-    at_once: int = setting(0, "trials side by side; 0: as many as the cluster has room for", ge=0, le=10_000)
+    at_once: int = setting(0, "most trials side by side; 0: as many as the cluster has room for", ge=0, le=10_000)
 
 
 class TuneJob(Section):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +47,7 @@ def judge(family: Family, fitted: Fitted, cohort: Cohort, task: Task, device: st
     A family whose answers are boxes or corners is judged by the figures of its best epoch.
     """
     size = {SIZE: _bytes(fitted) / 1e6}
-    if not _gives_probabilities(family):
+    if not family.tells_classes:
         best = {key.removeprefix("val_"): value for key, value in fitted.best.items() if key.startswith("val_")}
         return Judged({**{f"{SPLIT}.image.{key}": float(value) for key, value in best.items()}, **size}, None)
     if fitted.validated is None:
@@ -105,10 +106,18 @@ def _validated(said: np.ndarray, cohort: Cohort, task: Task) -> tuple[dict[str, 
     return {name: values[labelled] for name, values in rows.items()}, {"": said}
 
 
-def check_known(chosen: Subject, cohort: Cohort, task: Task, metrics: Sequence[str], where: str) -> None:
-    """Raise UserError for a figure that no trial of the family would report."""
+def check_known(
+    chosen: Subject, base: Mapping[str, Any], cohort: Cohort, task: Task, metrics: Sequence[str], where: str
+) -> None:
+    """Raise UserError for a figure that no trial of the family would report.
+
+    Args:
+        base: its sections before a trial's parameters.
+    """
+    named = (base.get("tasks") or {}).get("names")
+    tasks = [cohort.task(name) for name in named] if named else cohort.tasks
     for metric in metrics:
-        known = _known(chosen, cohort, task)
+        known = _known(chosen, tasks, task)
         if metric not in known:
             raise UserError(
                 f"{where}: metric {metric} is never reported by {chosen.name}: {did_you_mean(metric, known)}it reports "
@@ -116,12 +125,12 @@ def check_known(chosen: Subject, cohort: Cohort, task: Task, metrics: Sequence[s
             )
 
 
-def _known(chosen: Subject, cohort: Cohort, task: Task) -> list[str]:
-    of_model = [LATENCY, SIZE] if _gives_probabilities(chosen) else [SIZE]
-    if not _gives_probabilities(chosen):
+def _known(chosen: Subject, tasks: Sequence[Task], task: Task) -> list[str]:
+    of_model = [LATENCY, SIZE] if chosen.tells_classes else [SIZE]
+    if not chosen.tells_classes:
         return [*(f"{SPLIT}.image.{name}" for name in HIGHER_IS_BETTER), *of_model]
     if chosen.judged_by.startswith("tasks."):
-        levels = {"tasks": any(_graded(each) for each in cohort.tasks), **{t.name: _graded(t) for t in cohort.tasks}}
+        levels = {"tasks": any(map(_graded, tasks)), **{each.name: _graded(each) for each in tasks}}
     else:
         levels = {"study": _graded(task), "image": _graded(task)}
     told = [
@@ -142,10 +151,6 @@ def figures_of(samples: Samples, ordinal: bool) -> dict[str, float]:
     ones = np.ones((1, len(samples)))
     found = weighted_figures(samples.label, samples.prob, ones, threshold=_THRESHOLD, ordinal=ordinal)
     return {name: float(value[0]) for name, value in found.items() if np.isfinite(value[0])}
-
-
-def _gives_probabilities(family: Subject) -> bool:
-    return not family.name.endswith("_detector")
 
 
 def _predict(

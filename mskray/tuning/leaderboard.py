@@ -2,6 +2,7 @@
 
 Trials of the same parameters with other seeds are one row, judged by the mean over its seeds: the best of many trials
 is partly luck, and more so the more there are. Where some rows were repeated they alone compete for the first place.
+Members of a population are a row each: two may have come to the same values by different ways.
 """
 
 import json
@@ -94,8 +95,10 @@ def ranked(description: Description, records: Iterable[TrialRecord]) -> list[Row
     metric = description.metrics[0]
     better = sign(metric)
     groups: dict[str, list[TrialRecord]] = {}
+    population = description.scheduler.get("name") == "pbt"
     for record in kept:
-        groups.setdefault(json.dumps(record.parameters, sort_keys=True), []).append(record)
+        group = record.id if population else json.dumps(record.parameters, sort_keys=True)
+        groups.setdefault(group, []).append(record)
 
     def place(row: Row) -> tuple[int, bool, bool, float]:
         found = row.figures.get(metric)

@@ -32,6 +32,8 @@ State = Literal["open", "finished", "stopped", "failed", "refused"]
 
 refused: the family does not take this combination of values, or not this cohort with it. failed: it was tried.
 """
+ENDED: frozenset[State] = frozenset({"finished", "stopped", "failed"})
+"""Of trials that the budget counts."""
 
 
 class _Kept(BaseModel):

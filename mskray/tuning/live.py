@@ -24,7 +24,7 @@ from rich.text import Text
 from mskray.progress import duration
 from mskray.tuning.figures import sign
 from mskray.tuning.leaderboard import ranked
-from mskray.tuning.ledger import Description, TrialRecord
+from mskray.tuning.ledger import ENDED, Description, TrialRecord
 from mskray.tuning.wording import ABSENT, metric_name, number, parameters_text, short_names, shortened, value_text
 
 EVERY_S = 30.0
@@ -150,7 +150,7 @@ class Board:
 
     def _headline(self) -> str:
         records = [seen.record for seen in self._seen.values()]
-        ended = [record for record in records if record.state != "open"]
+        ended = [record for record in records if record.state in ENDED]
         words = [f"{len(ended)} of {self.total} trials" if self.total else f"{len(ended)} trials"]
         finished = [record for record in ended if record.state == "finished" and self._metric in record.figures]
         if finished:
@@ -164,7 +164,7 @@ class Board:
     def _left(self) -> float | None:
         """Seconds: what trials last on average, for those to come and the rest of those that run, over the slots."""
         lasted = [seen.seconds() for seen in self._seen.values() if seen.record.state in ("finished", "stopped")]
-        ended = sum(seen.record.state != "open" for seen in self._seen.values())
+        ended = sum(seen.record.state in ENDED for seen in self._seen.values())
         if not lasted or not self.total or ended >= self.total:
             return None
         mean = fmean(lasted)

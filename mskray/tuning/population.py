@@ -16,6 +16,7 @@ from typing import Any
 from mskray.errors import UserError
 from mskray.families import Family
 from mskray.space import Parameter
+from mskray.storage import Location
 from mskray.training.config import TorchConfig
 from mskray.tuning.figures import sign
 from mskray.tuning.ledger import Ledger, TrialRecord
@@ -80,6 +81,9 @@ def train_population(
         waiting = [each for each in members if each.rounds == number]
         if waiting and not run(waiting):
             return
+    if not _open(ledger):
+        for member in ledger.trials():
+            _rounds(ledger, member.id).delete_dir()
 
 
 def _open(ledger: Ledger) -> list[TrialRecord]:
@@ -108,9 +112,13 @@ def exchanged(
     return result
 
 
-def left_by(ledger: Ledger, member: str, rounds: int) -> Any:
+def left_by(ledger: Ledger, member: str, rounds: int) -> Location:
     """Where a member's checkpoint after so many rounds is."""
-    return ledger.room(member).join("rounds", str(rounds))
+    return _rounds(ledger, member).join(str(rounds))
+
+
+def _rounds(ledger: Ledger, member: str) -> Location:
+    return ledger.room(member).join("rounds")
 
 
 def _perturbed(values: Mapping[str, Any], space: SearchSpace, random: Random) -> dict[str, Any]:

@@ -7,12 +7,13 @@ books memory alone: any share of a CPU would be missing from the workers and tas
 import math
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
+from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from mskray import cluster
 from mskray.training.feed import LOADER_CPUS
@@ -28,6 +29,7 @@ _QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command; Tune would end its part in order, and no more
 }
 _MANY = 10**9
+_LOOK_EVERY_S = 10.0
 Watch = Callable[[dict[str, Any], dict[str, Any] | None], None]
 """Called with a trial's record as it was given, and with each of its results; None as it starts."""
 
@@ -35,7 +37,7 @@ Watch = Callable[[dict[str, Any], dict[str, Any] | None], None]
 def run_trials(
     plan: Plan,
     searcher: Searcher,
-    at_once: int,
+    room: Callable[[], int],
     scheduler: SchedulerSection,
     most_steps: int,
     watch: Watch,
@@ -45,13 +47,14 @@ def run_trials(
     """Run what the searcher gives until it has nothing more; each trial writes its record itself.
 
     Args:
-        at_once: trials side by side.
+        room: how many trials may run side by side; asked again while they run, as nodes come and go.
         most_steps: epochs or folds of the longest trial.
         work: what a trial does.
         seconds: after which all is stopped; trials that were running stay open.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
+    limited = ConcurrencyLimiter(searcher, max_concurrent=room())
     with tempfile.TemporaryDirectory(prefix="mskray-tune-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(
@@ -60,10 +63,9 @@ def run_trials(
             tune_config=tune.TuneConfig(
                 metric=SCORE,
                 mode="max",
-                search_alg=searcher,
+                search_alg=limited,
                 scheduler=_scheduler(scheduler, most_steps),
                 num_samples=_MANY,
-                max_concurrent_trials=at_once,
                 time_budget_s=seconds,
                 # A trial that was stopped trains on in its process, which can take no other then.
                 reuse_actors=scheduler.name == "none" and seconds is None,
@@ -72,7 +74,7 @@ def run_trials(
                 name="search",
                 storage_path=folder,
                 verbose=0,
-                callbacks=[_Watching(watch)],
+                callbacks=[_Watching(watch), _Following(limited, room)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=plan.resources.max_failures),
             ),
@@ -80,17 +82,21 @@ def run_trials(
         tuner.fit()
 
 
-def room(resources: Resources, torch: bool) -> int:
-    """How many trials fit on the cluster side by side. Raises UserError where not one does."""
+def check_room(resources: Resources) -> None:
+    """Raise UserError where not one trial fits on the cluster."""
     need = cluster.Need("a trial", resources.workers, resources.cpus_per_worker, resources.gpus)
     cluster.require(need, LOADER_CPUS)
+
+
+def room(resources: Resources, torch: bool, most: int = 0) -> int:
+    """How many trials fit on the cluster as it is now side by side, at least one, at most `most` unless that is 0."""
     cpus = (cluster.total("CPU") - LOADER_CPUS) / (resources.workers * resources.cpus_per_worker)
-    if not torch:
-        cpus = cluster.total("CPU") / resources.cpus_per_worker
+    if not torch:  # tasks do the work, and one trial more has some ready while another begins or is judged
+        cpus = cluster.total("CPU") / resources.cpus_per_worker + 1
     gpus = math.inf
     if resources.gpu:
         gpus = cluster.total("GPU") / (resources.workers * resources.gpus)
-    return max(1, math.floor(min(cpus, gpus) + 1e-6))
+    return max(1, math.floor(min(cpus, gpus, most or math.inf) + 1e-6))
 
 
 def _scheduler(section: SchedulerSection, most_steps: int) -> TrialScheduler:
@@ -123,3 +129,18 @@ class _Watching(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if RECORD not in trial.last_result:
             self._watch(trial.config[RECORD], {"stopped": True})
+
+
+class _Following(tune.Callback):
+    """Lets as many trials run as the cluster has room for now."""
+
+    def __init__(self, limited: ConcurrencyLimiter, room: Callable[[], int]) -> None:
+        self._limited, self._room, self._asked = limited, room, time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() - self._asked >= _LOOK_EVERY_S:
+            self._limited.set_max_concurrency(self._room())
+            self._asked = time.monotonic()

@@ -20,8 +20,10 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from mskray.cohorts import Cohort
+from mskray.config import merge
 from mskray.errors import UserError
 from mskray.space import Parameter
+from mskray.tuning.checks import check_unseen
 from mskray.tuning.figures import higher_is_better
 from mskray.tuning.job import BudgetSection, SearchSection
 from mskray.tuning.ledger import Ledger, TrialRecord
@@ -76,6 +78,9 @@ class StudySearch(_FromLedger):
         records: the ledger's trials, repeats aside.
         cohort: what a combination of values is checked against, as the trials see it.
         gpus: that each trial occupies.
+
+    Attributes:
+        used_up: whether the space held no more to try, before the budget was used.
     """
 
     def __init__(
@@ -102,6 +107,7 @@ class StudySearch(_FromLedger):
         self._grid = space.combinations() if section.method == "grid" else None
         self._fixed = space.grids() if section.method != "grid" else []
         self._in_turn = {key for values in self._fixed for key in values}
+        self.used_up = False
         self._deadline = time.monotonic() + 3600 * budget.hours if budget.hours else float("inf")
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._study = optuna.create_study(
@@ -123,8 +129,7 @@ class StudySearch(_FromLedger):
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial for Tune's `trial_id`, or FINISHED where the budget or the space is used up."""
-        gpu_hours = sum(record.gpu_seconds for record in self._known.values()) / 3600
-        if self.out_of_time or 0 < self._budget.gpu_hours <= gpu_hours:
+        if self.out_of_time or 0 < self._budget.gpu_hours <= self._gpu_hours():
             return Searcher.FINISHED
         states = Counter(record.state for record in self._known.values())
         if states["failed"] >= _IN_VAIN and not states["finished"]:
@@ -150,6 +155,7 @@ class StudySearch(_FromLedger):
             if asked is not None:
                 in_vain += 1
                 self._tell(asked, known)
+        self.used_up = True
         return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -191,6 +197,12 @@ class StudySearch(_FromLedger):
         self._ledger.write(ended)
         return ended
 
+    def _gpu_hours(self) -> float:
+        """Of trials that have ended and of those that run."""
+        now = time.monotonic()
+        running = self._gpus * sum(now - given.began for given in self._given.values())
+        return (running + sum(record.gpu_seconds for record in self._known.values())) / 3600
+
     def _draw(self) -> tuple[optuna.Trial | None, dict[str, Any] | None]:
         """The next values; None where a grid is at its end. Values of "grid" parameters come in turn."""
         if self._grid is not None:
@@ -209,6 +221,7 @@ class StudySearch(_FromLedger):
         """The record as it is, or refused with the reason why its values do not go together."""
         try:
             config = config_of(self._subject, self._base, record)
+            check_unseen(merge(self._base, record.parameters), self._cohort)
             self._subject.check(self._cohort, config, self._subject.task(self._cohort, self._task))
         except UserError as error:
             return record.model_copy(update={"state": "refused", "reason": str(error)})
@@ -255,11 +268,15 @@ class StudySearch(_FromLedger):
 
 @dataclass
 class _Given:
-    """A trial that runs: its id, the study's draw (None where it was open before), its curve so far by step."""
+    """A trial that runs: its id, the study's draw (None where it was open before), its curve so far by step.
+
+    `began` is monotonic, s.
+    """
 
     id: str
     asked: optuna.Trial | None
     curve: dict[int, dict[str, Any]] = field(default_factory=dict)
+    began: float = field(default_factory=time.monotonic)
 
 
 def _sampler(section: SearchSection, calls: int) -> BaseSampler:

@@ -21,6 +21,10 @@ class Subject(Protocol):
     def judged_by(self) -> str:
         """Level and figure by which trials are compared, unless the search is told otherwise."""
 
+    @property
+    def tells_classes(self) -> bool:
+        """Whether its trials answer with class probabilities."""
+
     def search_space(self) -> Space:
         """Return what is worth searching, by dotted config key."""
 

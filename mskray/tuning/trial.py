@@ -110,6 +110,9 @@ def attempt(plan: Plan, record: TrialRecord, work: Callable[[], dict[str, Any]])
     try:
         ended = record.model_copy(update={"state": "finished", **work()})
     except Exception as error:  # whatever stops one trial must not stop the others
+        if plan.shared is not None:
+            with suppress(UserError, RayError):
+                plan.shared.let_go()
         found = user_error_in(error)
         if found is None and isinstance(error, RayError | OSError):
             raise  # Tune tries again, and at last the trial stays open

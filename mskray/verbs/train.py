@@ -26,6 +26,7 @@ from mskray.errors import UserError
 from mskray.families import Family, families, family
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
+from mskray.training.reach import check_everywhere
 from mskray.training.run import Resources, Run, run_name
 from mskray.training.tracking import abandon, finish, trackers
 
@@ -95,6 +96,7 @@ def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent, s
         return there
     _tell_of_strangers(cohort, report)
     with cluster.session():
+        check_everywhere(out)
         return _train(job, chosen, config, cohort, task, out, fingerprint, report, search)
 
 

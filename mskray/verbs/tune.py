@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -37,17 +38,18 @@ from mskray.progress import Report, silent
 from mskray.storage import check_access, locate
 from mskray.training.config import TorchConfig
 from mskray.training.once import Shared
+from mskray.training.reach import check_everywhere
 from mskray.training.run import run_name
-from mskray.training.validation import HIGHER_IS_BETTER
+from mskray.tuning.checks import check_base, check_method
 from mskray.tuning.figures import SPLIT, sign
 from mskray.tuning.job import RepeatsSection, SchedulerSection, TuneJob, read_job
 from mskray.tuning.judge import check_known
-from mskray.tuning.ledger import VOTES, Description, Ledger, TrialRecord
+from mskray.tuning.ledger import ENDED, VOTES, Description, Ledger, TrialRecord
 from mskray.tuning.live import Board
 from mskray.tuning.page import write_page
-from mskray.tuning.population import check_population, train_population
+from mskray.tuning.population import train_population
 from mskray.tuning.ray_trial import FIGURE, RECORD, STEP, Plan, Work
-from mskray.tuning.runner import Watch, room, run_trials
+from mskray.tuning.runner import Watch, check_room, room, run_trials
 from mskray.tuning.search import Listed, StudySearch, address
 from mskray.tuning.space import SearchSpace, parse_space
 from mskray.tuning.subject import Subject
@@ -87,9 +89,10 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
     task = chosen.task(cohort, job.task)
     chosen.check_kind(cohort)
     space = parse_space(job.space, chosen, base, job.preset, where)
-    _check_method(job, chosen, base, space, where)
+    check_method(job, chosen, base, space, where)
+    check_base(chosen, base, cohort, where)
     metrics = job.metric or (f"{SPLIT}.{chosen.judged_by}",)
-    check_known(chosen, cohort, task, metrics, where)
+    check_known(chosen, base, cohort, task, metrics, where)
     ledger = Ledger(out)
     named = job.task if isinstance(chosen, Family) else task.name
     description = _description(job, chosen, base, space, metrics, cohort, named)
@@ -99,7 +102,9 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
     plan = Plan(ledger, chosen.name, str(cohort_location), job.task, base, job.resources, folds, seed, metrics[0])
     seen = cohort.fold(0, folds, seed) if folds > 1 else cohort
     with cluster.session(dashboard=True):
-        at_once = min(room(job.resources, issubclass(chosen.Config, TorchConfig)), job.trials.at_once or 10**9)
+        check_room(job.resources)
+        check_everywhere(out)
+        fitting = partial(room, job.resources, issubclass(chosen.Config, TorchConfig), job.trials.at_once)
         if job.scheduler.name != "none":
             cluster.check_dashboard()
         gpus = job.resources.workers * job.resources.gpus
@@ -113,23 +118,26 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
             work = chosen.ballots(cohort, ledger.folder, report)
         else:
             plan = replace(plan, shared=Shared.start())
-        with Board(description, job.budget.trials) as board:
+        with Board(description, job.budget.trials + sum(record.seed > 0 for record in records)) as board:
             for record in records:
                 board.update(record)
             watch = _watching(board, ledger, metrics[0])
 
             def run(given: Searcher, scheduler: SchedulerSection, round_epochs: int = 0) -> bool:
                 rounds = replace(plan, round_epochs=round_epochs)
-                run_trials(rounds, given, at_once, scheduler, steps, watch, work, searcher.time_left)
+                run_trials(rounds, given, fitting, scheduler, steps, watch, work, searcher.time_left)
                 return not searcher.out_of_time
 
             if job.scheduler.name == "pbt":
                 _train_population(ledger, searcher, space, metrics[0], job, steps, run)
             else:
                 run(searcher, job.scheduler)
+            if searcher.used_up:
+                board.tell(f"the space holds no more to try than these {len(ledger.trials())} trials")
             again = _repeats(ledger.trials(), metrics[0], job.repeats)
             if again and not searcher.out_of_time:
                 board.tell(f"{len(again)} repeats with other seeds")
+                board.total = sum(record.state in ENDED for record in ledger.trials()) + len(again)
                 for record in again:
                     ledger.write(record)
                 run(Listed(again), SchedulerSection())
@@ -162,52 +170,6 @@ def _train_population(
         math.ceil(epochs / interval),
         lambda members: run(Listed(members), SchedulerSection(), interval),
     )
-
-
-def _check_method(job: TuneJob, chosen: Subject, base: Mapping[str, Any], space: SearchSpace, where: str) -> None:
-    """Raise UserError for a grid that cannot be walked, or a scheduler that would have nothing to compare."""
-    if job.search.method == "grid":
-        ranges = space.infinite()
-        if ranges:
-            raise UserError(
-                f"{where}: search.method=grid needs values, and {', '.join(ranges)} is a range: give it as a choice, "
-                "or set search.method=random"
-            )
-        count = space.count()
-        if count > job.budget.trials:
-            raise UserError(
-                f"{where}: the grid has {count:,} combinations, budget.trials = {job.budget.trials}: raise it to "
-                f"{count}, take values out, or set search.method=random"
-            )
-    if job.scheduler.name == "pbt" and isinstance(chosen, Family):
-        check_population(chosen, space, job.budget.trials, where)
-        for key, given in (("trials.folds", job.trials.folds > 1), ("repeats.best", job.repeats.best > 0)):
-            if given:
-                raise UserError(
-                    f"{where}: {key} makes no sense with scheduler.name=pbt: members change while they train"
-                )
-    learns_in_epochs = issubclass(chosen.Config, TorchConfig)
-    if job.scheduler.name != "none" and not learns_in_epochs and job.trials.folds == 1:
-        raise UserError(
-            f"{where}: scheduler.name={job.scheduler.name} compares trials epoch by epoch, and {chosen.name} learns in "
-            "one go: set trials.folds to compare fold by fold, or scheduler.name=none"
-        )
-    figure = (job.metric or (chosen.judged_by,))[0].rpartition(".")[2]
-    if job.scheduler.name not in ("none", "pbt") and learns_in_epochs and figure not in HIGHER_IS_BETTER:
-        raise UserError(
-            f"{where}: scheduler.name={job.scheduler.name} compares epochs, and these do not tell {figure}: they tell "
-            f"{', '.join(HIGHER_IS_BETTER)}; take one of these as metric, or set scheduler.name=none"
-        )
-    if job.trials.folds > 1 and any((base.get(name) or {}).get("bundle") for name in ("network", "zoom")):
-        raise UserError(
-            f"{where}: trials.folds = {job.trials.folds} with a bundle to stand on: it may have learned from patients "
-            "that a fold is judged by: set trials.folds=1"
-        )
-    if job.scheduler.name != "none" and len(job.metric) > 1:
-        raise UserError(
-            f"{where}: scheduler.name={job.scheduler.name} stops trials by one figure, metric names {len(job.metric)}: "
-            "give one, or set scheduler.name=none"
-        )
 
 
 def _description(

@@ -84,6 +84,7 @@ class Votes:
     resources: Resources
     name: ClassVar[str] = VOTES
     judged_by: ClassVar[str] = "study.kappa"
+    tells_classes: ClassVar[bool] = True
 
     @classmethod
     def of(cls, uris: Sequence[str]) -> "Votes":

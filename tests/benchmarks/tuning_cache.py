@@ -1,4 +1,4 @@
-"""24 bag-of-words trials on real knee pairs: side by side with the shared cache, against one by one without it.
+"""24 bag-of-words trials on real knee pairs: `mskray tune`, against one by one without what trials share.
 
     .venv/bin/python tests/benchmarks/tuning_cache.py --data KNEE_OA --out FOLDER
 
@@ -6,10 +6,10 @@ KNEE_OA is a folder in the layout of the knee osteoarthritis data set (0 to 4 be
 both knees the first 600 are taken, three to train for each to validation. The trials are 3 descriptors × 4 sizes of
 vocabulary × 2 classifiers, each with k-means on 50,000 descriptors as in jobs/configs/knee-pair-bovw.yaml.
 
-One by one: each is fitted alone, in this process and on Ray's tasks, with an empty cache folder of its own. Side by
-side: each in a process of Ray's, several at once, with one cache and one `Shared`. Both begin with Ray started and the
-cohort written; what Ray's processes take to start and to import counts. The exit status is 1 where a trial's validation
-probabilities or figures differ, or where it is less than 5 times faster.
+The search begins with an empty cache and ends with its page. One by one: the same trials by the same code, judged and
+written to a ledger likewise, each alone on the whole machine with an empty cache of its own. Both begin with Ray
+started and the cohort written; what Ray's processes take to start and to import counts. The exit status is 1 where
+a trial's figures or validation probabilities differ, or where the search is less than 5 times faster.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,96 +27,64 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-import ray
 
 from mskray import cluster
-from mskray.cohorts import Cohort, ingest, open_cohort
-from mskray.cohorts.change import CHANGE
-from mskray.families import family
-from mskray.families.pair_bovw import PairBovwConfig
-from mskray.progress import Display, Report, silent
+from mskray.cohorts import ingest
+from mskray.progress import Display, silent
 from mskray.storage import locate
-from mskray.training.once import Shared
-from mskray.training.run import Resources, Run
+from mskray.training.run import Resources
+from mskray.tuning.figures import LATENCY
+from mskray.tuning.ledger import Ledger, TrialRecord
+from mskray.tuning.ray_trial import Plan
+from mskray.tuning.trial import run_trial
 from mskray.verbs.tables import table
+from mskray.verbs.tune import parse_search, tune
 
 FASTER = 5.0
-SIZES, DESCRIPTORS, CLASSIFIERS = (500, 200, 100, 50), ("orb", "sift", "surf"), ("svm", "gaussian_nb")
+SIZES = (500, 200, 100, 50)
 _CLOSE = 1e-6
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Of one trial: figures of its best epoch, validation probabilities (n, classes), and how long it took."""
-
-    figures: dict[str, Any]
-    probabilities: np.ndarray
-    seconds: float
-
-
-def trials(sizes: Sequence[int] = SIZES) -> list[dict[str, Any]]:
-    """The sections of each trial."""
-    return [
-        {
-            "keypoints": {"descriptor": descriptor},
-            "vocabulary": size,
-            "classifier": {"name": classifier},
-            "kmeans": {"most": 50_000},
-        }
-        for size, classifier, descriptor in itertools.product(sizes, CLASSIFIERS, DESCRIPTORS)
-    ]
+def search(cohort: str, out: str, sizes: Sequence[int]) -> dict[str, Any]:
+    """The job, as `mskray tune` takes it."""
+    space = {
+        "vocabulary": {"choice": list(sizes)},
+        "classifier.name": {"choice": ["svm", "gaussian_nb"]},
+        "keypoints.descriptor": {"choice": ["orb", "sift", "surf"]},
+    }
+    job = {"family": "pair_bovw", "cohort": cohort, "out": out, "preset": "none", "kmeans": {"most": 50_000}}
+    return {**job, "space": space, "search": {"method": "grid"}, "budget": {"trials": 6 * len(sizes)}}
 
 
-def fit(cohort: Cohort, sections: dict[str, Any], cache: str, shared: Shared | None, report: Report) -> Outcome:
-    started = time.monotonic()
-    config = PairBovwConfig.model_validate({**sections, "cache": {"uri": cache}})
-    run = Run(locate(cache).join("runs"), "trial", CHANGE, Resources(), report, shared=shared)
-    fitted = family("pair_bovw").fit(cohort, config, run)
-    assert fitted.validated is not None
-    return Outcome(fitted.best, fitted.validated, time.monotonic() - started)
-
-
-def one_by_one(cohort: Cohort, given: Sequence[dict[str, Any]], folder: str, report: Report) -> list[Outcome]:
-    """Fit each alone, with an empty cache folder of its own."""
-    outcomes = []
-    for sections in given:
+def one_by_one(data: dict[str, Any], records: Sequence[TrialRecord], folder: str, display: Display) -> Ledger:
+    """Do the same trials again, each alone with an empty cache."""
+    job, chosen, base = parse_search(data, "benchmark")
+    ledger = Ledger(locate(folder).join("alone"))
+    plan = Plan(ledger, chosen.name, job.cohort, job.task, base, Resources(), 1, 0, f"validation.{chosen.judged_by}")
+    for record in records:
+        again = TrialRecord(id=record.id, number=record.number, parameters=record.parameters)
         with tempfile.TemporaryDirectory(dir=folder) as cache:
-            outcomes.append(fit(cohort, sections, cache, None, report))
-    return outcomes
+            alone = replace(plan, base={**base, "cache": {"uri": cache}})
+            run_trial(alone, again, lambda event: None, display)
+    return ledger
 
 
-def side_by_side(cohort: Cohort, given: Sequence[dict[str, Any]], folder: str, at_once: int) -> list[Outcome]:
-    """Fit all in Ray's processes, `at_once` at a time, with one empty cache folder and one `Shared`."""
-    shared, outcomes = Shared.start(), {}
-    with tempfile.TemporaryDirectory(dir=folder) as cache:
-        waiting: dict[Any, int] = {}
-        for number, sections in enumerate(given):
-            if len(waiting) == at_once:
-                _collect(waiting, outcomes)
-            waiting[_trial.remote(str(cohort.location), sections, cache, shared)] = number
-        while waiting:
-            _collect(waiting, outcomes)
-    return [outcomes[number] for number in range(len(given))]
-
-
-def _collect(waiting: dict[Any, int], outcomes: dict[int, Outcome]) -> None:
-    (done,), _ = ray.wait(list(waiting), num_returns=1)
-    outcomes[waiting.pop(done)] = ray.get(done)
-
-
-# It books no CPU: the tasks that it waits for book theirs.
-@ray.remote(num_cpus=0, scheduling_strategy="SPREAD")
-def _trial(cohort: str, sections: dict[str, Any], cache: str, shared: Shared) -> Outcome:
-    return fit(open_cohort(cohort), sections, cache, shared, silent)
-
-
-def differences(one: Outcome, other: Outcome) -> str:
+def differences(record: TrialRecord, one: Ledger, other: Ledger) -> str:
     """Say how two outcomes of a trial differ; "" where they do not."""
-    apart = float(np.nanmax(np.abs(one.probabilities - other.probabilities)))
-    if apart > _CLOSE or not np.array_equal(np.isnan(one.probabilities), np.isnan(other.probabilities)):
-        return f"probabilities by up to {apart:.1e}"
-    names = [name for name, value in one.figures.items() if not np.isclose(value, other.figures[name], rtol=_CLOSE)]
-    return f"figures: {', '.join(names)}" if names else ""
+    here, there = (each.trial(record.id).figures for each in (one, other))
+    names = [name for name in {**here, **there} if name != LATENCY and not _close(here.get(name), there.get(name))]
+    if names:
+        return f"figures: {', '.join(names)}"
+    mine, theirs = (each.predictions(record.id) for each in (one, other))
+    if mine.schema != theirs.schema or len(mine) != len(theirs):
+        return "predictions' tables"
+    told = [name for name in mine.column_names if name.startswith("prob_")]
+    apart = max(float(np.abs(mine[name].to_numpy() - theirs[name].to_numpy()).max()) for name in told)
+    return f"probabilities by up to {apart:.1e}" if apart > _CLOSE else ""
+
+
+def _close(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and bool(np.isclose(one, other, rtol=_CLOSE))
 
 
 def some_pairs(data: Path, folder: Path, count: int) -> Path:
@@ -136,46 +104,48 @@ def main() -> None:
     arguments = _arguments()
     out, display = Path(arguments.out).resolve(), Display()
     out.mkdir(parents=True, exist_ok=True)
-    given = trials(arguments.sizes)
     with tempfile.TemporaryDirectory(dir=out) as folder:
-        data = some_pairs(Path(arguments.data), Path(folder) / "knees", arguments.pairs)
-        cohort = ingest("knee-pairs", str(data), f"{folder}/cohort", report=display).location
-        together, shared_s = _timed(lambda: side_by_side(open_cohort(cohort), given, folder, arguments.at_once))
-        alone, alone_s = _timed(lambda: one_by_one(open_cohort(cohort), given, folder, display))
-    display.end()
-    found = [differences(*pair) for pair in zip(alone, together, strict=True)]
-    rows = [
-        [*_named(sections), f"{one.figures['val_auroc']:.3f}", f"{one.seconds:.1f}", f"{other.seconds:.1f}", apart]
-        for sections, one, other, apart in zip(given, alone, together, found, strict=True)
-    ]
-    print(table(["descriptor", "words", "classifier", "AUROC", "s alone", "s side by side", "differs in"], rows))
+        knees = some_pairs(Path(arguments.data), Path(folder) / "knees", arguments.pairs)
+        cohort = ingest("knee-pairs", str(knees), f"{folder}/cohort", report=display).location
+        data = search(str(cohort), f"{folder}/search", arguments.sizes)
+        found, shared_s = _timed(lambda: tune(*parse_search(data, "benchmark"), "benchmark", silent))
+        records = sorted(found.trials(), key=lambda record: record.number)
+        alone, alone_s = _timed(lambda: one_by_one(data, records, folder, display))
+        display.end()
+        apart = [differences(record, alone, found) for record in records]
+        rows = [_row(record, alone.trial(record.id), words) for record, words in zip(records, apart, strict=True)]
+    print(table(["descriptor", "words", "classifier", "AUROC", "s alone", "s in the search", "differs in"], rows))
     ratio = alone_s / shared_s
-    print(f"{len(given)} trials on {arguments.pairs} pairs, {os.cpu_count()} cores, {arguments.at_once} side by side")
-    print(f"one by one {alone_s:.0f} s, side by side {shared_s:.0f} s: {ratio:.1f} times faster")
-    if any(found):
+    print(f"{len(records)} trials on {arguments.pairs} pairs, {os.cpu_count()} cores")
+    print(f"one by one {alone_s:.0f} s, mskray tune {shared_s:.0f} s: {ratio:.1f} times faster")
+    if any(apart):
         sys.exit("missed: results differ")
     if ratio < FASTER:
         sys.exit(f"missed: less than {FASTER:g} times faster")
 
 
-def _timed(half: Callable[[], list[Outcome]]) -> tuple[list[Outcome], float]:
+def _row(record: TrialRecord, alone: TrialRecord, apart: str) -> list[str]:
+    keys = ("keypoints.descriptor", "vocabulary", "classifier.name")
+    area = alone.figures.get("validation.study.auroc", float("nan"))
+    named = [str(record.parameters[key]) for key in keys]
+    return [*named, f"{area:.3f}", f"{alone.seconds:.1f}", f"{record.seconds:.1f}", apart]
+
+
+def _timed(half: Callable[[], Ledger]) -> tuple[Ledger, float]:
     """Run one half in a Ray session of its own, so that neither finds processes that the other has started."""
-    with cluster.session():
+    with cluster.session(dashboard=True):
         started = time.monotonic()
         return half(), time.monotonic() - started
-
-
-def _named(sections: dict[str, Any]) -> list[str]:
-    return [sections["keypoints"]["descriptor"], str(sections["vocabulary"]), sections["classifier"]["name"]]
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of the knees")
-    parser.add_argument("--out", required=True, help="folder for the cohort and the caches; all of it is deleted")
+    parser.add_argument(
+        "--out", required=True, help="folder for the cohort, the caches and both ledgers; all is deleted"
+    )
     parser.add_argument("--pairs", type=int, default=600)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sizes of vocabulary")
-    parser.add_argument("--at-once", type=int, default=3, help="trials side by side")
     return parser.parse_args()
 
 

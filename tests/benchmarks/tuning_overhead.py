@@ -43,7 +43,7 @@ def main() -> None:
 
         for record in records:
             ledger.write(record)
-        run_trials(plan, Listed(records), options.slots, SchedulerSection(), 1, watch, second)
+        run_trials(plan, Listed(records), lambda: options.slots, SchedulerSection(), 1, watch, second)
         seconds = time.monotonic() - began
         finished = sum(record.state == "finished" for record in ledger.trials())
     assert finished == options.trials, f"{finished} finished"

@@ -158,7 +158,10 @@ def test_shards_are_held_once_and_within_bounds(
         return ray.get(shared.hold(address, lambda: [ray.put(os.urandom(8).hex())], size, 10))[0]
 
     shared = Shared.start()
+    before = held("one", 4)
+    shared.let_go()
     one, two = held("one", 4), held("two", 4)
+    assert one != before, "what was let go of was given again"
     assert (held("one", 4), held("two", 4)) == (one, two)
     assert held("one", 4) == one
     held("three", 4)

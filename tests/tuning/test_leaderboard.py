@@ -129,3 +129,11 @@ def test_without_a_finished_trial_nobody_wins():
 def test_it_needs_neither_torch_nor_ray():
     code = "import sys, mskray.tuning.leaderboard; sys.exit(any(m in sys.modules for m in ('torch', 'ray')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_members_of_a_population_that_came_to_equal_values_are_rows_of_their_own():
+    same = {"lr": 0.1}
+    population = description(scheduler={"name": "pbt"})
+    records = [trial(0, same, 0.5), trial(1, same, 0.9).model_copy(update={"id": "f" * 12})]
+    assert numbers(ranked(population, records)) == [[1], [0]]
+    assert winner(population, records).figures[KAPPA].mean == 0.9

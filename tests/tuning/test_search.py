@@ -82,8 +82,10 @@ def test_a_grid_gives_every_combination_once_also_over_two_calls(search: Callabl
 
 
 def test_a_small_space_ends_before_the_budget_and_nothing_is_drawn_twice(search: Callable[..., StudySearch]) -> None:
-    done = drive(search(GRID, 50), lambda values: 0.1)
+    searcher = search(GRID, 50)
+    done = drive(searcher, lambda values: 0.1)
     assert len({record.id for record in done}) == len(done) == 4
+    assert searcher.used_up
 
 
 def test_an_open_trial_comes_first_and_its_parameters_are_kept(search: Callable[..., StudySearch]) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,29 +138,65 @@ def test_a_population_takes_over_weights_and_values(torch_job: dict[str, Any], t
 @pytest.mark.long
 @pytest.mark.own_cluster
 @pytest.mark.timeout(1800)
-def test_killed_at_random_points_it_goes_on_and_repeats_no_finished_trial(job: dict[str, Any], tmp_path: Path) -> None:
-    """The driver and all that it started, or one of its processes alone; then the same command to the end."""
+@pytest.mark.parametrize(
+    ("what", "times"), [("everything", 3), ("the command", 2), ("ray::RayTrial", 2), ("raylet", 1), ("gcs_server", 1)]
+)
+def test_killed_at_random_points_it_goes_on_and_repeats_no_finished_trial(
+    what: str, times: int, job: dict[str, Any], tmp_path: Path
+) -> None:
+    """The command and all that it started, it alone, or one process of Ray's; then the same command to the end."""
     words = command({**job, "trials": {"folds": 2}}, tmp_path)
-    ledger = Ledger(locate(job["out"]))
-    draw, seen, kills = random.Random(3), {}, 0
-    while kills < 5:
+    ledger, draw = Ledger(locate(job["out"])), random.Random(what)
+    seen: dict[str, TrialRecord] = {}
+    hits = 0
+    for _ in range(times):
         driver = subprocess.Popen(
             words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=WITHOUT_CLUSTER, start_new_session=True
         )
         try:
-            driver.wait(timeout=draw.uniform(8, 60))
-        except subprocess.TimeoutExpired:
-            kills += 1
-            os.killpg(driver.pid, signal.SIGKILL)
-            driver.wait(timeout=30)
+            hits += _kill(what, driver, draw)
+            driver.wait(timeout=600)  # it ends by itself, whatever was killed
+        finally:
+            _kill_all(driver.pid)
         seen = _unchanged(seen, ledger)
-        if len(seen) == 4:
-            break
-    assert kills, "it was never interrupted"
+    assert hits, "nothing was ever interrupted"
     done = subprocess.run(words, capture_output=True, timeout=900, env=WITHOUT_CLUSTER)
     assert done.returncode == 0, done.stderr.decode()
     assert len(_unchanged(seen, ledger)) == 4
     assert len(ledger.trials()) == 4
+
+
+def _kill(what: str, driver: subprocess.Popen[bytes], draw: random.Random) -> bool:
+    """Kill it some seconds after the search has begun; False where the search ended before."""
+    after = time.monotonic() + draw.uniform(8, 45)
+    while driver.poll() is None:
+        victims = [pid for pid, words in _session(driver.pid).items() if what in words]
+        if what in ("everything", "the command"):
+            victims = [driver.pid]
+        if victims and time.monotonic() >= after:
+            if what == "everything":
+                _kill_all(driver.pid)
+            else:
+                os.kill(draw.choice(victims), signal.SIGKILL)
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def _session(driver: int) -> dict[int, str]:
+    """The processes that a command has started, and itself: command lines by id."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.getsid(int(place.name)) == driver:
+                found[int(place.name)] = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    return found
+
+
+def _kill_all(driver: int) -> None:
+    for pid in _session(driver):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _unchanged(seen: dict[str, TrialRecord], ledger: Ledger) -> dict[str, TrialRecord]:
