@@ -56,7 +56,7 @@ def main() -> int:
 def _run(source: str, data: str | None, base: str) -> None:
     import mskray.serving.run  # noqa: F401  (Serve's logger speaks again when it is imported after the session)
     from mskray import cluster
-    from mskray.cohorts import ingest
+    from mskray.cohorts.ingest import ingest
     from mskray.progress import Display
     from mskray.verbs.ensemble import make_ensemble
     from mskray.verbs.evaluate import evaluate_model, figure_lines

@@ -88,7 +88,8 @@ def by_value(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def phantom_cohort(ray_cluster: str, object_store: ObjectStore) -> "Iterator[Cohort]":
     """About 150 synthetic radiographs of 64 px in the object store, split 60:20:20."""
-    from mskray.cohorts import ingest, open_cohort
+    from mskray.cohorts import open_cohort
+    from mskray.cohorts.ingest import ingest
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in object_store.env.items():

@@ -49,7 +49,7 @@ def ingest(
     ] = None,
 ) -> None:
     """Turn images of a foreign layout into a cohort. Run again, it continues or changes nothing."""
-    from mskray.cohorts import ingest as run
+    from mskray.cohorts.ingest import ingest as run
     from mskray.config import apply_overrides
     from mskray.verbs.cohort import ingest_lines
 

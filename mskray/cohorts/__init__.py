@@ -8,32 +8,12 @@
 
     mskray ingest SOURCE IN --out URI
     mskray cohort show URI
+
+What is offered here reads cohorts; `mskray.cohorts.ingest`, which decodes every foreign format, takes longer to load.
 """
 
-from mskray.cohorts.build import IngestSettings
-from mskray.cohorts.contact_sheet import Group, contact_sheet, summary
-from mskray.cohorts.ingest import IngestSummary, ingest
 from mskray.cohorts.read import Cohort, open_cohort
 from mskray.cohorts.schema import SPLITS, ImageFormat, Manifest, Shard, Task
-from mskray.cohorts.sources import get_source, source_names
 from mskray.cohorts.views import Fold, View
 
-__all__ = [
-    "SPLITS",
-    "Cohort",
-    "Fold",
-    "Group",
-    "ImageFormat",
-    "IngestSettings",
-    "IngestSummary",
-    "Manifest",
-    "Shard",
-    "Task",
-    "View",
-    "contact_sheet",
-    "get_source",
-    "ingest",
-    "open_cohort",
-    "source_names",
-    "summary",
-]
+__all__ = ["SPLITS", "Cohort", "Fold", "ImageFormat", "Manifest", "Shard", "Task", "View", "open_cohort"]

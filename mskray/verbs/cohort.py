@@ -5,7 +5,9 @@ from collections import Counter
 
 from PIL import Image
 
-from mskray.cohorts import Cohort, IngestSummary, contact_sheet, open_cohort, summary
+from mskray.cohorts import Cohort, open_cohort
+from mskray.cohorts.contact_sheet import contact_sheet, summary
+from mskray.cohorts.ingest import IngestSummary
 from mskray.progress import duration
 from mskray.storage import check_access, locate
 from mskray.verbs.tables import table

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from mskray import cluster
-from mskray.cohorts import Cohort, ingest, open_cohort
+from mskray.cohorts import Cohort, open_cohort
+from mskray.cohorts.ingest import ingest
 from mskray.progress import Display
 from mskray.verbs.detection import detection_lines, evaluate_detector
 from mskray.verbs.ensemble import make_ensemble

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import ray
 
-from mskray.cohorts import ingest
+from mskray.cohorts.ingest import ingest
 
 # Images a patient, over many: five studies for four patients and about 2.1 views a study.
 IMAGES_A_PATIENT = 2.63

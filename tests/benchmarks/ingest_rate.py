@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import ray
 
-from mskray.cohorts import ingest
+from mskray.cohorts.ingest import ingest
 from mskray.imaging.phantoms import PhantomSpec, render, studies
 
 WORKERS = 2

@@ -19,7 +19,7 @@ from typing import Any
 
 from mskray import cluster
 from mskray.bundles import DESCRIPTION
-from mskray.cohorts import ingest
+from mskray.cohorts.ingest import ingest
 from mskray.config import apply_overrides, read_yaml
 from mskray.evaluation.result import Evaluation
 from mskray.progress import Display

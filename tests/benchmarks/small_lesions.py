@@ -120,7 +120,8 @@ def main() -> None:
 
 def one_seed(seed: int, arguments: argparse.Namespace, folder: str) -> tuple[Scores, Scores]:
     """Make a cohort, train each arm on it; return scores of its answers and boxes on held-out patients."""
-    from mskray.cohorts import ingest, open_cohort
+    from mskray.cohorts import open_cohort
+    from mskray.cohorts.ingest import ingest
 
     fine = 2 * arguments.size
     options = {**COHORT, "image_size": fine, "seed": seed}

@@ -114,7 +114,7 @@ def _bare(cohort_uri: str, weights: str, epochs: int) -> list[float]:
 
 
 def _phantoms(folder: str) -> str:
-    from mskray.cohorts import ingest
+    from mskray.cohorts.ingest import ingest
 
     place = str(Path(folder) / "cohort")
     settings = {"size": 160, "split_fractions": [0.7, 0.15, 0.15]}

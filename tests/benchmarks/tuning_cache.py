@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from mskray import cluster
-from mskray.cohorts import ingest
+from mskray.cohorts.ingest import ingest
 from mskray.progress import Display, silent
 from mskray.storage import locate
 from mskray.training.run import Resources

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mskray import cluster
-from mskray.cohorts import ingest
+from mskray.cohorts.ingest import ingest
 from mskray.evaluation.result import Evaluation
 from mskray.progress import Display
 from mskray.tuning.leaderboard import counted

@@ -16,7 +16,9 @@ import pytest
 import ray
 from cohort_layouts import knee, mura, png
 
-from mskray.cohorts import contact_sheet, ingest, open_cohort, summary
+from mskray.cohorts import open_cohort
+from mskray.cohorts.contact_sheet import contact_sheet, summary
+from mskray.cohorts.ingest import ingest
 from mskray.cohorts.sources.knee_oa import KneeOA
 from mskray.errors import UserError
 from mskray.imaging.decode import DecodeError
@@ -196,7 +198,7 @@ def test_a_killed_driver_is_continued(copy, ray_cluster):
     program = textwrap.dedent(
         """
         import os, signal, sys
-        from mskray.cohorts import ingest
+        from mskray.cohorts.ingest import ingest
         def report(progress):
             if progress.stage == "ingest" and progress.done:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -5,8 +5,8 @@ import json
 import pytest
 from cohort_layouts import knee, png
 
-from mskray.cohorts import ingest, schema
-from mskray.cohorts.ingest import _prepare
+from mskray.cohorts import schema
+from mskray.cohorts.ingest import _prepare, ingest
 from mskray.errors import UserError
 from mskray.imaging.deidentify import Pseudonymiser
 from mskray.storage import locate

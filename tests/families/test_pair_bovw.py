@@ -10,8 +10,9 @@ from small_pairs import fitted, picture
 from small_run import run
 
 from mskray.bundles import Fitted, load_bundle
-from mskray.cohorts import ingest, open_cohort
+from mskray.cohorts import open_cohort
 from mskray.cohorts.change import CHANGE
+from mskray.cohorts.ingest import ingest
 from mskray.errors import UserError
 from mskray.estimators.pair_softmax import PairSoftmax
 from mskray.families import Images, family, load_predictor

@@ -10,8 +10,9 @@ from skops.io import dumps, get_untrusted_types
 from small_run import run
 
 from mskray.bundles import TRUSTED, load_bundle
-from mskray.cohorts import ingest, open_cohort
+from mskray.cohorts import open_cohort
 from mskray.cohorts.change import CHANGE, IMPROVED
+from mskray.cohorts.ingest import ingest
 from mskray.config import validate
 from mskray.errors import UserError
 from mskray.estimators.pair_softmax import (

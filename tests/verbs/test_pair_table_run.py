@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from small_pairs import pair_cohort
 
-from mskray.cohorts import ingest, open_cohort
+from mskray.cohorts import open_cohort
 from mskray.cohorts.change import CHANGE
+from mskray.cohorts.ingest import ingest
 from mskray.estimators.cache import Cache
 from mskray.estimators.pair_cells import Cell, CellResult, Fold, Work
 from mskray.estimators.pair_words import KeyPointSection, PairWords, SplitsWords

@@ -12,7 +12,8 @@ import pytest
 from small_run import Trained
 
 from mskray import ensemble
-from mskray.cohorts import Cohort, ingest
+from mskray.cohorts import Cohort
+from mskray.cohorts.ingest import ingest
 from mskray.errors import UserError
 from mskray.explain.methods import METHODS
 from mskray.families import Images, load_predictor
