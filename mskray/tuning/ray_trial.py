@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray import tune
+from ray.tune.result import DONE
 
 from mskray.training.run import Resources
 from mskray.tuning.figures import sign
 from mskray.tuning.ledger import Ledger, TrialRecord
 
 RECORD, SCORE, STEP, EPOCH, FIGURE = "record", "score", "step", "epoch", "figure"
-"""Keys of what a trial reports to Tune: its record once it has ended, and before that the score after each step."""
+"""Keys of what a trial is told (its record), and of what it reports to Tune after each step."""
 _ERROR = "error"
 Tell = Callable[[dict[str, Any]], None]
 
@@ -73,8 +74,8 @@ class RayTrial(tune.Trainable):
         event = self._events.get()
         if _ERROR in event:
             raise event[_ERROR]
-        if RECORD in event:
-            return {RECORD: event[RECORD], "done": True, **self._last}
+        if DONE in event:
+            return {**self._last, DONE: True}
         self._last = {STEP: event[STEP], SCORE: sign(self._plan.metric) * event[FIGURE], **event}
         return self._last
 
@@ -87,11 +88,11 @@ class RayTrial(tune.Trainable):
 
         def work() -> None:
             try:
-                ended = self._work(self._plan, record, events.put)
+                self._work(self._plan, record, events.put)
             except BaseException as error:  # whatever it is: the step that waits must hear of it
                 events.put({_ERROR: error})
             else:
-                events.put({RECORD: ended.model_dump(mode="json")})
+                events.put({DONE: True})
 
         self._thread = threading.Thread(target=work, name=record.id, daemon=True)
         self._thread.start()

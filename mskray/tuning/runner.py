@@ -31,7 +31,7 @@ _QUIET = {
 _MANY = 10**9
 _LOOK_EVERY_S = 10.0
 Watch = Callable[[dict[str, Any], dict[str, Any] | None], None]
-"""Called with a trial's record as it was given, and with each of its results; None as it starts."""
+"""Called with a trial's record as it was given, and with each of its results: {} as it starts, None as it has ended."""
 
 
 def run_trials(
@@ -54,7 +54,6 @@ def run_trials(
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    limited = ConcurrencyLimiter(searcher, max_concurrent=room())
     with tempfile.TemporaryDirectory(prefix="mskray-tune-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(
@@ -63,7 +62,7 @@ def run_trials(
             tune_config=tune.TuneConfig(
                 metric=SCORE,
                 mode="max",
-                search_alg=limited,
+                search_alg=_Slots(searcher, room, watch),
                 scheduler=_scheduler(scheduler, most_steps),
                 num_samples=_MANY,
                 time_budget_s=seconds,
@@ -74,7 +73,6 @@ def run_trials(
                 name="search",
                 storage_path=folder,
                 verbose=0,
-                callbacks=[_Watching(watch), _Following(limited, room)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=plan.resources.max_failures),
             ),
@@ -111,36 +109,35 @@ def _scheduler(section: SchedulerSection, most_steps: int) -> TrialScheduler:
     )
 
 
-class _Watching(tune.Callback):
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
+class _Slots(ConcurrencyLimiter):
+    """Gives as many trials as the cluster has room for now, and tells how they fare.
+
+    A callback of Tune could do this too, but for any of these Tune loads every logger that it knows, in seconds.
+    """
+
+    def __init__(self, searcher: Searcher, room: Callable[[], int], watch: Watch) -> None:
+        self._room, self._watch, self._asked = room, watch, time.monotonic()
+        self._records: dict[str, dict[str, Any]] = {}
+        super().__init__(searcher, max_concurrent=room())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune keeps its callbacks for a later run, which there is none of
+        return {}  # Tune keeps its searchers for a later run, which there is none of
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._watch(trial.config[RECORD], None)
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        self._watch(trial.config[RECORD], result)
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if RECORD not in trial.last_result:
-            self._watch(trial.config[RECORD], {"stopped": True})
-
-
-class _Following(tune.Callback):
-    """Lets as many trials run as the cluster has room for now."""
-
-    def __init__(self, limited: ConcurrencyLimiter, room: Callable[[], int]) -> None:
-        self._limited, self._room, self._asked = limited, room, time.monotonic()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+    def suggest(self, trial_id: str) -> Any:
         if time.monotonic() - self._asked >= _LOOK_EVERY_S:
-            self._limited.set_max_concurrency(self._room())
+            self.set_max_concurrency(self._room())
             self._asked = time.monotonic()
+        given = super().suggest(trial_id)
+        if isinstance(given, dict):
+            self._records[trial_id] = given[RECORD]
+            self._watch(given[RECORD], {})
+        return given
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        super().on_trial_result(trial_id, result)
+        self._watch(self._records[trial_id], result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        super().on_trial_complete(trial_id, result=result, error=error)
+        if trial_id in self._records:
+            self._watch(self._records.pop(trial_id), None)

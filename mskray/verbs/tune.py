@@ -48,7 +48,7 @@ from mskray.tuning.ledger import ENDED, VOTES, Description, Ledger, TrialRecord
 from mskray.tuning.live import Board
 from mskray.tuning.page import write_page
 from mskray.tuning.population import train_population
-from mskray.tuning.ray_trial import FIGURE, RECORD, STEP, Plan, Work
+from mskray.tuning.ray_trial import FIGURE, STEP, Plan, Work
 from mskray.tuning.runner import Watch, check_room, room, run_trials
 from mskray.tuning.search import Listed, StudySearch, address
 from mskray.tuning.space import SearchSpace, parse_space
@@ -224,13 +224,11 @@ def _watching(board: Board, ledger: Ledger, metric: str) -> Watch:
     def watch(record: dict[str, Any], result: dict[str, Any] | None) -> None:
         known = TrialRecord.model_validate(record)
         if result is None:
-            board.update(known)
-        elif RECORD in result:
-            board.update(TrialRecord.model_validate(result[RECORD]))
+            board.update(ledger.trial(known.id))
         elif FIGURE in result:
             board.update(known, int(result[STEP]), {metric: float(result[FIGURE])})
-        else:  # stopped
-            board.update(ledger.trial(known.id))
+        else:
+            board.update(known)
 
     return watch
 

@@ -53,9 +53,9 @@ def test_a_log_gets_a_line_an_event():
         f"trial {name} finished: Cohen’s κ (study) 0.410, 1:30 min, 1 of 4 trials, {best}, 4:30 min left",
         f"trial {other} started: backbone b",
         f"trial {other} stopped: behind the others, 10 s, 2 of 4 trials, {best}, 1:40 min left",
-        f"trial {third} refused: too small, 0 s, 3 of 4 trials, {best}, 50 s left",
+        f"trial {third} refused: too small, 0 s, 2 of 4 trials, {best}, 1:40 min left",
         "a word",
-        f"3 of 4 trials, {best}, 50 s left",
+        f"2 of 4 trials, {best}, 1:40 min left",
     ]
 
 
