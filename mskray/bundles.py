@@ -14,6 +14,8 @@ import io
 import json
 import platform
 import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -198,6 +200,22 @@ def read_description(uri: str | Location) -> Bundle:
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"bundle {location}: {DESCRIPTION} is damaged at {first['loc']}: {first['msg']}") from None
+
+
+def foundations(sections: Mapping[str, Any]) -> Iterator[tuple[str, str, Bundle]]:
+    """Yield the bundles that a model stands on: (config key, URI, description), then those that they stand on.
+
+    One that is no longer there is left out.
+
+    Args:
+        sections: of its config.
+    """
+    for name in ("network", "zoom"):
+        if uri := (sections.get(name) or {}).get("bundle"):
+            with suppress(UserError):
+                bundle = read_description(str(uri))
+                yield f"{name}.bundle", str(uri), bundle
+                yield from foundations(bundle.config)
 
 
 def load_bundle(uri: str | Location) -> tuple[Bundle, Fitted]:

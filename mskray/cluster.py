@@ -155,6 +155,11 @@ def check(need: Need, nodes: Sequence[Mapping[str, float]], reading_cpus: float 
         )
 
 
+def room(need: Need, reading_cpus: float = 0.5) -> int:
+    """How many workers such as those of `need` the cluster's nodes have room for, with reading beside them."""
+    return _room(need, [node["Resources"] for node in ray.nodes() if node["Alive"]], reading_cpus)
+
+
 def _room(need: Need, nodes: Sequence[Mapping[str, float]], reading_cpus: float) -> int:
     """How many workers fit when reading has the node where it hinders them least."""
     hosts = [node for node in nodes if node.get("CPU", 0.0) >= reading_cpus]

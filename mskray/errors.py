@@ -20,6 +20,10 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class Fault(UserError):
+    """The cluster's or the store's: what was asked for may succeed later, as it is."""
+
+
 def did_you_mean(given: str, known: Iterable[str], before: str = "") -> str:
     """Return "did you mean …? " with the closest of `known`, `before` in front of it; empty where none is."""
     close = difflib.get_close_matches(given, list(known), n=1)
@@ -38,5 +42,8 @@ def user_error_in(error: BaseException) -> UserError | None:
             if isinstance(inner, UserError):
                 return inner
         cause = cause.__cause__
-    written = re.findall(r"^(?:\S+\.)?UserError: (.+)$", str(error), re.MULTILINE)
-    return UserError(written[-1]) if written else None
+    written = re.findall(r"^(?:\S+\.)?(UserError|Fault): (.+)$", str(error), re.MULTILINE)
+    if not written:
+        return None
+    kind, message = written[-1]
+    return Fault(message) if kind == Fault.__name__ else UserError(message)

@@ -110,7 +110,7 @@ def test_help_and_mistakes_import_neither_torch_nor_ray() -> None:
 
 def test_classes_of_a_task_are_given_as_words(tmp_path: Path, monkeypatch, capsys) -> None:
     given = {}
-    monkeypatch.setattr("mskray.cohorts.ingest", lambda *each, **_: given.update(place=each[1], options=each[3]))
+    monkeypatch.setattr("mskray.cohorts.ingest.ingest", lambda *each, **_: given.update(place=each[1], options=each[3]))
     monkeypatch.setattr("mskray.verbs.cohort.ingest_lines", str)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "date=2026").mkdir()
@@ -123,7 +123,7 @@ def test_classes_of_a_task_are_given_as_words(tmp_path: Path, monkeypatch, capsy
 @pytest.mark.parametrize(
     ("words", "target", "goes_on"),
     [
-        (["ingest", "phantom", "--out", "out"], "mskray.cohorts.ingest", " where this one was"),
+        (["ingest", "phantom", "--out", "out"], "mskray.cohorts.ingest.ingest", " where this one was"),
         (
             ["train", "job.yaml"],
             "mskray.config.read_yaml",

@@ -67,12 +67,17 @@ def promote(
     ensemble: Annotated[
         int, typer.Option(help="Members of an ensemble of the best trials, chosen greedily; 0 for the winner alone.")
     ] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Workers of each training; the search's if not given.")
+    ] = None,
+    gpu: Annotated[bool | None, typer.Option(help="Give each worker a GPU; as in the search if not given.")] = None,
 ) -> None:
     """Train the winner anew on train and validation, or the members of an ensemble. Run again, it continues."""
     from mskray.ensemble import Ensemble
     from mskray.verbs.promote import promote as make
 
     display = Display()
-    made = make(searches, out, ensemble=ensemble, report=display)
+    given = {name: value for name, value in (("workers", workers), ("gpu", gpu)) if value is not None}
+    made = make(searches, out, ensemble=ensemble, resources=given, report=display)
     display.end()
     print(f"{'ensemble' if isinstance(made, Ensemble) else 'bundle'}: {out}  ({made.name})")

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
-from mskray.errors import UserError, user_error_in
+from mskray.errors import Fault, UserError, user_error_in
 from mskray.estimators.bags import Bag, BagSection, SvmSection, bag_bytes, bag_size, draw_bag, models_for
 from mskray.estimators.features import FeatureFiles
 from mskray.estimators.out_of_bag import decide, left_out, spread_duals
@@ -149,7 +149,11 @@ class Bagging:
         return [FittedBag(**np.load(io.BytesIO(content), allow_pickle=False)) for content in contents]
 
     def _calibrate(self, model: BaggedSVM, validation: Labelled) -> tuple[BaggedSVM, np.ndarray]:
-        """Fit each model's sigmoids on the validation images of its body part, that over all parts on all images."""
+        """Fit each model's sigmoids on the validation images of its body part, that over all parts on all images.
+
+        The probabilities returned with them, (n, classes) of the validation images, are by sigmoids fitted without
+        their patients.
+        """
         names = model.named(validation.parts.tolist())
         shared, starts = ray.put(model), validation.files.starts
         pending = [
@@ -163,7 +167,9 @@ class Bagging:
         for name, each in model.models.items():
             decision, inside = (over_all if name == ALL_PARTS else own), validation.of(name)
             models[name] = each.calibrated(decision[inside], validation.labels[inside])
-            result[names == name] = models[name].probabilities(own[names == name])
+            answered = names[inside] == name
+            crossed = each.crossed(decision[inside], validation.labels[inside], validation.patients[inside])
+            result[inside[answered]] = crossed[answered]
         return BaggedSVM(model.kernel, models), result
 
     def _calibrate_out_of_bag(self, model: BaggedSVM, train: Labelled) -> tuple[BaggedSVM, np.ndarray]:
@@ -272,7 +278,7 @@ def _results(pending: list[Any], told: Callable[[int, int], None]) -> Iterator[A
 
 def _stopped(error: RayError) -> UserError:
     reason = (str(error).strip().splitlines() or ["no reason given"])[-1][:300]
-    return user_error_in(error) or UserError(
+    return user_error_in(error) or (UserError if isinstance(error, RayTaskError) else Fault)(
         f"fitting SVMs stopped ({type(error).__name__}: {reason}): the same command goes on with the bags that are left"
     )
 

@@ -18,6 +18,8 @@ ALL_PARTS = ""
 """Name of the model over all body parts."""
 _BLOCK = 1024
 
+_FOLDS = 5
+
 
 @dataclass(frozen=True)
 class Polynomial:
@@ -136,6 +138,20 @@ class PartModel:
         ]
         slopes, offsets = np.array(found).T
         return replace(self, slopes=slopes, offsets=offsets)
+
+    def crossed(self, decision: np.ndarray, labels: np.ndarray, patients: np.ndarray) -> np.ndarray:
+        """Probabilities (n, classes) of held-out decisions by sigmoids that were fitted to those of other patients.
+
+        Args:
+            decision: (n, outputs); labels and patients (n,).
+        """
+        folds = np.unique(patients, return_inverse=True)[1] % _FOLDS
+        result = self.calibrated(decision, labels).probabilities(decision)
+        for fold in range(_FOLDS):
+            held = folds == fold
+            if len(np.unique(labels[~held])) == len(np.unique(labels)):
+                result[held] = self.calibrated(decision[~held], labels[~held]).probabilities(decision[held])
+        return result
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
-from mskray.errors import UserError
+from mskray.errors import Fault
 
 log = logging.getLogger(__name__)
 
@@ -84,26 +84,26 @@ def retried(what: str, operation: Callable[[], T]) -> T:
     )(operation)
 
 
-def explain(error: Exception, what: str, uri: str, endpoint: str, source: str) -> UserError:
+def explain(error: Exception, what: str, uri: str, endpoint: str, source: str) -> Fault:
     """The line for the user: `what` ("read", "write", "list"…) was tried at `uri`; credentials came from `source`."""
     bucket = uri.removeprefix("s3://").partition("/")[0]
     if isinstance(error, boto.ClientError):
-        return UserError(_explain_answer(error, what, uri, bucket, endpoint, source))
+        return Fault(_explain_answer(error, what, uri, bucket, endpoint, source))
     if isinstance(error, ResponseParserError | RecursionError):  # a redirect without end recurses in botocore
-        return UserError(_no_s3(endpoint, uri, "no S3 message"))
+        return Fault(_no_s3(endpoint, uri, "no S3 message"))
     if isinstance(error, boto.SSLError):
-        return UserError(
+        return Fault(
             f"TLS with {endpoint} failed ({_reason(error)}): set AWS_CA_BUNDLE to the store's certificate authority,"
             " or write http:// in AWS_ENDPOINT_URL if the store has no TLS"
         )
     if isinstance(error, boto.IncompleteReadError | boto.FlexibleChecksumError | boto.ResponseStreamingError):
-        return UserError(f"{uri} arrived incomplete or damaged each time from {endpoint}: check the network")
+        return Fault(f"{uri} arrived incomplete or damaged each time from {endpoint}: check the network")
     if isinstance(error, boto.HTTPClientError | boto.ConnectionError):
-        return UserError(
+        return Fault(
             f"no answer from {endpoint} for {uri} ({_reason(error)}): check that the store runs, the network,"
             " and AWS_ENDPOINT_URL"
         )
-    return UserError(f"cannot {what} {uri}: {error}; check the AWS variables and ~/.aws/config")
+    return Fault(f"cannot {what} {uri}: {error}; check the AWS variables and ~/.aws/config")
 
 
 def _explain_answer(error: boto.ClientError, what: str, uri: str, bucket: str, endpoint: str, source: str) -> str:

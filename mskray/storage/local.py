@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from pyarrow.fs import FileSystem, LocalFileSystem
 
-from mskray.errors import UserError
+from mskray.errors import Fault, UserError
 from mskray.storage.entries import FileEntry, too_large
 
 # A writer that was killed leaves its unfinished file under this name; `walk` does not show it.
@@ -25,7 +25,7 @@ def _one_line(what: str, path: str) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and what != "write":
             raise UserError(f"there is nothing at {path}: check the path") from error
-        raise UserError(
+        raise Fault(
             f"cannot {what} {error.filename or path}: {error.strerror or error};"
             " check the path, its permissions and the disk"
         ) from error

@@ -18,7 +18,7 @@ from torch import Tensor
 from mskray import cluster
 from mskray.cohorts import Cohort, Task
 from mskray.cohorts.schema import MISSING
-from mskray.errors import UserError, user_error_in
+from mskray.errors import Fault, UserError, user_error_in
 from mskray.progress import Progress
 from mskray.training.checkpoint import FILES, WEIGHTS, read_history
 from mskray.training.feed import LOADER_CPUS, Split, choose_cache, describe_split, hold
@@ -217,11 +217,13 @@ def _collect(result: Any, labels: dict[str, int], run: Run) -> Trained:
 
 
 def _stopped(error: Exception) -> UserError:
+    """What a training that Ray stopped is told as: a fault of the cluster, unless a worker raised something."""
     first = next(iter(getattr(error, "worker_failures", {}).values()), error)
     first = getattr(first, "cause", first)
     lines = str(first).strip().splitlines() or ["no reason given"]
     # Where Ray's own controller failed, the first line ends with a colon and the reason is the second.
     reason = " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])[:300]
-    return UserError(
+    ours = not isinstance(first, RayError | ray.train.TrainingFailedError)
+    return (UserError if ours else Fault)(
         f"training stopped ({type(first).__name__}: {reason}): the same command goes on from the last checkpoint"
     )

@@ -1,9 +1,9 @@
 """What makes no sense as a search, told before any work: what does not go together, bundles that know too much."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from mskray.bundles import read_description
+from mskray.bundles import foundations
 from mskray.cohorts import Cohort
 from mskray.errors import UserError
 from mskray.families import Family
@@ -15,8 +15,8 @@ from mskray.tuning.population import check_population
 from mskray.tuning.space import SearchSpace
 from mskray.tuning.subject import Subject
 
-_STANDING = ("network", "zoom")
-"""Sections whose `bundle` a model stands on."""
+BUNDLE = ".bundle"
+"""How the keys end that name a bundle to stand on."""
 
 
 def check_method(job: TuneJob, chosen: Subject, base: Mapping[str, Any], space: SearchSpace, where: str) -> None:
@@ -53,7 +53,7 @@ def check_method(job: TuneJob, chosen: Subject, base: Mapping[str, Any], space: 
             f"{where}: scheduler.name={job.scheduler.name} compares epochs, and these do not tell {figure}: they tell "
             f"{', '.join(HIGHER_IS_BETTER)}; take one of these as metric, or set scheduler.name=none"
         )
-    if job.trials.folds > 1 and any(_stands_on(base)):
+    if job.trials.folds > 1 and (any(foundations(base)) or any(key.endswith(BUNDLE) for key in space.parameters)):
         raise UserError(
             f"{where}: trials.folds = {job.trials.folds} with a bundle to stand on: it may have learned from patients "
             "that a fold is judged by: set trials.folds=1"
@@ -80,16 +80,9 @@ def check_unseen(sections: Mapping[str, Any], cohort: Cohort) -> None:
     Args:
         sections: a family's, as they are given.
     """
-    for key, uri in _stands_on(sections):
-        bundle = read_description(uri)
+    for key, uri, bundle in foundations(sections):
         if SPLIT in bundle.learned and bundle.cohort.get("content_hash") == cohort.merged().content_hash:
             raise UserError(
                 f"{key} {uri} has learned from the {SPLIT} split of {cohort.location}, by which trials are judged: "
                 "give a bundle that was trained without merge"
             )
-
-
-def _stands_on(sections: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name in _STANDING:
-        if uri := (sections.get(name) or {}).get("bundle"):
-            yield f"{name}.bundle", str(uri)

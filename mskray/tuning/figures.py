@@ -3,7 +3,7 @@
 validation.study.kappa       of studies, as `mskray evaluate` counts them
 validation.image.auroc       of images
 validation.tasks.balanced_accuracy, validation.pfirrmann.kappa       of a family with several tasks: mean, and each
-latency_ms, size_mb          of one image's prediction in the trial's process; of the weights
+latency_ms, size_mb          an image, predicted two at a time by one process; of the weights
 """
 
 from mskray.errors import UserError

@@ -44,27 +44,29 @@ class Judged:
 def judge(family: Family, fitted: Fitted, cohort: Cohort, task: Task, device: str = "cpu") -> Judged:
     """Predict the validation split and count.
 
-    A family whose answers are boxes or corners is judged by the figures of its best epoch.
+    All models of a search are judged on the same images: one of which a model says nothing (no key point is in it)
+    counts as one of equal probabilities. A family whose answers are boxes or corners is judged by the figures of its
+    best epoch.
     """
     size = {SIZE: _bytes(fitted) / 1e6}
     if not family.tells_classes:
         best = {key.removeprefix("val_"): value for key, value in fitted.best.items() if key.startswith("val_")}
         return Judged({**{f"{SPLIT}.image.{key}": float(value) for key, value in best.items()}, **size}, None)
     if fitted.validated is None:
-        rows, answers, latency = _predict(family, fitted, cohort, task, device)
+        rows, answers = _predict(family, fitted, cohort, task, device)
     else:
         rows, answers = _validated(fitted.validated, cohort, task)
-        latency = _latency(family, fitted, cohort, device)
-    known = {LATENCY: latency, **size}
+    known = {LATENCY: _latency(family, fitted, cohort, device), **size}
     if fitted.tasks:
         return Judged({**_of_tasks(rows, answers, fitted, cohort), **known}, None)
-    good = ~np.isnan(answers[""]).any(axis=1)
-    labels = rows[task.column][good]
+    said = np.array(answers[""], np.float64)
+    said[np.isnan(said).any(axis=1)] = 1 / len(fitted.classes)
+    labels = rows[task.column]
     table = pa.table(
         {
-            **{name: pa.array(rows[name][good]) for name in _IDENTITY},
+            **{name: pa.array(rows[name]) for name in _IDENTITY},
             "label": pa.array(labels, mask=labels == MISSING),
-            **{f"prob_{name}": answers[""][good, place] for place, name in enumerate(fitted.classes)},
+            **{f"prob_{name}": said[:, place] for place, name in enumerate(fitted.classes)},
         }
     )
     return Judged({**figures_by_level(table, fitted.classes, cohort.manifest.kind, task.ordinal), **known}, table)
@@ -155,24 +157,21 @@ def figures_of(samples: Samples, ordinal: bool) -> dict[str, float]:
 
 def _predict(
     family: Family, fitted: Fitted, cohort: Cohort, task: Task, device: str
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], float]:
-    """Return the rows of the split, what was said of them ("" or task → (n, classes)), and ms an image."""
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the rows of the split, and what was said of them ("" or task → (n, classes))."""
     predictor = family.predictor(fitted, device)
     columns = [*_IDENTITY, *(cohort.task(name).column for name in (fitted.tasks or {task.name: ()}))]
     rows: list[dict[str, np.ndarray]] = []
     answers: dict[str, list[np.ndarray]] = {}
-    clocks: list[float] = []
     for shard in cohort.shards(SPLIT):
         read = cohort.read_shard(shard, ["image", *columns])
         rows.append({name: read[name] for name in columns})
-        for said, seconds in _said(predictor, read, _BATCH):
-            clocks.append(seconds)
+        for said, _ in _said(predictor, read, _BATCH):
             parts = {name: said.parts[name] for name in fitted.tasks} or {"": said.probabilities}
             for name, values in parts.items():
                 answers.setdefault(name, []).append(values)
     whole = {name: np.concatenate([each[name] for each in rows]) for name in columns}
-    latency = 1000 * float(np.median(clocks))
-    return whole, {name: np.concatenate(each) for name, each in answers.items()}, latency
+    return whole, {name: np.concatenate(each) for name, each in answers.items()}
 
 
 def _said(predictor: Predictor, read: Mapping[str, np.ndarray], batch: int) -> Iterator[tuple[Prediction, float]]:

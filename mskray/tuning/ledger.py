@@ -49,6 +49,7 @@ class Description(_Kept):
         space: as in YAML, {key: {kind: values, "when": …}}.
         metrics: what is optimised, "validation.study.kappa"; the first ranks, several span a Pareto front.
         search: of the job's `search` section; scheduler, folds and repeats likewise.
+        bundles: hashes of all that trials stand on, by config key, or by URI where they are searched.
         resources: of each trial, as the first call had them.
         fingerprint: hash of all that must not change between two calls.
     """
@@ -66,6 +67,7 @@ class Description(_Kept):
     folds: dict[str, Any]
     repeats: dict[str, Any]
     fingerprint: str
+    bundles: dict[str, str] = {}
     resources: dict[str, Any] = {}
     created: str
     versions: dict[str, str]
@@ -132,8 +134,13 @@ class Ledger:
 
     def describe_as(self, description: Description) -> None:
         """Write `tune.json`, or keep the one that is there. Raises UserError where it is of another search."""
+        self.check_same(description)
         if not self.folder.join(DESCRIPTION).is_file():
             self.folder.join(DESCRIPTION).write_json(description.model_dump(mode="json"))
+
+    def check_same(self, description: Description) -> None:
+        """Raise UserError where another search is here."""
+        if not self.folder.join(DESCRIPTION).is_file():
             return
         there = self.describe()
         if there.fingerprint != description.fingerprint:
@@ -206,5 +213,8 @@ def _read(place: Location, model: type[Any]) -> Any:
 
 
 def _differ(one: Description, other: Description) -> str:
-    names = ("family", "cohort_hash", "task", "base", "space", "metrics", "search", "scheduler", "folds")
-    return "another " + ", ".join(name for name in names if getattr(one, name) != getattr(other, name))
+    names = ("family", "cohort_hash", "task", "base", "space", "metrics", "search", "scheduler", "folds", "bundles")
+    found = [name for name in names if getattr(one, name) != getattr(other, name)]
+    if one.resources.get("workers") != other.resources.get("workers"):
+        found.append("number of workers")
+    return "another " + ", ".join(found)

@@ -10,6 +10,7 @@ epoch; here a round ends by itself, with its checkpoint written.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -73,8 +74,9 @@ def train_population(
         if behind and not run(behind):  # their process was lost in an earlier round
             return
         members = _open(ledger)
-        # Where some have begun this round already, an exchange before it was made by an earlier call.
-        if number and len(members) >= 2 and all(each.rounds == number for each in members):
+        # Where some have this round behind them, also at its end, an exchange before it was made by an earlier call.
+        begun = any(each.rounds > number for each in ledger.trials())
+        if number and len(members) >= 2 and not begun:
             members = exchanged(members, space, metric, seed, ledger)
             for member in members:
                 ledger.write(member)
@@ -83,7 +85,8 @@ def train_population(
             return
     if not _open(ledger):
         for member in ledger.trials():
-            _rounds(ledger, member.id).delete_dir()
+            with suppress(UserError, OSError):  # no more than in the way
+                _rounds(ledger, member.id).delete_dir()
 
 
 def _open(ledger: Ledger) -> list[TrialRecord]:

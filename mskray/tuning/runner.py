@@ -4,7 +4,6 @@ Tune's own experiment state is kept in a temporary folder and thrown away; the l
 books memory alone: any share of a CPU would be missing from the workers and tasks that it waits for.
 """
 
-import math
 import os
 import tempfile
 import time
@@ -16,6 +15,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from mskray import cluster
+from mskray.errors import user_error_in
 from mskray.training.feed import LOADER_CPUS
 from mskray.training.run import Resources
 from mskray.tuning.job import SchedulerSection
@@ -43,8 +43,10 @@ def run_trials(
     watch: Watch,
     work: Work,
     seconds: float | None = None,
-) -> None:
+) -> list[str]:
     """Run what the searcher gives until it has nothing more; each trial writes its record itself.
+
+    Returns why trials stay open that the cluster or the store was at fault of: a line for each.
 
     Args:
         room: how many trials may run side by side; asked again while they run, as nodes come and go.
@@ -77,24 +79,29 @@ def run_trials(
                 failure_config=tune.FailureConfig(max_failures=plan.resources.max_failures),
             ),
         )
-        tuner.fit()
+        return [_reason(error) for error in tuner.fit().errors]
 
 
 def check_room(resources: Resources) -> None:
     """Raise UserError where not one trial fits on the cluster."""
-    need = cluster.Need("a trial", resources.workers, resources.cpus_per_worker, resources.gpus)
-    cluster.require(need, LOADER_CPUS)
+    cluster.require(_need(resources), LOADER_CPUS)
 
 
 def room(resources: Resources, torch: bool, most: int = 0) -> int:
     """How many trials fit on the cluster as it is now side by side, at least one, at most `most` unless that is 0."""
-    cpus = (cluster.total("CPU") - LOADER_CPUS) / (resources.workers * resources.cpus_per_worker)
+    found = cluster.room(_need(resources), LOADER_CPUS if torch else 0.0) // resources.workers
     if not torch:  # tasks do the work, and one trial more has some ready while another begins or is judged
-        cpus = cluster.total("CPU") / resources.cpus_per_worker + 1
-    gpus = math.inf
-    if resources.gpu:
-        gpus = cluster.total("GPU") / (resources.workers * resources.gpus)
-    return max(1, math.floor(min(cpus, gpus, most or math.inf) + 1e-6))
+        found += 1
+    return max(1, min(found, most or found))
+
+
+def _need(resources: Resources) -> cluster.Need:
+    return cluster.Need("a trial", resources.workers, resources.cpus_per_worker, resources.gpus)
+
+
+def _reason(error: Exception) -> str:
+    found = user_error_in(error)
+    return str(found) if found else f"{type(error).__name__}: {' '.join(str(error).split())[-300:]}"
 
 
 def _scheduler(section: SchedulerSection, most_steps: int) -> TrialScheduler:
@@ -120,8 +127,10 @@ class _Slots(ConcurrencyLimiter):
         self._records: dict[str, dict[str, Any]] = {}
         super().__init__(searcher, max_concurrent=room())
 
-    def __getstate__(self) -> dict[str, Any]:
+    def get_state(self) -> dict[str, Any]:
         return {}  # Tune keeps its searchers for a later run, which there is none of
+
+    __getstate__ = get_state
 
     def suggest(self, trial_id: str) -> Any:
         if time.monotonic() - self._asked >= _LOOK_EVERY_S:

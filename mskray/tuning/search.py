@@ -8,7 +8,6 @@ import hashlib
 import json
 import time
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +32,7 @@ from mskray.tuning.subject import Subject
 from mskray.tuning.trial import config_of
 
 _IN_VAIN = 5
-"""Trials that failed, with none that came to an end: after these no other is begun."""
+"""Trials of a call that failed or were lost, with none that came to an end: after these no other is begun."""
 _DRAWS = 200
 """Draws in a row that were tried before: after these the space is taken to be used up."""
 
@@ -108,6 +107,7 @@ class StudySearch(_FromLedger):
         self._fixed = space.grids() if section.method != "grid" else []
         self._in_turn = {key for values in self._fixed for key in values}
         self.used_up = False
+        self._in_vain = 0
         self._deadline = time.monotonic() + 3600 * budget.hours if budget.hours else float("inf")
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._study = optuna.create_study(
@@ -131,8 +131,7 @@ class StudySearch(_FromLedger):
         """The next trial for Tune's `trial_id`, or FINISHED where the budget or the space is used up."""
         if self.out_of_time or 0 < self._budget.gpu_hours <= self._gpu_hours():
             return Searcher.FINISHED
-        states = Counter(record.state for record in self._known.values())
-        if states["failed"] >= _IN_VAIN and not states["finished"]:
+        if self._in_vain >= _IN_VAIN and not any(record.state == "finished" for record in self._known.values()):
             return Searcher.FINISHED
         if self._open:
             return self._give(trial_id, self._open.pop(0), None)
@@ -168,9 +167,11 @@ class StudySearch(_FromLedger):
         if ended.state == "open":
             self._note_step(given, result or {})  # the step at which it was stopped was told to nobody
             if error or self.out_of_time or not given.curve:
+                self._in_vain += error
                 return  # it is begun anew by the next call
             ended = self._stopped(ended, given, float((result or {}).get("time_total_s", 0.0)))
         self._known[ended.id] = ended
+        self._in_vain += ended.state == "failed"
         if given.asked is None:
             self._learn(ended)
         else:
@@ -268,10 +269,7 @@ class StudySearch(_FromLedger):
 
 @dataclass
 class _Given:
-    """A trial that runs: its id, the study's draw (None where it was open before), its curve so far by step.
-
-    `began` is monotonic, s.
-    """
+    """A trial that runs, since `began`: the draw of the study (None where it was open before), its curve by step."""
 
     id: str
     asked: optuna.Trial | None

@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from mskray.cohorts import Cohort, open_cohort
 from mskray.config import Section, describe, merge, validate
-from mskray.errors import UserError, user_error_in
+from mskray.errors import Fault, UserError, user_error_in
 from mskray.families import Family, family
 from mskray.progress import Report, silent
 from mskray.storage import locate
+from mskray.storage.faults import is_transient
 from mskray.training.config import TorchConfig
 from mskray.training.run import Part, Run
 from mskray.tuning.judge import Judged, judge
@@ -104,17 +105,17 @@ def attempt(plan: Plan, record: TrialRecord, work: Callable[[], dict[str, Any]])
     Args:
         work: returns what the record of a finished trial is to say.
     Raises:
-        RayError, OSError: the cluster's or the store's fault; the record stays as it was.
+        Fault, RayError, OSError: the cluster's or the store's fault; the record stays as it was.
     """
     began, started = time.monotonic(), record.started or _now()
     try:
         ended = record.model_copy(update={"state": "finished", **work()})
     except Exception as error:  # whatever stops one trial must not stop the others
-        if plan.shared is not None:
-            with suppress(UserError, RayError):
-                plan.shared.let_go()
         found = user_error_in(error)
-        if found is None and isinstance(error, RayError | OSError):
+        if isinstance(found, Fault) or (found is None and _of_the_cluster(error)):
+            if plan.shared is not None:  # one of the objects that are held may be what failed
+                with suppress(UserError, RayError):
+                    plan.shared.let_go()
             raise  # Tune tries again, and at last the trial stays open
         reason = str(found) if found else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         ended = record.model_copy(update={"state": "failed", "reason": reason})
@@ -129,6 +130,13 @@ def attempt(plan: Plan, record: TrialRecord, work: Callable[[], dict[str, Any]])
     )
     plan.ledger.write(ended)
     return ended
+
+
+def _of_the_cluster(error: Exception) -> bool:
+    """Whether an error is of Ray or of the system, and not of what was done; libraries raise OSErrors of their own."""
+    if isinstance(error, RayTaskError):
+        return isinstance(error.cause, Exception) and _of_the_cluster(error.cause)
+    return isinstance(error, RayError) or (isinstance(error, OSError) and (bool(error.errno) or is_transient(error)))
 
 
 def _fold(

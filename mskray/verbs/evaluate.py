@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 import mskray
 from mskray import cluster, ensemble
-from mskray.bundles import Bundle, read_description
+from mskray.bundles import Bundle, foundations, read_description
 from mskray.cohorts import Cohort, open_cohort
 from mskray.errors import UserError
 from mskray.evaluation.bootstrap import Figure
@@ -100,20 +100,28 @@ def evaluate_model(
 def check_held_out(bundle: Bundle, cohort: Cohort, split: str) -> None:
     """Raise UserError where a bundle learned from this split, or it chose its epoch, though its name says otherwise.
 
-    That is so of bundles that were trained with validation and test exchanged, or with train and validation merged.
+    That is so of bundles that were trained with validation and test exchanged, or with train and validation merged, and
+    of those that stand on such a one.
     """
     if cohort.view.merged or cohort.view.fold:
         return  # whoever asks for such a view says what its splits are
+    for below in (bundle, *(each for _, _, each in foundations(bundle.config))):
+        _check_held_out(below, cohort, split, "" if below is bundle else f"{bundle.name} stands on {below.name}: ")
+
+
+def _check_held_out(bundle: Bundle, cohort: Cohort, split: str, why: str) -> None:
     learned = bundle.cohort["content_hash"]
     held = cohort.exchange() if split == "test" else cohort
     if split != "train" and {"train", "validation"} <= set(held.splits) and learned == held.merged().content_hash:
-        raise UserError(f"{bundle.name} was trained on train and {split}: evaluate it on a split that it has not seen")
+        raise UserError(
+            f"{why}{bundle.name} was trained on train and {split}: evaluate it on a split that it has not seen"
+        )
     if split != "test" or cohort.exchanged or learned == cohort.content_hash:
         return
     if "validation" in cohort.splits and learned == cohort.exchange().content_hash:
         raise UserError(
-            f"{bundle.name} was trained with validation and test exchanged: its epoch was chosen on test; evaluate it "
-            "with --split validation, which it has not seen"
+            f"{why}{bundle.name} was trained with validation and test exchanged: its epoch was chosen on test; "
+            "evaluate it with --split validation, which it has not seen"
         )
 
 

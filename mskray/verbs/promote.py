@@ -7,9 +7,11 @@ ensemble: chosen greedily by what they said of images that they had not learned 
 anew into `<out>/members`, the vote calibrated on those same answers, since the new bundles have learned these images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +23,6 @@ from mskray.errors import UserError
 from mskray.evaluation.studies import read_predictions
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
-from mskray.training.run import Resources
 from mskray.tuning.ballots import weights_of
 from mskray.tuning.figures import sign
 from mskray.tuning.greedy import Candidate, check_vote_metric, select
@@ -39,7 +40,7 @@ def promote(
     out: str,
     *,
     ensemble: int = 0,
-    resources: Resources | None = None,
+    resources: Mapping[str, Any] = MappingProxyType({}),
     report: Report = silent,
 ) -> Bundle | Ensemble:
     """Train the winner of a search, or the members of an ensemble, on train and validation, and write it to `out`.
@@ -51,7 +52,7 @@ def promote(
     Args:
         searches: URIs of searches on the same task of the same cohort; without `ensemble` one.
         ensemble: members at most; 0 for the winner alone.
-        resources: of each training; those of its search where none are given.
+        resources: by which each training's differ from those of its search.
     Raises:
         UserError: before any training, where the searches, their cohort, `out` or the number of members does not do;
             later as `mskray.verbs.train.train`.
@@ -107,7 +108,7 @@ def _judged_in(found: Sequence[Found]) -> str:
 
 
 def _ensemble(
-    found: Sequence[Found], out: Location, most: int, resources: Resources | None, report: Report
+    found: Sequence[Found], out: Location, most: int, resources: Mapping[str, Any], report: Report
 ) -> Ensemble:
     _check_together(found)
     ready, candidates = _candidates(found, report)
@@ -181,7 +182,7 @@ def _places(out: Location, members: Sequence[Chosen]) -> list[Location]:
 
 
 def _train_all(
-    members: Sequence[Chosen], places: Sequence[Location], resources: Resources | None, report: Report
+    members: Sequence[Chosen], places: Sequence[Location], resources: Mapping[str, Any], report: Report
 ) -> None:
     """Train what is not there yet; what cannot be trained, or would write over another bundle, is refused first."""
     jobs = [each.job(place, resources) for each, place in zip(members, places, strict=True)]

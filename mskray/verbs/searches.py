@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from mskray.bundles import Search
@@ -11,7 +12,6 @@ from mskray.config import merge
 from mskray.errors import UserError
 from mskray.families import Family, family
 from mskray.storage import Location, check_access, locate
-from mskray.training.run import Resources
 from mskray.tuning.leaderboard import Row, ranked, winner
 from mskray.tuning.ledger import Description, Ledger, TrialRecord
 from mskray.tuning.wording import parameters_text, short_names
@@ -100,7 +100,7 @@ class Chosen:
         told = parameters_text(values, short_names(values)) or "the base as it is"
         return f"trial {self.row.id}, {self.found.metric} {self.figure:.4f} in the search: {told}"
 
-    def job(self, out: Location, resources: Resources | None = None) -> tuple[TrainJob, Family, Any]:
+    def job(self, out: Location, resources: Mapping[str, Any] = MappingProxyType({})) -> tuple[TrainJob, Family, Any]:
         """The training on train and validation; its seeds are those of the base, as of the row's first trial.
 
         Raises:
@@ -113,7 +113,7 @@ class Chosen:
             "task": description.task,
             "out": str(out),
             "merge": True,
-            "resources": description.resources if resources is None else resources.model_dump(mode="json"),
+            "resources": {**description.resources, **resources},
         }
         data = {**merge(description.base, self.values), **keys}
         return parse_job(data, f"{self.name} of {self.found}, trained anew")

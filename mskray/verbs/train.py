@@ -96,7 +96,7 @@ def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent, s
         return there
     _tell_of_strangers(cohort, report)
     with cluster.session():
-        check_everywhere(out)
+        check_everywhere(out, cohort)
         return _train(job, chosen, config, cohort, task, out, fingerprint, report, search)
 
 

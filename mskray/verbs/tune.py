@@ -30,6 +30,7 @@ from ray.tune.search import Searcher
 
 import mskray
 from mskray import cluster
+from mskray.bundles import read_description
 from mskray.cohorts import Cohort, open_cohort
 from mskray.config import validate
 from mskray.errors import UserError
@@ -40,7 +41,7 @@ from mskray.training.config import TorchConfig
 from mskray.training.once import Shared
 from mskray.training.reach import check_everywhere
 from mskray.training.run import run_name
-from mskray.tuning.checks import check_base, check_method
+from mskray.tuning.checks import BUNDLE, check_base, check_method
 from mskray.tuning.figures import SPLIT, sign
 from mskray.tuning.job import RepeatsSection, SchedulerSection, TuneJob, read_job
 from mskray.tuning.judge import check_known
@@ -96,17 +97,19 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
     ledger = Ledger(out)
     named = job.task if isinstance(chosen, Family) else task.name
     description = _description(job, chosen, base, space, metrics, cohort, named)
-    ledger.describe_as(description)
+    ledger.check_same(description)
     records = ledger.trials()
     folds, seed = job.trials.folds, job.trials.folds_seed
     plan = Plan(ledger, chosen.name, str(cohort_location), job.task, base, job.resources, folds, seed, metrics[0])
     seen = cohort.fold(0, folds, seed) if folds > 1 else cohort
     with cluster.session(dashboard=True):
         check_room(job.resources)
-        check_everywhere(out)
+        check_everywhere(out, cohort)
         fitting = partial(room, job.resources, issubclass(chosen.Config, TorchConfig), job.trials.at_once)
         if job.scheduler.name != "none":
             cluster.check_dashboard()
+        ledger.describe_as(description)
+        records = _tried_again(ledger, records)
         gpus = job.resources.workers * job.resources.gpus
         firsts = [record for record in records if not record.seed]
         searcher = StudySearch(
@@ -123,10 +126,16 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
                 board.update(record)
             watch = _watching(board, ledger, metrics[0])
 
+            lost: list[str] = []
+
             def run(given: Searcher, scheduler: SchedulerSection, round_epochs: int = 0) -> bool:
                 rounds = replace(plan, round_epochs=round_epochs)
-                run_trials(rounds, given, fitting, scheduler, steps, watch, work, searcher.time_left)
-                return not searcher.out_of_time
+                lost.extend(run_trials(rounds, given, fitting, scheduler, steps, watch, work, searcher.time_left))
+                return not spent()
+
+            def spent() -> bool:
+                seconds = sum(record.gpu_seconds for record in ledger.trials())
+                return searcher.out_of_time or 0 < job.budget.gpu_hours <= seconds / 3600
 
             if job.scheduler.name == "pbt":
                 _train_population(ledger, searcher, space, metrics[0], job, steps, run)
@@ -135,7 +144,7 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
             if searcher.used_up:
                 board.tell(f"the space holds no more to try than these {len(ledger.trials())} trials")
             again = _repeats(ledger.trials(), metrics[0], job.repeats)
-            if again and not searcher.out_of_time:
+            if again and not spent():
                 board.tell(f"{len(again)} repeats with other seeds")
                 board.total = sum(record.state in ENDED for record in ledger.trials()) + len(again)
                 for record in again:
@@ -146,6 +155,11 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
             clear(ledger, record.id)
     _check_outcome(ledger.trials())
     write_page(ledger)
+    if lost:
+        raise UserError(
+            f"{len(lost)} trials were lost by a fault of the cluster or the store (the last: {lost[-1]}): the same "
+            "command begins them anew"
+        )
     return ledger
 
 
@@ -191,21 +205,26 @@ def _description(
         "search": job.search.model_dump(mode="json"),
         "scheduler": job.scheduler.model_dump(mode="json"),
         "folds": {"count": job.trials.folds, "seed": job.trials.folds_seed},
+        "bundles": _bundles(chosen, base, space),
     }
     return Description(
         **facts,
         cohort=str(cohort.location),
         repeats=job.repeats.model_dump(mode="json"),
         resources=job.resources.model_dump(mode="json"),
-        fingerprint=run_name(**facts, workers=job.resources.workers, **_depends(chosen, base)),
+        fingerprint=run_name(**facts, workers=job.resources.workers),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions={"mskray": mskray.__version__, "ray": ray.__version__, "optuna": optuna.__version__},
     )
 
 
-def _depends(chosen: Subject, base: Mapping[str, Any]) -> dict[str, str]:
-    """Hashes of what all trials read beside the cohort."""
-    return chosen.depends_on(validate(chosen.Config, base, chosen.name)) if isinstance(chosen, Family) else {}
+def _bundles(chosen: Subject, base: Mapping[str, Any], space: SearchSpace) -> dict[str, str]:
+    """Hashes of what trials read beside the cohort."""
+    if not isinstance(chosen, Family):
+        return {}
+    searched = [uri for key, each in space.parameters.items() if key.endswith(BUNDLE) for uri in each.values if uri]
+    own = chosen.depends_on(validate(chosen.Config, base, chosen.name))
+    return {**own, **{str(uri): read_description(str(uri)).hash for uri in searched}}
 
 
 def _steps(chosen: Subject, base: Mapping[str, Any], space: SearchSpace, folds: int) -> int:
@@ -249,6 +268,19 @@ def _repeats(records: Sequence[TrialRecord], metric: str, section: RepeatsSectio
             new = TrialRecord(id=name, number=number + len(result), parameters=record.parameters, seed=seed)
             if there.get(name, new).state == "open":
                 result.append(there.get(name, new))
+    return result
+
+
+def _tried_again(ledger: Ledger, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The records; where none has come to an end yet, failed trials are open again: what was wrong may be mended."""
+    if any(record.state in ("finished", "stopped") for record in records):
+        return list(records)
+    result = []
+    for record in records:
+        if record.state == "failed":
+            record = record.model_copy(update={"state": "open", "reason": ""})
+            ledger.write(record)
+        result.append(record)
     return result
 
 

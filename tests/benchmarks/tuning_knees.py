@@ -90,7 +90,8 @@ def main() -> None:
             budget = {**more["budget"], "hours": 1 / 6}
             search = {**more, "budget": budget, "metric": METRIC, "resources": {"cpus_per_worker": 0.75}}
             ledger = tune(*parse_search({**data, **search}, name), name, display)
-            taken = time.monotonic() - began
+            taken = time.monotonic() - began + _earlier(out / f"{name}-seconds.txt")
+            (out / f"{name}-seconds.txt").write_text(f"{taken:.0f}")
             seconds += taken
             print(f"{name}: {counted(ledger.trials())}, {taken:.0f} s", flush=True)
         searches = [str(out / "searches" / name) for name in families]
@@ -114,6 +115,11 @@ def main() -> None:
         sys.exit("missed: the tuned ensemble is not better than all defaults")
     if seconds > HALF_AN_HOUR_S:
         sys.exit("missed: the searches took more than half an hour")
+
+
+def _earlier(file: Path) -> float:
+    """Seconds that earlier calls took."""
+    return float(file.read_text()) if file.is_file() else 0.0
 
 
 def _area(result: Evaluation) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-RAY = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1"]
+RAY = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1", "--include-dashboard=false"]
 DRIVER = """
 import sys, time, ray
 from mskray.errors import UserError
@@ -45,6 +45,17 @@ def daemon(words: list[str]) -> Iterator[None]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def ports() -> list[str]:
+    """Free ones: another cluster of this machine may hold the usual ones."""
+    return [f"--{name}={free_port()}" for name in ("dashboard-agent-listen-port", "metrics-export-port")]
+
+
 def wait_for(port: int) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -55,6 +66,7 @@ def wait_for(port: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.own_cluster
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(
@@ -65,15 +77,15 @@ def test_a_folder_that_a_node_does_not_see_is_refused_and_nothing_is_left_in_oth
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     alone.mkdir()
     shared.mkdir()
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     address = f"127.0.0.1:{port}"
     hidden = f'mount -t tmpfs none {alone} && exec "$@"'
     with ExitStack() as stack:
-        stack.enter_context(daemon([*RAY, "--head", f"--port={port}", "--include-dashboard=false"]))
+        stack.enter_context(
+            daemon([*RAY, *ports(), "--head", f"--port={port}", f"--ray-client-server-port={free_port()}"])
+        )
         wait_for(port)
-        stack.enter_context(daemon(["unshare", "-m", "sh", "-c", hidden, "sh", *RAY, f"--address={address}"]))
+        stack.enter_context(daemon(["unshare", "-m", "sh", "-c", hidden, "sh", *RAY, *ports(), f"--address={address}"]))
         done = subprocess.run(
             [sys.executable, "-c", DRIVER, address, str(alone), str(shared), "s3://bucket/elsewhere"],
             capture_output=True,

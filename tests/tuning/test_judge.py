@@ -1,5 +1,6 @@
 """How a trained model is judged and what it takes; how a trial's work ends in its record."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from stack_cohort import PICTURES, write_cohort
 
 from mskray.bundles import WEIGHTS, load_bundle
 from mskray.cohorts import Task
-from mskray.errors import UserError
+from mskray.errors import Fault, UserError
 from mskray.evaluation.metrics import weighted_figures
 from mskray.families import Images, family
 from mskray.storage import locate
@@ -61,7 +62,8 @@ def raising(error: Exception) -> Any:
         (lambda: {"figures": {"size_mb": 2.0}}, "finished", ""),
         (raising(UserError("nothing left")), "failed", "nothing left"),
         (raising(ValueError("a\n  b")), "failed", "ValueError: a b"),
-        (raising(RuntimeError("…\nmskray.errors.UserError: disk full")), "failed", "disk full"),
+        (raising(RuntimeError("…\nmskray.errors.UserError: diverged")), "failed", "diverged"),
+        (raising(OSError("cannot identify image file")), "failed", "OSError: cannot identify image file"),
     ],
 )
 def test_however_the_work_ends_the_record_is_written(tmp_path: Path, work: Any, state: str, reason: str) -> None:
@@ -77,7 +79,15 @@ def test_however_the_work_ends_the_record_is_written(tmp_path: Path, work: Any, 
     assert ended.gpu_seconds == pytest.approx((ended.seconds - 100) / 2)
 
 
-@pytest.mark.parametrize("error", [RayError("a node is gone"), OSError("no space left")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RayError("a node is gone"),
+        OSError(errno.ENOSPC, "no space left"),
+        Fault("the store does not answer"),
+        RuntimeError("…\nmskray.errors.Fault: the store does not answer"),
+    ],
+)
 def test_a_fault_of_cluster_or_store_leaves_the_trial_open(tmp_path: Path, error: Exception) -> None:
     ledger = Ledger(locate(tmp_path))
     record = TrialRecord(id="ab", number=0, parameters={})

@@ -77,7 +77,7 @@ def test_a_loss_is_better_where_it_is_lower(ledger: Ledger) -> None:
 
 
 def test_a_population_that_was_cut_off_goes_on_where_it_was(ledger: Ledger) -> None:
-    """The second call is cut off after two of four members of round 1; the third must not exchange them again."""
+    """After the first round, two of four members of the next, and of the last: nobody is exchanged twice."""
     for member in members([0.1, 0.9, 0.5, 0.4], rounds=0):
         ledger.write(member)
     trained: list[tuple[int, int]] = []
@@ -94,8 +94,13 @@ def test_a_population_that_was_cut_off_goes_on_where_it_was(ledger: Ledger) -> N
 
         return run
 
-    for most in (4, 6, 12):
+    for most in (4, 6, 10):
         train_population(ledger, space(), METRIC, 0, 3, until(most))
+    waiting = {each.number: (each.parameters, each.begins) for each in ledger.trials() if each.state == "open"}
+    assert len(waiting) == 2
+    train_population(ledger, space(), METRIC, 0, 3, until(12))
+    after = {each.number: (each.parameters, each.begins) for each in ledger.trials() if each.number in waiting}
+    assert after == waiting, "exchanged again in the last round"
     assert sorted(trained) == [(number, rounds) for number in range(4) for rounds in range(3)]
     assert {each.state for each in ledger.trials()} == {"finished"}
 

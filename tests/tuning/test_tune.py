@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from searches import description
 from small_pairs import pair_cohort
 from small_run import small_job
 from stack_cohort import PICTURES, SIDE, TILT, write_cohort
@@ -24,7 +25,7 @@ from mskray.storage import locate
 from mskray.tuning.job import TuneJob
 from mskray.tuning.ledger import Ledger, TrialRecord
 from mskray.tuning.page import PAGE
-from mskray.verbs.tune import parse_search, tune
+from mskray.verbs.tune import _tried_again, parse_search, tune
 from mskray.verbs.tune_show import show
 
 WITHOUT_CLUSTER = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
@@ -235,12 +236,25 @@ def test_an_unreadable_ledger_is_named(job: dict[str, Any]) -> None:
 
 
 def test_another_search_in_the_same_folder_is_refused(job: dict[str, Any]) -> None:
-    place = locate(job["out"]).join("trials", "0123456789ab.json")
-    place.write_bytes(b"{")  # ends the first call after it described itself
-    with pytest.raises(UserError):
+    Ledger(locate(job["out"])).describe_as(description({"vocabulary": {"choice": [5, 6]}}, family="pair_bovw"))
+    with pytest.raises(UserError, match=r"already holds another search .* with another .*space"):
         run(job)
-    with pytest.raises(UserError, match=r"already holds another search .* another space"):
-        run({**job, "space": {"vocabulary": {"choice": [5, 6]}}})
+
+
+def test_a_search_that_the_cluster_cannot_run_leaves_its_folder_free(job: dict[str, Any], ray_cluster: str) -> None:
+    with pytest.raises(UserError, match=r"a trial needs 40 × 1 CPU"):
+        run({**job, "resources": {"workers": 40}})
+    assert not list(Path(job["out"]).glob("*.json"))
+
+
+def test_failed_trials_are_tried_again_as_long_as_none_has_finished(job: dict[str, Any]) -> None:
+    ledger = Ledger(locate(job["out"]))
+    failed = [TrialRecord(id=f"{n:012x}", number=n, parameters={}, state="failed", reason="disk full") for n in (0, 1)]
+    again = _tried_again(ledger, failed)
+    assert [(each.state, each.reason) for each in again] == [("open", "")] * 2
+    assert ledger.trials() == again
+    one = failed[0].model_copy(update={"state": "finished"})
+    assert _tried_again(ledger, [one, failed[1]]) == [one, failed[1]]
 
 
 @pytest.mark.parametrize("name", families())

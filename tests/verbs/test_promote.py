@@ -130,7 +130,8 @@ def test_the_job_is_the_base_with_the_trials_parameters_and_epochs(cohort: Cohor
     rate = {"optimizer.learning_rate": 0.02}
     place = search(tmp_path / "search", cohort, record(0, 0.6, rate, epochs=3.0), family="classifier", base=CLASSIFIER)
     found = Found.open(place)
-    job, chosen, config = found.winner.job(locate(tmp_path / "out"), Resources())
+    job, chosen, config = found.winner.job(locate(tmp_path / "out"), {"workers": 2})
+    assert (job.resources.workers, job.resources.max_failures) == (2, Resources().max_failures)
     assert (chosen.name, job.merge, job.task, job.out) == ("classifier", True, TILT.name, str(locate(tmp_path / "out")))
     assert (config.optimizer.learning_rate, config.loop.epochs, config.data.batch_size) == (0.02, 3, 8)
     assert job.view(found.cohort).count("train") == 48
