@@ -3,8 +3,8 @@
     .venv/bin/python tests/benchmarks/tuning_overhead.py
 
 The clock starts after Ray has, and stops when the last record is in the ledger and Tune has returned: records are
-written, processes of trials are started, results come back. A trial sleeps and writes its record as trials do. Draws are
-not part of it, they take milliseconds.
+written, processes of trials are started, results come back. A trial sleeps and writes its record as trials do. Draws,
+which take milliseconds, are not part of it.
 Ray's own bar for Tune is 20 % over the ideal; above it the exit status is 1.
 """
 

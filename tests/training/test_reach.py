@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from mskray.cohorts.schema import MANIFEST
+
 RAY = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1", "--include-dashboard=false"]
 DRIVER = """
 import sys, time, ray
+from types import SimpleNamespace
 from mskray.errors import UserError
 from mskray.storage import locate
 from mskray.training.reach import check_everywhere
@@ -23,9 +26,9 @@ ray.init(sys.argv[1], logging_level="ERROR")
 deadline = time.monotonic() + 90
 while sum(node["Alive"] for node in ray.nodes()) < 2 and time.monotonic() < deadline:
     time.sleep(0.5)
-for folder in sys.argv[2:]:
+for out, cohort in zip(sys.argv[2::2], sys.argv[3::2]):
     try:
-        check_everywhere(locate(folder))
+        check_everywhere(locate(out), SimpleNamespace(location=locate(cohort)))
         print("passes")
     except UserError as error:
         print(error)
@@ -74,9 +77,10 @@ def wait_for(port: int) -> None:
 )
 def test_a_folder_that_a_node_does_not_see_is_refused_and_nothing_is_left_in_others(tmp_path: Path) -> None:
     """Two nodes; the second has a file system of its own where the first has one of the folders."""
-    alone, shared = tmp_path / "alone", tmp_path / "shared"
-    alone.mkdir()
-    shared.mkdir()
+    alone, shared, bucket = tmp_path / "alone", tmp_path / "shared", "s3://bucket/elsewhere"
+    for folder in (alone, shared):
+        folder.mkdir()
+        (folder / MANIFEST).touch()
     port = free_port()
     address = f"127.0.0.1:{port}"
     hidden = f'mount -t tmpfs none {alone} && exec "$@"'
@@ -87,14 +91,20 @@ def test_a_folder_that_a_node_does_not_see_is_refused_and_nothing_is_left_in_oth
         wait_for(port)
         stack.enter_context(daemon(["unshare", "-m", "sh", "-c", hidden, "sh", *RAY, *ports(), f"--address={address}"]))
         done = subprocess.run(
-            [sys.executable, "-c", DRIVER, address, str(alone), str(shared), "s3://bucket/elsewhere"],
+            [
+                sys.executable,
+                "-c",
+                DRIVER,
+                address,
+                *map(str, (alone, bucket, bucket, alone, shared, shared, bucket, bucket)),
+            ],
             capture_output=True,
             text=True,
             timeout=200,
         )
     assert done.returncode == 0, done.stderr
-    refused, *passed = done.stdout.splitlines()
-    assert f"{alone} is a folder of this machine that node " in refused
+    of_out, of_cohort, *passed = done.stdout.splitlines()
+    assert f"{alone} is a folder of this machine that node " in of_out
+    assert f"{alone} is a folder of this machine that node " in of_cohort
     assert passed == ["passes", "passes"]
-    assert not list(shared.iterdir())
-    assert not list(alone.iterdir())
+    assert [file.name for file in (*shared.iterdir(), *alone.iterdir())] == [MANIFEST] * 2
