@@ -1,5 +1,6 @@
 """The ledger of a search: one file a trial in the bucket, so that no finished trial is ever repeated.
 
+    <out>/driver.json                      who works on it now (`mskray.tuning.lease`)
     <out>/tune.json                        what is searched, how and by which figure (`Description`)
     <out>/trials/<id>.json                 one trial (`TrialRecord`), written when it is suggested and when it ends
     <out>/trials/<id>/predictions.parquet  what a finished trial said of each validation image, all folds

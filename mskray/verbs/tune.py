@@ -45,6 +45,7 @@ from mskray.tuning.checks import BUNDLE, check_base, check_method
 from mskray.tuning.figures import SPLIT, sign
 from mskray.tuning.job import RepeatsSection, SchedulerSection, TuneJob, read_job
 from mskray.tuning.judge import check_known
+from mskray.tuning.lease import lease
 from mskray.tuning.ledger import ENDED, VOTES, Description, Ledger, TrialRecord
 from mskray.tuning.live import Board
 from mskray.tuning.page import write_page
@@ -102,7 +103,7 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
     folds, seed = job.trials.folds, job.trials.folds_seed
     plan = Plan(ledger, chosen.name, str(cohort_location), job.task, base, job.resources, folds, seed, metrics[0])
     seen = cohort.fold(0, folds, seed) if folds > 1 else cohort
-    with cluster.session(dashboard=True):
+    with lease(out, report), cluster.session(dashboard=True):
         check_room(job.resources)
         check_everywhere(out, cohort)
         fitting = partial(room, job.resources, issubclass(chosen.Config, TorchConfig), job.trials.at_once)
