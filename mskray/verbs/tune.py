@@ -15,18 +15,13 @@ The config is a training job with a few sections more; `out` is the search's fol
 The same command goes on after an interruption, or with a larger budget, and repeats no finished trial.
 """
 
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
-from operator import attrgetter
 from typing import Any
 
 import optuna
 import ray
-from ray.tune.search import Searcher
 
 import mskray
 from mskray import cluster
@@ -37,26 +32,22 @@ from mskray.errors import UserError
 from mskray.families import Family, families, family
 from mskray.progress import Report, silent
 from mskray.storage import check_access, locate
-from mskray.training.config import TorchConfig
-from mskray.training.once import Shared
 from mskray.training.reach import check_everywhere
 from mskray.training.run import run_name
 from mskray.tuning.checks import BUNDLE, check_base, check_method
-from mskray.tuning.figures import SPLIT, sign
-from mskray.tuning.job import RepeatsSection, SchedulerSection, TuneJob, read_job
+from mskray.tuning.figures import SPLIT
+from mskray.tuning.job import TuneJob, read_job
 from mskray.tuning.judge import check_known
 from mskray.tuning.lease import lease
-from mskray.tuning.ledger import ENDED, VOTES, Description, Ledger, TrialRecord
+from mskray.tuning.ledger import VOTES, Description, Ledger, TrialRecord
 from mskray.tuning.live import Board
 from mskray.tuning.page import write_page
-from mskray.tuning.population import train_population
-from mskray.tuning.ray_trial import FIGURE, STEP, Plan, Work
-from mskray.tuning.runner import Watch, check_room, room, run_trials
-from mskray.tuning.search import Listed, StudySearch, address
+from mskray.tuning.runner import check_room
 from mskray.tuning.space import SearchSpace, parse_space
 from mskray.tuning.subject import Subject
-from mskray.tuning.trial import clear, run_trial
-from mskray.verbs.votes import Votes, parse_votes
+from mskray.tuning.trial import clear
+from mskray.verbs.searching import Searching
+from mskray.verbs.votes import parse_votes
 
 
 def parse_search(data: Mapping[str, Any], where: str) -> tuple[TuneJob, Subject, dict[str, Any]]:
@@ -98,93 +89,30 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
     ledger = Ledger(out)
     named = job.task if isinstance(chosen, Family) else task.name
     description = _description(job, chosen, base, space, metrics, cohort, named)
-    ledger.check_same(description)
-    records = ledger.trials()
-    folds, seed = job.trials.folds, job.trials.folds_seed
-    plan = Plan(ledger, chosen.name, str(cohort_location), job.task, base, job.resources, folds, seed, metrics[0])
-    seen = cohort.fold(0, folds, seed) if folds > 1 else cohort
-    with lease(out, report), cluster.session(dashboard=True):
-        check_room(job.resources)
-        check_everywhere(out, cohort)
-        fitting = partial(room, job.resources, issubclass(chosen.Config, TorchConfig), job.trials.at_once)
-        if job.scheduler.name != "none":
-            cluster.check_dashboard()
-        ledger.describe_as(description)
-        records = _tried_again(ledger, records)
-        gpus = job.resources.workers * job.resources.gpus
-        firsts = [record for record in records if not record.seed]
-        searcher = StudySearch(
-            ledger, firsts, space, job.search, job.budget, metrics, chosen, base, seen, job.task, gpus
-        )
-        steps = _steps(chosen, base, space, folds)
-        work: Work = run_trial
-        if isinstance(chosen, Votes):
-            work = chosen.ballots(cohort, ledger.folder, report)
-        else:
-            plan = replace(plan, shared=Shared.start())
-        with Board(description, job.budget.trials + sum(record.seed > 0 for record in records)) as board:
-            for record in records:
-                board.update(record)
-            watch = _watching(board, ledger, metrics[0])
-
-            lost: list[str] = []
-
-            def run(given: Searcher, scheduler: SchedulerSection, round_epochs: int = 0) -> bool:
-                rounds = replace(plan, round_epochs=round_epochs)
-                lost.extend(run_trials(rounds, given, fitting, scheduler, steps, watch, work, searcher.time_left))
-                return not spent()
-
-            def spent() -> bool:
-                seconds = sum(record.gpu_seconds for record in ledger.trials())
-                return searcher.out_of_time or 0 < job.budget.gpu_hours <= seconds / 3600
-
-            if job.scheduler.name == "pbt":
-                _train_population(ledger, searcher, space, metrics[0], job, steps, run)
-            else:
-                run(searcher, job.scheduler)
-            if searcher.used_up:
-                board.tell(f"the space holds no more to try than these {len(ledger.trials())} trials")
-            again = _repeats(ledger.trials(), metrics[0], job.repeats)
-            if again and not spent():
-                board.tell(f"{len(again)} repeats with other seeds")
-                board.total = sum(record.state in ENDED for record in ledger.trials()) + len(again)
-                for record in again:
-                    ledger.write(record)
-                run(Listed(again), SchedulerSection())
-    for record in ledger.trials():
-        if record.state == "stopped":
-            clear(ledger, record.id)
-    _check_outcome(ledger.trials())
-    write_page(ledger)
-    if lost:
+    with lease(out, report):
+        ledger.check_same(description)
+        records = ledger.trials()
+        with cluster.session(dashboard=True):
+            check_room(job.resources)
+            check_everywhere(out, cohort)
+            if job.scheduler.name != "none":
+                cluster.check_dashboard()
+            ledger.describe_as(description)
+            searching = Searching(job, chosen, base, space, metrics, cohort, ledger, records, report)
+            with Board(description, job.budget.trials) as board:
+                searching.run(board)
+        records = ledger.trials()
+        for record in records:
+            if record.state == "stopped":
+                clear(ledger, record.id)
+        _check_outcome(records)
+        write_page(ledger)
+    if searching.lost:
         raise UserError(
-            f"{len(lost)} trials were lost by a fault of the cluster or the store (the last: {lost[-1]}): the same "
-            "command begins them anew"
+            f"{len(searching.lost)} trials were lost by a fault of the cluster or the store (the last: "
+            f"{searching.lost[-1]}): the same command begins them anew"
         )
     return ledger
-
-
-def _train_population(
-    ledger: Ledger,
-    searcher: StudySearch,
-    space: SearchSpace,
-    metric: str,
-    job: TuneJob,
-    epochs: int,
-    run: Callable[[Searcher, SchedulerSection, int], bool],
-) -> None:
-    """Draw the members that are still to be drawn, then train all of them in rounds."""
-    for number in range(job.budget.trials):
-        searcher.suggest(str(number))
-    interval = job.scheduler.interval
-    train_population(
-        ledger,
-        space,
-        metric,
-        job.search.seed,
-        math.ceil(epochs / interval),
-        lambda members: run(Listed(members), SchedulerSection(), interval),
-    )
 
 
 def _description(
@@ -226,63 +154,6 @@ def _bundles(chosen: Subject, base: Mapping[str, Any], space: SearchSpace) -> di
     searched = [uri for key, each in space.parameters.items() if key.endswith(BUNDLE) for uri in each.values if uri]
     own = chosen.depends_on(validate(chosen.Config, base, chosen.name))
     return {**own, **{str(uri): read_description(str(uri)).hash for uri in searched}}
-
-
-def _steps(chosen: Subject, base: Mapping[str, Any], space: SearchSpace, folds: int) -> int:
-    """Epochs of the longest trial, of all its trainings together; folds where a family knows no epochs."""
-    if not isinstance(chosen, Family) or not issubclass(chosen.Config, TorchConfig):
-        return folds
-    config = validate(chosen.Config, base, chosen.name)
-    total = 0
-    for key in chosen.epoch_keys.values():
-        searched = space.parameters.get(key)
-        total += int(max(searched.values) if searched else attrgetter(key)(config))
-    return total
-
-
-def _watching(board: Board, ledger: Ledger, metric: str) -> Watch:
-    def watch(record: dict[str, Any], result: dict[str, Any] | None) -> None:
-        known = TrialRecord.model_validate(record)
-        if result is None:
-            board.update(ledger.trial(known.id))
-        elif FIGURE in result:
-            board.update(known, int(result[STEP]), {metric: float(result[FIGURE])})
-        else:
-            board.update(known)
-
-    return watch
-
-
-def _repeats(records: Sequence[TrialRecord], metric: str, section: RepeatsSection) -> list[TrialRecord]:
-    """The best trials again, with other seeds: those that have not ended yet, as open records."""
-    if not section.best:
-        return []
-    ended = [record for record in records if record.state == "finished" and not record.seed]
-    finished = [record for record in ended if metric in record.figures]
-    finished.sort(key=lambda record: (-sign(metric) * record.figures[metric], record.number))
-    there = {record.id: record for record in records}
-    number = 1 + max((record.number for record in records), default=-1)
-    result: list[TrialRecord] = []
-    for record in finished[: section.best]:
-        for seed in range(1, section.seeds + 1):
-            name = address(record.parameters, seed)
-            new = TrialRecord(id=name, number=number + len(result), parameters=record.parameters, seed=seed)
-            if there.get(name, new).state == "open":
-                result.append(there.get(name, new))
-    return result
-
-
-def _tried_again(ledger: Ledger, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The records; where none has come to an end yet, failed trials are open again: what was wrong may be mended."""
-    if any(record.state in ("finished", "stopped") for record in records):
-        return list(records)
-    result = []
-    for record in records:
-        if record.state == "failed":
-            record = record.model_copy(update={"state": "open", "reason": ""})
-            ledger.write(record)
-        result.append(record)
-    return result
 
 
 def _check_outcome(records: Sequence[TrialRecord]) -> None:

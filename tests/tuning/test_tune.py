@@ -25,7 +25,8 @@ from mskray.storage import locate
 from mskray.tuning.job import TuneJob
 from mskray.tuning.ledger import Ledger, TrialRecord
 from mskray.tuning.page import PAGE
-from mskray.verbs.tune import _tried_again, parse_search, tune
+from mskray.verbs.searching import tried_again
+from mskray.verbs.tune import parse_search, tune
 from mskray.verbs.tune_show import show
 
 WITHOUT_CLUSTER = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
@@ -250,11 +251,11 @@ def test_a_search_that_the_cluster_cannot_run_leaves_its_folder_free(job: dict[s
 def test_failed_trials_are_tried_again_as_long_as_none_has_finished(job: dict[str, Any]) -> None:
     ledger = Ledger(locate(job["out"]))
     failed = [TrialRecord(id=f"{n:012x}", number=n, parameters={}, state="failed", reason="disk full") for n in (0, 1)]
-    again = _tried_again(ledger, failed)
+    again = tried_again(ledger, failed)
     assert [(each.state, each.reason) for each in again] == [("open", "")] * 2
     assert ledger.trials() == again
     one = failed[0].model_copy(update={"state": "finished"})
-    assert _tried_again(ledger, [one, failed[1]]) == [one, failed[1]]
+    assert tried_again(ledger, [one, failed[1]]) == [one, failed[1]]
 
 
 @pytest.mark.parametrize("name", families())
