@@ -46,7 +46,7 @@ def listener(run: Run, unit: str) -> Iterator[Queue]:
                     told = now
                     run.report(Progress(f"no news from the training workers for {duration(now - heard)}"))
                 continue
-            except RayError:
+            except (RayError, AttributeError):  # the cluster is gone; or the queue was shut down, and has no actor
                 return
             heard = told = time.monotonic()
             try:
