@@ -8,6 +8,9 @@ import difflib
 import re
 from collections.abc import Iterable
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""Of a terminal, in what libraries say."""
+
 
 class UserError(Exception):
     """Something that the user can mend.
@@ -17,7 +20,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(" ".join(_COLOUR.sub("", message).split()))
 
 
 class Fault(UserError):

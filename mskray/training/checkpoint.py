@@ -86,6 +86,13 @@ class Learner:
             self.schedule.rescale(self.optimizer, section.learning_rate / peak)
 
 
+def check_whole(folder: Path) -> None:
+    """Read a checkpoint's files. Raises what the library that reads them does where one was cut off."""
+    load_file(folder / WEIGHTS)
+    torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+    json.loads((folder / POSITION).read_text(encoding="utf-8"))
+
+
 def read_history(folder: Path) -> list[dict[str, Any]]:
     """The entries of the epochs up to a checkpoint, its own last."""
     found: list[dict[str, Any]] = json.loads((folder / POSITION).read_text(encoding="utf-8"))["history"]

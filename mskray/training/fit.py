@@ -28,6 +28,7 @@ from mskray.training.recipe import Recipe, inverse_frequency
 from mskray.training.run import Run, Trained
 from mskray.training.samples import Samples
 from mskray.training.session import SCORE, Session
+from mskray.training.snapshot import mend_snapshot
 from mskray.training.stored import TellsWhatIsStored
 
 _WORK = "work"
@@ -154,6 +155,7 @@ class _Trainer(TorchTrainer):
 
 def _train(work: Assignment, run: Run) -> Any:
     resources = run.resources
+    mend_snapshot(run.location.join(run.name))
     os.environ.setdefault(*_POLLING)
     trainer = _Trainer(
         _worker,

@@ -82,9 +82,11 @@ def test_a_killed_worker_changes_nothing(phantom_cohort, trained: Trained, s3_fo
     same(bundle, trained.bundle)
 
 
+@pytest.mark.parametrize("in_the_middle_of_its_list", [False, True])
 def test_a_killed_driver_goes_on_where_it_was(
-    phantom_cohort, trained: Trained, tmp_path: Path, ray_cluster: str
+    phantom_cohort, trained: Trained, tmp_path: Path, ray_cluster: str, in_the_middle_of_its_list: bool
 ) -> None:
+    """Also where the kill left Ray's list of checkpoints empty."""
     config = tmp_path / "job.yaml"
     config.write_text(json.dumps(small_job(phantom_cohort, locate(tmp_path / "bundle"))))
     command = [sys.executable, "-m", "mskray.cli", "train", str(config)]
@@ -98,6 +100,9 @@ def test_a_killed_driver_goes_on_where_it_was(
         driver.wait(timeout=30)
     assert not (tmp_path / "bundle" / "bundle.json").exists()
     _wait_until(lambda: not _training_workers())
+    if in_the_middle_of_its_list:
+        (kept,) = tmp_path.glob("bundle/run/*/checkpoint_manager_snapshot.json")
+        kept.write_bytes(b"")
     seen: list[Progress] = []
     bundle = run(small_job(phantom_cohort, locate(tmp_path / "bundle")), seen.append)
     first = next(each for each in seen if each.stage.startswith("epoch"))
