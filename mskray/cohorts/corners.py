@@ -97,9 +97,12 @@ def read_corners(location: Location) -> dict[str, VolumeCorners]:
         UserError: no such file, one of more than 256 MiB, or one that is not laid out as above.
     """
     file = _read(location)
+    found = {name: Entry(bodies, file.notes.get(name, ())) for name, bodies in file.volumes.items()}
     return {
-        name: VolumeCorners({body.level: body.vertebra for body in bodies}, file.notes.get(name, ()))
-        for name, bodies in file.volumes.items()
+        name: VolumeCorners(
+            {body.level: body.vertebra for body in entry.bodies}, () if entry.all_drawn else entry.notes
+        )
+        for name, entry in found.items()
     }
 
 
@@ -115,6 +118,11 @@ class Entry:
     def drawn(self) -> bool:
         """Whether a person drew a body of it: then no search takes its place."""
         return any(body.score is None for body in self.bodies)
+
+    @property
+    def all_drawn(self) -> bool:
+        """Whether a person drew every body: what a search noted is of others."""
+        return all(body.score is None for body in self.bodies)
 
 
 @dataclass(frozen=True)

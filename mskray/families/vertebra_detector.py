@@ -67,7 +67,9 @@ class VertebraAugment(AugmentSection):
     rotation: float = setting(15.0, "largest rotation either way", unit="degrees", ge=0, le=45)
     translation: float = setting(0.12, "largest shift, as a share of the side", ge=0, le=0.5)
     scale: float = setting(0.35, "largest change of size, as a share", ge=0, le=0.5)
-    single: float = setting(0.2, "share of the spines that are shown by one slice, which stands for its neighbours")
+    single: float = setting(
+        0.2, "share of the spines that are shown by one slice, which stands for its neighbours", ge=0, le=1
+    )
 
 
 class VertebraLoop(LoopSection):

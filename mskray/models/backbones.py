@@ -204,8 +204,8 @@ def load_initial(network: Backbone, state: dict[str, Tensor], where: str) -> Non
     missing = [key for key in own if key not in fitting and key not in head and not key.endswith("num_batches_tracked")]
     if missing:
         raise UserError(
-            f"weights {where} do not fit the network: {len(missing)} of {len(own)} tensors are missing or of another "
-            f"shape, first {missing[0]}: give the state dict of the same backbone"
+            f"weights {where} do not fit {network.name}: {len(missing)} of {len(own)} tensors are missing or of "
+            f"another shape, first {missing[0]}: give the state dict of this backbone, or set network.backbone"
         )
     network.network.load_state_dict(fitting, strict=False)
 

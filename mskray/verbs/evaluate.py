@@ -138,6 +138,8 @@ def figure_lines(result: Evaluation) -> str:
 
 def _words(figures: Mapping[str, Figure], names: Sequence[str]) -> str:
     shown = {name: figures[name] for name in names if figures[name].value is not None}
+    if not shown:
+        return next((f"no figures ({each.reason})" for each in map(figures.get, names) if each and each.reason), "")
     return "  ".join(f"{name} {each.value:.3f} ({each.low:.3f} to {each.high:.3f})" for name, each in shown.items())
 
 

@@ -94,8 +94,8 @@ def _described(model: Location, cohort: Location) -> Bundle:
     if bundle is None or not bundle.tasks:
         what = f"a bundle of family {bundle.family}" if bundle else "an ensemble"
         raise UserError(
-            f"{cohort} is a cohort, of which a spinenet bundle can be explained, and {model} is {what}: give an image, "
-            "or a folder or prefix of images"
+            f"{cohort} is a cohort, of which a spinenet bundle can be explained, and {model} is {what}: give a "
+            "spinenet bundle, or explain a model that tells classes apart on an image, a folder or a prefix of images"
         )
     return bundle
 

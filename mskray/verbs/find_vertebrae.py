@@ -105,6 +105,8 @@ def _look(
     """Find the bodies of a volume, or take those that are known, and put them into `done`."""
     content = content_hash(volume)
     if known and (known.drawn or known.content == content):
+        if known.all_drawn:
+            known = replace(known, notes=volume.notes)
         how = "drawn by hand: not searched" if known.drawn else "searched before"
         spine = Spine(tuple(body.vertebra for body in known.bodies)[::-1], (*known.notes, how))
         done.entries[name] = known

@@ -94,6 +94,7 @@ def grade(bundle: str, source: str, corners: str, out: str, *, gpu: bool = False
         if done.kept < len(done.rows):
             _write(target, columns, [*done.rows, *(row for key, row in before.items() if key not in there)])
 
+    undrawn = 0
     try:
         for number, (name, volume) in enumerate(spines_below(place, done.rejected), start=1):
             if name not in bodies:
@@ -103,6 +104,7 @@ def grade(bundle: str, source: str, corners: str, out: str, *, gpu: bool = False
             discs = {level: f"{made_of}-{_hash(pair)}" for level, pair in _discs(bodies[name].bodies)}
             if not discs:
                 done.rejected.append((name, f"no two neighbouring bodies of it in {corners}"))
+                undrawn += 1
                 continue
             known = [before[name, each] for each in discs.values() if (name, each) in before]
             if len(known) == len(discs):
@@ -116,6 +118,11 @@ def grade(bundle: str, source: str, corners: str, out: str, *, gpu: bool = False
     except BaseException:  # Ctrl-C is one
         store()
         raise
+    if not done.rows and undrawn:
+        raise UserError(
+            f"{place} holds no disc to grade ({'; '.join(reasons(done.rejected, 3))}): draw the bodies' corners into "
+            f"{corners}, or find them with a better detector"
+        )
     if not done.rows:
         raise no_volume(place, done.rejected)
     _write(target, columns, done.rows)

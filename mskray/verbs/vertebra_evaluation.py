@@ -103,7 +103,11 @@ def vertebra_lines(figures: VertebraFigures) -> str:
     lines = [f"{figures.spines:,} spines"]
     for name, text in words.items():
         figure = figures.figures[name]
-        known = f"{figure.value:.4f} ({figure.low:.4f} to {figure.high:.4f})" if figure.value is not None else "-"
+        known = (
+            f"{figure.value:.4f} ({figure.low:.4f} to {figure.high:.4f})"
+            if figure.value is not None
+            else f"- ({figure.reason})"
+        )
         lines.append(f"{text:30} {known}  n = {figure.n:,}")
     return "\n".join(lines)
 

@@ -60,7 +60,7 @@ def test_discs_whose_levels_are_a_guess_are_counted(tmp_path):
     spine = BlockSpine()
     for name in ("sure.mha", "guess.mha"):
         metaimage(tmp_path / name, spine.volume)
-    found = [Body.of(body) for body in spine.vertebrae.values()]
+    found = [Body.of(body, 0.9) for body in spine.vertebrae.values()]
     bodies = {"sure.mha": found, "guess.mha": found}
     write_corners(locate(tmp_path / "corners.json"), bodies, {"guess.mha": (ASSUMED, "1 off the spine left out")})
     header = "path,patient_id,level," + ",".join(CORNERS)
@@ -239,8 +239,8 @@ def test_a_table_without_what_it_needs_is_one_line(tmp_path, header, message):
     ("values", "classes", "labels"),
     [
         (["I", "iii", ""], ("I", "II", "III", "IV", "V"), [0, 2, None]),
-        # Numbers are names here: a grade 1 must not become the second class.
-        (["1", "3", ""], ("1", "3"), [0, 1, None]),
+        # A grade 1 must not become the second class.
+        (["1", "iii", "5", ""], ("I", "II", "III", "IV", "V"), [0, 2, 4, None]),
     ],
 )
 def test_classes_of_known_tasks(tmp_path, values, classes, labels):
@@ -266,6 +266,14 @@ def test_a_word_that_is_no_grade_of_a_known_task_is_rejected(tmp_path):
     items, reasons = listing("discs", tmp_path / "t.csv")
     assert [item.labels["pfirrmann"] for item in items.values()] == [2]
     assert list(reasons.values()) == ["pfirrmann 'IX' is none of I, II, III, IV, V"]
+
+
+def test_a_number_that_is_no_grade_of_pfirrmann_is_refused(tmp_path):
+    rows = ["path,patient_id,level,label_pfirrmann," + ",".join(CORNERS), f"v.mha,p,L4/L5,0,{own(BlockSpine())}"]
+    (tmp_path / "t.csv").write_text("\n".join(rows) + "\n")
+    source = get_source("discs")
+    with pytest.raises(UserError, match=r"t\.csv line 2: label_pfirrmann is 0: Pfirrmann's grades are I, .* or 1 to 5"):
+        source.tasks(locate(tmp_path / "t.csv"), source.Options())
 
 
 @pytest.mark.parametrize(
@@ -303,7 +311,8 @@ def test_a_second_reading_has_the_classes_of_the_first(tmp_path, first, second, 
         ("pfirrmann", ["I", "IV"], {}, True),
         ("narrowing", ["none", "severe"], {}, True),
         ("pfirrmann_second", ["2", "3"], {}, True),
-        ("pfirrmann", ["1", "3"], {}, False),
+        ("pfirrmann", ["1", "3"], {}, True),
+        ("pfirrmann", ["1", "3"], {"pfirrmann": ["1", "3"]}, True),
         ("narrowing", ["normal", "narrowed"], {}, False),
         ("narrowing", ["normal", "narrowed"], {"narrowing": ["normal", "narrowed"]}, True),
         ("upper_marrow", ["normal", "change"], {}, False),

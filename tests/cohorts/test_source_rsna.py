@@ -35,7 +35,7 @@ def layout(root, studies, descriptions):
 
 
 def corners(root, names, spine, levels=None, notes=None):
-    chosen = [Body.of(body) for level, body in spine.vertebrae.items() if levels is None or level in levels]
+    chosen = [Body.of(body, 0.9) for level, body in spine.vertebrae.items() if levels is None or level in levels]
     write_corners(locate(root / "corners.json"), dict.fromkeys(names, chosen), notes)
     return str(root / "corners.json")
 

@@ -60,7 +60,7 @@ def test_imagenet_shaped_weights_load_below_a_fresh_head() -> None:
 
 def test_weights_of_another_network_are_refused() -> None:
     donor = torchvision.models.resnet18(weights=None).state_dict()
-    with pytest.raises(UserError, match="do not fit the network"):
+    with pytest.raises(UserError, match=r"do not fit mobilenet_v2: .* give the state dict of this backbone"):
         load_initial(Backbone("mobilenet_v2", 2), donor, "donor.pth")
 
 

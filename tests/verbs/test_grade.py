@@ -127,11 +127,14 @@ def test_a_disc_outside_the_picture_is_a_row_with_its_reason(place: Path) -> Non
         ({"corners": "nowhere.json"}, r"nowhere\.json"),
         ({"out": "in/notes.txt"}, r"notes\.txt is there and is no table of grades"),
         ({"source": "empty"}, "holds no volume"),
+        ({"corners": "alone.json"}, r"holds no disc to grade \(.*no two neighbouring bodies.*draw the bodies"),
     ],
 )
 def test_what_cannot_be_graded_is_one_line(place: Path, changes: dict[str, str], message: str) -> None:
     untrained_bundle(place / "other", "mobilenet_v3_small")
     (place / "empty").mkdir()
+    one = [Body.of(next(iter(BlockSpine().vertebrae.values())))]
+    write_corners(locate(place / "alone.json"), dict.fromkeys(("a.mha", "b/series", "c.mha"), one))
     with pytest.raises(UserError, match=message) as caught:
         run(place, **changes)
     assert "\n" not in str(caught.value)

@@ -16,10 +16,10 @@ Corners are those of `corners.json` (`mskray find-vertebrae` writes it; its path
 columns: upper anterior, upper posterior, lower posterior, lower anterior, in pixels of the volume in sagittal order. A
 row's own columns go before the file.
 
-SpineNet's tasks (`label_pfirrmann`, `label_narrowing`, …) have its classes where the column holds one of their names,
-and rows with other words are refused; all other tasks are as in the source `manifest`. Pfirrmann and narrowing are
-grades in order, unless their classes are words that only the alphabet orders. A column `label_<task>_second` is a
-second reading of the same discs, with the classes of the first.
+SpineNet's tasks (`label_pfirrmann`, `label_narrowing`, …) have its classes where the column holds one of their names
+(Pfirrmann's grades also as 1 to 5), and rows with other words are refused; all other tasks are as in the source
+`manifest`. Pfirrmann and narrowing are grades in order, unless their classes are words that only the alphabet orders. A
+column `label_<task>_second` is a second reading of the same discs, with the classes of the first.
 
 Discs of a volume without a sacrum in view, whose levels are a guess, are taken and counted (`corners.json` notes it).
 Volumes of which a DICOM header says that text is drawn into them (BurnedInAnnotation) go to quarantine, as in
@@ -112,14 +112,43 @@ def _read(location: Location, options: DiscsOptions) -> tuple[Table, Labels]:
             f"{table.name} has no corners: give corners=corners.json, or the column(s) {', '.join(missing[:3])}"
             + (", …" if len(missing) > 3 else "")
         )
+    table = _roman(table, options.classes)
     known = {
-        task: list(classes)
+        name: list(classes)
         for task, classes in SPINE_TASKS.items()
-        if (column := f"label_{task}") in table.columns
+        for name in (task, f"{task}{SECOND}")
+        if (column := f"label_{name}") in table.columns
         and not {row[column].lower() for _, row in table.rows}.isdisjoint(name.lower() for name in classes)
     }
     labels = find_labels(table, {**known, **options.classes})
     return table, replace(labels, tasks=tuple(_graded(task, options.classes) for task in labels.tasks))
+
+
+def _roman(table: Table, given: Collection[str]) -> Table:
+    """The table with Pfirrmann's grades in Roman numerals, where they are written as 1 to 5.
+
+    Raises:
+        UserError: another number, which would be taken for the index of a class.
+    """
+    names = SPINE_TASKS["pfirrmann"]
+    columns = [
+        column
+        for task in ("pfirrmann", f"pfirrmann{SECOND}")
+        if (column := f"label_{task}") in table.columns and {task, "pfirrmann"}.isdisjoint(given)
+    ]
+    rows = []
+    for line, row in table.rows:
+        for column in columns:
+            if row[column].isdecimal():
+                grade = int(row[column])
+                if not 1 <= grade <= len(names):
+                    raise UserError(
+                        f"{table.name} line {line}: {column} is {grade}: Pfirrmann's grades are {', '.join(names)}, or "
+                        f"1 to {len(names)}; other grades are named in order with classes.pfirrmann"
+                    )
+                row = {**row, column: names[grade - 1]}
+        rows.append((line, row))
+    return replace(table, rows=tuple(rows))
 
 
 def _graded(task: Task, given: Collection[str]) -> Task:
