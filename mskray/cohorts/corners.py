@@ -122,7 +122,7 @@ class Entry:
     @property
     def all_drawn(self) -> bool:
         """Whether a person drew every body: what a search noted is of others."""
-        return all(body.score is None for body in self.bodies)
+        return bool(self.bodies) and all(body.score is None for body in self.bodies)
 
 
 @dataclass(frozen=True)

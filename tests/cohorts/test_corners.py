@@ -31,7 +31,7 @@ def test_bodies_come_back_as_they_were(tmp_path):
 def test_notes_of_a_search_say_nothing_of_bodies_that_a_person_drew(tmp_path):
     first, second, *_ = lumbar(7).vertebrae.values()
     place = locate(tmp_path / "corners.json")
-    volumes = {"all": [Body.of(first), Body.of(second)], "one": [Body.of(first), Body.of(second, 0.9)]}
+    volumes = {"all": [Body.of(first), Body.of(second)], "one": [Body.of(first), Body.of(second, 0.9)], "none": []}
     write_corners(place, volumes, dict.fromkeys(volumes, ("no sacrum in view",)))
     assert {name: each.notes for name, each in read_corners(place).items()} == {
         "all": (),
