@@ -36,6 +36,7 @@ def test_notes_of_a_search_say_nothing_of_bodies_that_a_person_drew(tmp_path):
     assert {name: each.notes for name, each in read_corners(place).items()} == {
         "all": (),
         "one": ("no sacrum in view",),
+        "none": ("no sacrum in view",),
     }
 
 
