@@ -14,6 +14,7 @@ from mskray.tuning.job import TuneJob
 from mskray.tuning.population import check_population
 from mskray.tuning.space import SearchSpace
 from mskray.tuning.subject import Subject
+from mskray.unseen import check_foundations
 
 BUNDLE = ".bundle"
 """How the keys end that name a bundle to stand on."""
@@ -69,20 +70,6 @@ def check_base(chosen: Subject, base: Mapping[str, Any], cohort: Cohort, where: 
     """Raise UserError where the bundles that all trials stand on know what trials are judged by."""
     if isinstance(chosen, Family):
         try:
-            check_unseen(base, cohort)
+            check_foundations(base, cohort, SPLIT)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-
-
-def check_unseen(sections: Mapping[str, Any], cohort: Cohort) -> None:
-    """Raise UserError for a bundle to stand on that has learned from this cohort's validation split.
-
-    Args:
-        sections: a family's, as they are given.
-    """
-    for key, uri, bundle in foundations(sections):
-        if SPLIT in bundle.learned and bundle.cohort.get("content_hash") == cohort.merged().content_hash:
-            raise UserError(
-                f"{key} {uri} has learned from the {SPLIT} split of {cohort.location}, by which trials are judged: "
-                "give a bundle that was trained without merge"
-            )

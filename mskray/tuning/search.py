@@ -22,14 +22,14 @@ from mskray.cohorts import Cohort
 from mskray.config import merge
 from mskray.errors import UserError
 from mskray.space import Parameter
-from mskray.tuning.checks import check_unseen
-from mskray.tuning.figures import higher_is_better
+from mskray.tuning.figures import SPLIT, higher_is_better
 from mskray.tuning.job import BudgetSection, SearchSection
 from mskray.tuning.ledger import Ledger, TrialRecord
 from mskray.tuning.ray_trial import FIGURE, RECORD, SCORE, STEP
 from mskray.tuning.space import SearchSpace
 from mskray.tuning.subject import Subject
 from mskray.tuning.trial import config_of
+from mskray.unseen import check_foundations
 
 _IN_VAIN = 5
 """Trials of a call that failed or were lost, with none that came to an end: after these no other is begun."""
@@ -222,7 +222,7 @@ class StudySearch(_FromLedger):
         """The record as it is, or refused with the reason why its values do not go together."""
         try:
             config = config_of(self._subject, self._base, record)
-            check_unseen(merge(self._base, record.parameters), self._cohort)
+            check_foundations(merge(self._base, record.parameters), self._cohort, SPLIT)
             self._subject.check(self._cohort, config, self._subject.task(self._cohort, self._task))
         except UserError as error:
             return record.model_copy(update={"state": "refused", "reason": str(error)})

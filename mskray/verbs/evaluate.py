@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 
 import mskray
 from mskray import cluster, ensemble
-from mskray.bundles import Bundle, foundations, read_description
-from mskray.cohorts import Cohort, open_cohort
-from mskray.errors import UserError
+from mskray.bundles import read_description
+from mskray.cohorts import open_cohort
 from mskray.evaluation.bootstrap import Figure
 from mskray.evaluation.published import published_figures
 from mskray.evaluation.report import Context, write_report
@@ -20,6 +19,7 @@ from mskray.evaluation.result import Evaluation, check_resamples, evaluate, righ
 from mskray.prediction.batch import Predicting
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
+from mskray.unseen import check_held_out
 from mskray.verbs.pictures import explained_pictures
 
 EVALUATION, REPORT, METRICS, PREDICTIONS = "evaluation", "report.html", "metrics.json", "predictions.parquet"
@@ -95,34 +95,6 @@ def evaluate_model(
     target.join(METRICS).write_json({"model": str(location), "cohort": where, "split": split, **result.to_dict()})
     target.join(REPORT).write_bytes(page.encode())
     return result, target
-
-
-def check_held_out(bundle: Bundle, cohort: Cohort, split: str) -> None:
-    """Raise UserError where a bundle learned from this split, or it chose its epoch, though its name says otherwise.
-
-    That is so of bundles that were trained with validation and test exchanged, or with train and validation merged, and
-    of those that stand on such a one.
-    """
-    if cohort.view.merged or cohort.view.fold:
-        return  # whoever asks for such a view says what its splits are
-    for below in (bundle, *(each for _, _, each in foundations(bundle.config))):
-        _check_held_out(below, cohort, split, "" if below is bundle else f"{bundle.name} stands on {below.name}: ")
-
-
-def _check_held_out(bundle: Bundle, cohort: Cohort, split: str, why: str) -> None:
-    learned = bundle.cohort["content_hash"]
-    held = cohort.exchange() if split == "test" else cohort
-    if split != "train" and {"train", "validation"} <= set(held.splits) and learned == held.merged().content_hash:
-        raise UserError(
-            f"{why}{bundle.name} was trained on train and {split}: evaluate it on a split that it has not seen"
-        )
-    if split != "test" or cohort.exchanged or learned == cohort.content_hash:
-        return
-    if "validation" in cohort.splits and learned == cohort.exchange().content_hash:
-        raise UserError(
-            f"{why}{bundle.name} was trained with validation and test exchanged: its epoch was chosen on test; "
-            "evaluate it with --split validation, which it has not seen"
-        )
 
 
 def figure_lines(result: Evaluation) -> str:

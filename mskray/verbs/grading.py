@@ -19,7 +19,8 @@ from mskray.evaluation.result import check_resamples, evaluate
 from mskray.prediction.tasks import predict_tasks, shared_tasks
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
-from mskray.verbs.evaluate import EVALUATION, PREDICTIONS, check_held_out, parquet_bytes
+from mskray.unseen import check_held_out
+from mskray.verbs.evaluate import EVALUATION, PREDICTIONS, parquet_bytes
 from mskray.verbs.tables import table as draw
 
 GRADING = "grading.json"

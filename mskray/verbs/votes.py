@@ -43,7 +43,8 @@ from mskray.tuning.figures import LATENCY, SIZE, SPLIT
 from mskray.tuning.job import TuneJob, read_job
 from mskray.tuning.judge import cost
 from mskray.tuning.ledger import VOTES
-from mskray.verbs.evaluate import check_held_out, parquet_bytes
+from mskray.unseen import check_held_out
+from mskray.verbs.evaluate import parquet_bytes
 
 _MEMBERS = "members"
 _IDENTITY = ("instance_id", "study_id", "patient_id", "body_part")

@@ -20,7 +20,7 @@ from mskray.storage import locate
 from mskray.training.run import Resources
 from mskray.tuning.leaderboard import ranked
 from mskray.tuning.ledger import Description, Ledger, TrialRecord
-from mskray.verbs.evaluate import check_held_out
+from mskray.unseen import check_held_out
 from mskray.verbs.promote import MEMBERS, _candidates, promote
 from mskray.verbs.searches import Found, epochs_of
 

@@ -6,9 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from small_discs import SECOND, TASKS, disc_cohort, disc_job, untrained
-from small_run import untrained_bundle
 
-from mskray.bundles import DESCRIPTION, Bundle
 from mskray.cohorts import Cohort, Task
 from mskray.errors import UserError
 from mskray.evaluation.grading import MAIN
@@ -19,7 +17,6 @@ from mskray.progress import Progress
 from mskray.storage import locate
 from mskray.training.disc_samples import DiscSamples
 from mskray.training.feed import describe_split
-from mskray.verbs.evaluate import check_held_out
 from mskray.verbs.grading import GRADING, evaluation_folder
 from mskray.verbs.spine_table import JSON, MARKDOWN, second_readings, spine_table
 
@@ -230,42 +227,3 @@ def test_second_readings_with_other_classes_are_refused_first(tmp_path: Path) ->
     with pytest.raises(UserError, match="upper_marrow_second has other classes than upper_marrow"):
         spine_table(disc_job(cohort, tmp_path / "table"), "job.yaml", ["conv5"])
     assert not (tmp_path / "table").exists()
-
-
-def test_a_model_is_not_judged_on_the_split_that_chose_it(tmp_path: Path) -> None:
-    cohort = disc_cohort(tmp_path, TASKS)
-    told = {"name": "conv5", "config": {}, "cohort": {"uri": "", "content_hash": cohort.exchange().content_hash}}
-    bundle = Bundle.model_construct(**told)
-    with pytest.raises(UserError, match="conv5 was trained with validation and test exchanged"):
-        check_held_out(bundle, cohort, "test")
-    check_held_out(bundle, cohort, "validation")
-    check_held_out(bundle, cohort.exchange(), "test")
-    told["cohort"] = {"uri": "", "content_hash": cohort.content_hash}
-    check_held_out(Bundle.model_construct(**told), cohort, "test")
-
-
-@pytest.mark.parametrize(("seen", "split"), [("merged", "validation"), ("exchanged, merged", "test")])
-def test_a_model_is_not_judged_on_a_split_that_was_merged_into_what_it_learned(
-    tmp_path: Path, seen: str, split: str
-) -> None:
-    cohort = disc_cohort(tmp_path, TASKS)
-    learned = (cohort.exchange() if "exchanged" in seen else cohort).merged()
-    bundle = Bundle.model_construct(name="best", config={}, cohort={"uri": "", "content_hash": learned.content_hash})
-    with pytest.raises(UserError, match=f"best was trained on train and {split}"):
-        check_held_out(bundle, cohort, split)
-    check_held_out(bundle, cohort, {"validation": "test", "test": "validation"}[split])
-    check_held_out(bundle, learned, "validation")
-    check_held_out(bundle, cohort.fold(0, 2, 0), "validation")
-
-
-def test_what_stands_on_a_model_that_learned_a_split_is_not_judged_on_it_either(tmp_path: Path) -> None:
-    """Its own training may have left the split alone: the network below it has seen it."""
-    cohort = disc_cohort(tmp_path / "cohort", TASKS)
-    place = locate(untrained_bundle(tmp_path / "below")).join(DESCRIPTION)
-    place.write_json({**place.read_json(), "cohort": {"uri": "", "content_hash": cohort.merged().content_hash}})
-    told = {"name": "top", "cohort": {"uri": "", "content_hash": cohort.content_hash}}
-    bundle = Bundle.model_construct(**told, config={"network": {"bundle": str(tmp_path / "below")}})
-    with pytest.raises(UserError, match=r"top stands on below: below was trained on train and validation"):
-        check_held_out(bundle, cohort, "validation")
-    check_held_out(bundle, cohort, "test")
-    check_held_out(Bundle.model_construct(**told, config={"zoom": {"bundle": "gone"}}), cohort, "validation")
