@@ -81,6 +81,6 @@ def _progress(event: dict[str, Any], prefix: str, unit: str) -> Progress:
         held, split = (HELD_OUT, "validation") if f"{HELD_OUT}loss" in event else (LEARNED, "validation, learned")
         told = "  ".join(f"{name} {event[held + name]:.3f}" for name in ("loss", "auroc", "kappa"))
         figures = f"loss {event['train_loss']:.3f}  {split}: {told}"
-        return Progress(stage + " stored", 1, 1, "epoch", note=figures)
+        return Progress(stage + " stored", note=figures)
     note = f"loss {event['loss']:.3f}  waiting for data {event['wait_share']:.0%}"
     return Progress(stage, event["done"], event["total"], unit, event["rate"], event["left_s"], note)

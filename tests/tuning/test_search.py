@@ -9,8 +9,10 @@ import pytest
 from ray.tune.result import DONE
 from ray.tune.search import Searcher
 from small_pairs import pair_cohort
+from small_run import untrained_bundle
 from stack_cohort import PICTURES, SIDE, TILT, write_cohort
 
+from mskray.bundles import DESCRIPTION
 from mskray.cohorts import Cohort
 from mskray.families import family
 from mskray.storage import locate
@@ -129,6 +131,20 @@ def test_values_that_do_not_go_together_are_refused_with_the_reason_and_do_not_c
     assert [record.parameters for record in refused] == [{"loop.patience": 4, "schedule.patience": 8}]
     assert "plateau" in refused[0].reason
     assert len(done) == 3
+
+
+def test_a_drawn_bundle_that_has_seen_what_trials_are_judged_by_is_refused(
+    search: Callable[..., StudySearch], cohort: Cohort, tmp_path: Path
+) -> None:
+    uris = [untrained_bundle(tmp_path / name, "mobilenet_v3_small", 64) for name in ("one", "two")]
+    place = locate(uris[1]).join(DESCRIPTION)
+    place.write_json({**place.read_json(), "cohort": {"uri": "", "content_hash": cohort.merged().content_hash}})
+    space = {"network.bundle": {"choice": uris}}
+    searcher = search(space, 2, family="pair_softmax", base={"softmax": {"features": 8}})
+    drive(searcher, lambda values: 0.2)
+    refused = [record for record in searcher._ledger.trials() if record.state == "refused"]
+    assert [record.parameters for record in refused] == [{"network.bundle": uris[1]}]
+    assert "was trained on train and validation" in refused[0].reason
 
 
 def test_a_trial_that_a_scheduler_stopped_keeps_its_curve_and_is_not_repeated(

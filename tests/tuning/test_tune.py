@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 from searches import description
 from small_pairs import pair_cohort
-from small_run import small_job
+from small_run import small_job, untrained_bundle
 from stack_cohort import PICTURES, SIDE, TILT, write_cohort
 
+from mskray.bundles import DESCRIPTION
+from mskray.cohorts import open_cohort
 from mskray.errors import UserError
 from mskray.families import families, family
 from mskray.storage import locate
@@ -228,6 +230,19 @@ def test_what_cannot_be_searched_is_refused_before_any_work(job: dict[str, Any],
     with pytest.raises(UserError, match=said):
         run({**job, **change})
     assert not Ledger(locate(job["out"])).folder.join("trials").is_dir()
+
+
+def test_trials_do_not_stand_on_a_bundle_that_has_seen_what_they_are_judged_by(
+    job: dict[str, Any], tmp_path: Path
+) -> None:
+    uri = untrained_bundle(tmp_path / "bundle", "mobilenet_v3_small", 64)
+    place = locate(uri).join(DESCRIPTION)
+    merged = open_cohort(job["cohort"]).merged().content_hash
+    place.write_json({**place.read_json(), "cohort": {"uri": "", "content_hash": merged}})
+    del job["keypoints"]
+    change = {"family": "pair_softmax", "network": {"bundle": uri}, "space": {"softmax.features": {"choice": [8]}}}
+    with pytest.raises(UserError, match=r"network\.bundle .*/bundle was trained on train and validation"):
+        run({**job, **change})
 
 
 def test_an_unreadable_ledger_is_named(job: dict[str, Any]) -> None:
