@@ -14,7 +14,8 @@ from ray import serve
 from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.serving.application import build
-from mskray.serving.settings import TOKEN_VARIABLE, Limits, token_digest
+from mskray.serving.settings import Limits
+from mskray.serving.tokens import TOKEN_VARIABLE, access
 
 ENSEMBLE_VARIABLE = "MSKRAY_ENSEMBLE"
 
@@ -23,6 +24,8 @@ class Arguments(Section):
     """`args` of a Serve config, or `key=value` words of `serve run`."""
 
     ensemble: str = setting("", f"URI of an ensemble or bundle; {ENSEMBLE_VARIABLE} if empty")
+    tokens: str = setting("", f"URI of a file of tokens (`mskray tokens`); beside it {TOKEN_VARIABLE} counts")
+    audit: str = setting("", "URI of the audit's folder; empty for no audit")
     limits: Limits = Limits()
 
 
@@ -31,7 +34,10 @@ def app(arguments: Arguments) -> serve.Application:
     ensemble = arguments.ensemble or os.environ.get(ENSEMBLE_VARIABLE, "")
     if not ensemble:
         raise UserError(f"no ensemble to serve: set {ENSEMBLE_VARIABLE}, or args.ensemble in the Serve config")
-    digest = token_digest()
-    if digest is None:
-        raise UserError(f"set {TOKEN_VARIABLE} to a secret (`openssl rand -hex 32`): every client has to send it")
-    return build(ensemble, arguments.limits, digest)
+    known = access(arguments.tokens or None)
+    if known.open:
+        raise UserError(
+            f"give args.tokens, or set {TOKEN_VARIABLE} to a secret (`openssl rand -hex 32`): every client has to "
+            "send one"
+        )
+    return build(ensemble, arguments.limits, known, arguments.audit or None)

@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from mskray.cli import data, models, pairs, papers, tuning, use  # noqa: F401  # each adds its commands
+from mskray.cli import data, models, pairs, papers, serving, tuning, use  # noqa: F401  # each adds its commands
 from mskray.cli.app import app
 from mskray.errors import UserError
 

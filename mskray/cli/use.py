@@ -6,23 +6,36 @@ from typing import Annotated
 import typer
 
 from mskray.cli.app import Gpu, Workers, app
+from mskray.errors import UserError
 from mskray.progress import Display
 
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(metavar="BUNDLE|ENSEMBLE")],
-    source: Annotated[str, typer.Argument(metavar="IN", help="Image, folder, prefix or cohort.")],
+    model: Annotated[str, typer.Argument(metavar="BUNDLE|ENSEMBLE", help="Not with --server.")],
+    source: Annotated[str, typer.Argument(metavar="IN", help="Image, folder, prefix or cohort.")] = "",
     out: Annotated[str, typer.Option(help="Parquet file to write.")] = "predictions.parquet",
     split: Annotated[str | None, typer.Option(help="Of a cohort, this split only.")] = None,
     workers: Workers = 1,
     gpu: Gpu = False,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Ask this server, with the token in MSKRAY_TOKEN if it has any.")
+    ] = None,
 ) -> None:
-    """Predict images in bulk."""
-    from mskray.verbs.predict import predict as run
-
+    """Predict images in bulk: with a model, or `mskray predict --server URL IN`."""
     display = Display()
-    table = run(model, source, out, split=split, workers=workers, gpu=gpu, report=display)
+    if server is not None:
+        from mskray.verbs.predict_remote import predict_remote
+
+        if source or split or gpu or workers > 1:
+            raise UserError("--server takes the images alone: the server has its own model, workers and GPUs")
+        table = predict_remote(server, model, out, report=display)
+    else:
+        from mskray.verbs.predict import predict as run
+
+        if not source:
+            raise UserError("predict needs a model and images: mskray predict BUNDLE|ENSEMBLE IN, or --server URL IN")
+        table = run(model, source, out, split=split, workers=workers, gpu=gpu, report=display)
     display.end()
     failed = len(table) - table["error"].null_count
     print(f"{len(table):,} images: {len(table) - failed:,} predicted, {failed:,} not readable (column error): {out}")
@@ -114,17 +127,3 @@ def grade(
         print(lines, file=sys.stderr)
     kept = f", {done.kept:,} of them graded before" if done.kept else ""
     print(f"{done.called:,} discs graded{kept}, {len(done.rows) - done.called:,} not: {out}")
-
-
-@app.command()
-def serve(
-    model: Annotated[str, typer.Argument(metavar="ENSEMBLE|BUNDLE")],
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-) -> None:
-    """Serve a model over HTTP until Ctrl-C."""
-    from mskray.serving.run import serve_forever
-
-    display = Display()
-    serve_forever(model, host, port, report=display)
-    display.end()

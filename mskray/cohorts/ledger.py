@@ -18,6 +18,7 @@ from mskray.cohorts.plan import Plan, Quarantined, ShardPlan
 from mskray.cohorts.schema import LEDGER, QUARANTINE, SPLITS
 from mskray.cohorts.shards import Entry
 from mskray.storage import Location
+from mskray.storage.tables import parquet_bytes
 
 FILES = f"{LEDGER}/files.parquet"
 _OURS = re.compile(
@@ -88,7 +89,7 @@ def compare_files(out: Location, plan: Plan) -> tuple[Counter[str], bytes]:
         The counts, and the new list of files to be written with `write_files` once the ingest is finished.
     """
     table = plan.table.select(["instance_id", "fingerprint"]).sort_by("instance_id")
-    data = _parquet(table)
+    data = parquet_bytes(table)
     place = out.join(FILES)
     counts: Counter[str] = Counter()
     if place.is_file():
@@ -117,16 +118,10 @@ def write_files(out: Location, data: bytes) -> None:
 
 
 def _write_table(place: Location, table: pa.Table) -> None:
-    _write_changed(place, _parquet(table))
+    _write_changed(place, parquet_bytes(table))
 
 
 def _write_changed(place: Location, data: bytes) -> None:
     """Write an object unless it already holds these bytes: an ingest that changes nothing touches nothing."""
     if not (place.is_file() and place.read_bytes() == data):
         place.write_bytes(data)
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()

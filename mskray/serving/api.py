@@ -7,19 +7,26 @@
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Protocol
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 import mskray
 from mskray.serving import problems
+from mskray.serving.accounts import Accounts, asked
+from mskray.serving.audit import Audit
 from mskray.serving.gate import Gate
+from mskray.serving.meters import CONTENT_TYPE, IngressMeters
 from mskray.serving.problems import Problem, ProblemDetails, request_id
 from mskray.serving.schemas import DecodedView, Health, Models, StudyAnswer, StudyVote, UnreadableView, ViewResult
-from mskray.serving.settings import Limits, is_allowed
+from mskray.serving.settings import Limits
+from mskray.serving.tokens import Access, Door, Scope
 from mskray.serving.uploads import BODY_PART, VIEWS, UploadedStudy, decode_study, read_study
+from mskray.storage import locate
 
 _DESCRIPTION = """Class probabilities for radiographs, by a soft-voting ensemble.
 
@@ -36,13 +43,24 @@ class Backend(Protocol):
 
     async def vote(self, views: list[DecodedView]) -> StudyVote: ...
 
+    async def metrics(self) -> bytes: ...
 
-def build_api(backend: Backend, limits: Limits, digest: str | None) -> FastAPI:
+
+def build_api(backend: Backend, limits: Limits, access: Access, audit: str | None = None) -> FastAPI:
     """Return the application.
 
     Args:
-        digest: SHA-256 of the token that every /v1 route asks for; None asks for none.
+        access: who may ask; where nobody has to show a token every route answers everybody.
+        audit: URI of the audit's folder; None for no audit.
     """
+    log = None if audit is None else Audit(locate(audit))
+
+    @asynccontextmanager
+    async def ends(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        if log is not None:
+            await log.close()
+
     # Swagger's and ReDoc's pages load their scripts from the internet, which a hospital's network does not reach.
     app = FastAPI(
         title="mskray",
@@ -51,24 +69,28 @@ def build_api(backend: Backend, limits: Limits, digest: str | None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        lifespan=ends,
     )
     problems.install(app)
-    gate = Gate(limits)
-    bearer = HTTPBearer(auto_error=False, description="The server's token, where it has one.")
+    app.add_middleware(Accounts, meters=IngressMeters(), audit=log)
+    gate, door = Gate(limits), Door(access)
+    bearer = HTTPBearer(auto_error=False, description="A token of the server, where it has any.")
 
-    def check_token(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
-        if not is_allowed(given.credentials if given else None, digest):
-            raise Problem(
-                "wrong-token", "send the server's token as `Authorization: Bearer …`", {"WWW-Authenticate": "Bearer"}
-            )
+    def needs(scope: Scope) -> Any:
+        async def check(
+            request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]
+        ) -> None:
+            asked(request).who = await door.admit(given.credentials if given else None, scope)
 
-    v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_token)])
+        return Depends(check)
+
+    v1 = APIRouter(prefix="/v1", dependencies=[needs("predict")])
 
     @v1.post(
         "/studies",
         summary="Predict a study",
         tags=["studies"],
-        responses=problems.responses(400, 401, 413, 415, 422, 500, 503),
+        responses=problems.responses(400, 401, 403, 413, 415, 422, 429, 500, 503),
         openapi_extra=_form(limits),
     )
     async def predict_study(
@@ -84,10 +106,14 @@ def build_api(backend: Backend, limits: Limits, digest: str | None) -> FastAPI:
         decide that the others are enough, with `partial=true`.
         """
         async with gate.enter():
+            told = asked(request)
             study = await read_study(request, limits)
-            views, unreadable = await asyncio.to_thread(decode_study, study, limits)
+            told.images, (views, unreadable) = await asyncio.to_thread(
+                lambda: ([file.digest for file in study.files], decode_study(study, limits))
+            )
             _check_readable(study, unreadable, partial)
             vote = await backend.vote(views)
+            told.model = vote.model.hash
         return StudyAnswer(
             request_id=request_id(request),
             study=vote.study,
@@ -99,28 +125,52 @@ def build_api(backend: Backend, limits: Limits, digest: str | None) -> FastAPI:
                     rows=view.pixels.shape[0],
                     columns=view.pixels.shape[1],
                     body_part=view.body_part or None,
-                    probabilities=probabilities,
-                    members=members,
+                    probabilities=vote.views[place],
+                    members=vote.members[place],
+                    parts=vote.parts[place],
+                    boxes=vote.boxes[place],
                 )
-                for view, probabilities, members in zip(views, vote.views, vote.members, strict=True)
+                for place, view in enumerate(views)
             ],
             unreadable=unreadable,
             warnings=vote.warnings,
             model=vote.model,
         )
 
-    @v1.get("/models", summary="Which models answer", tags=["models"], responses=problems.responses(401, 500, 503))
+    @v1.get(
+        "/models", summary="Which models answer", tags=["models"], responses=problems.responses(401, 403, 429, 500, 503)
+    )
     async def list_models() -> Models:
         """The ensemble and its members: what they were trained on, their figures, and hashes to tell them by."""
         return await backend.models()
 
     app.include_router(v1)
 
-    @app.get("/healthz", summary="Is the server well", tags=["server"], responses=problems.responses(500, 503))
+    @app.get("/healthz", summary="Does the server live", tags=["server"], responses=problems.responses(500))
     async def health() -> Health:
+        """Answers as long as there is anything to restart the server for if it did not. Asks for no token."""
+        return Health(status="ok")
+
+    @app.get("/readyz", summary="Can the server predict", tags=["server"], responses=problems.responses(429, 500, 503))
+    async def ready() -> Health:
         """Answers once the ensemble is loaded and has predicted a blank image. Asks for no token."""
         await backend.models()
         return Health(status="ok")
+
+    @app.get(
+        "/metrics",
+        summary="Figures for Prometheus",
+        tags=["server"],
+        dependencies=[needs("admin")],
+        response_class=Response,
+        responses={
+            200: {"description": "Prometheus text.", "content": {"text/plain": {}}},
+            **problems.responses(401, 403, 500),
+        },
+    )
+    async def metrics() -> Response:
+        """Requests and their time, batches, members' time, errors, probabilities and their drift, of all replicas."""
+        return Response(await backend.metrics(), media_type=CONTENT_TYPE)
 
     _complete_openapi(app)
     return app

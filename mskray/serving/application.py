@@ -6,6 +6,7 @@ Numbers of replicas, CPUs and GPUs can be set in a Serve config (serve/config.ya
 given.
 """
 
+import asyncio
 from typing import Any
 
 import ray
@@ -16,9 +17,12 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from mskray.serving.api import build_api
-from mskray.serving.problems import unavailable
+from mskray.serving.meters import exported
+from mskray.serving.problems import too_busy, unavailable
 from mskray.serving.schemas import DecodedView, Models, StudyVote
 from mskray.serving.settings import Limits
+from mskray.serving.tokens import Access
+from mskray.storage import locate
 
 _WAITING_STUDIES = 64
 """Studies that may wait before the members, to be joined in batches, and as many again at each caller."""
@@ -32,11 +36,13 @@ class Members:
     def __init__(self, ensemble: str) -> None:
         # Here and not above: the ingress imports this module too, and torch costs it 700 MB and six seconds.
         from mskray.ensemble import load
+        from mskray.serving.drift import held_out_scores
         from mskray.serving.members import VoteQueue, use_threads
 
         given = ray.get_runtime_context().get_assigned_resources()
         use_threads(given.get("CPU", 1.0))
-        self._queue = VoteQueue(load(ensemble, "cuda" if given.get("GPU") else "cpu"))
+        voter = load(ensemble, "cuda" if given.get("GPU") else "cpu")
+        self._queue = VoteQueue(voter, held_out_scores(locate(ensemble), voter.classes))
 
     async def vote(self, views: list[DecodedView]) -> StudyVote:
         return await self._queue.vote(views)
@@ -48,11 +54,11 @@ class Members:
 class Ingress:
     """HTTP: reads, checks and decodes what comes in."""
 
-    def __init__(self, members: DeploymentHandle, limits: Limits, digest: str | None) -> None:
-        self._members, self._limits, self._digest = members, limits, digest
+    def __init__(self, members: DeploymentHandle, limits: Limits, access: Access, audit: str | None) -> None:
+        self._members, self._limits, self._access, self._audit = members, limits, access, audit
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(_Remote(self._members), self._limits, self._digest)
+        return build_api(_Remote(self._members), self._limits, self._access, self._audit)
 
 
 class _Remote:
@@ -67,21 +73,34 @@ class _Remote:
     async def vote(self, views: list[DecodedView]) -> StudyVote:
         return await answer_of(self._members.vote.remote(views))
 
+    async def metrics(self) -> bytes:
+        return await asyncio.to_thread(lambda: exported([_exporter(node) for node in ray.nodes() if node["Alive"]]))
+
+
+def _exporter(node: dict[str, Any]) -> str:
+    address = node["NodeManagerAddress"]
+    return f"[{address}]:{node['MetricsExportPort']}" if ":" in address else f"{address}:{node['MetricsExportPort']}"
+
 
 async def answer_of(response: Any) -> Any:
     """Await a deployment's answer. Raises Problem where it is gone or full: the client may ask again."""
     try:
         return await response
-    except (BackPressureError, DeploymentUnavailableError, RayActorError):
-        raise unavailable("it is starting again or has too much to do: ask again") from None
+    except BackPressureError:
+        raise too_busy("too many studies wait for the ensemble: ask again") from None
+    except (DeploymentUnavailableError, RayActorError):
+        raise unavailable("it is starting again: ask again") from None
 
 
-def build(ensemble: str, limits: Limits, digest: str | None, cpus: float = 1.0) -> serve.Application:
+def build(
+    ensemble: str, limits: Limits, access: Access, audit: str | None = None, cpus: float = 1.0
+) -> serve.Application:
     """Return the application, not yet running.
 
     Args:
         ensemble: URI of an ensemble or a bundle that the replicas can read.
-        digest: SHA-256 of the token, see `settings.token_digest`.
+        access: who may ask.
+        audit: URI of the audit's folder; None for no audit.
         cpus: CPUs reserved for the members, who use as many threads.
     """
     members = serve.deployment(
@@ -98,4 +117,4 @@ def build(ensemble: str, limits: Limits, digest: str | None, cpus: float = 1.0) 
         max_ongoing_requests=limits.max_open + limits.max_waiting + _SPARE_REQUESTS,
         max_queued_requests=_SPARE_REQUESTS,
     )(serve.ingress()(Ingress))
-    return ingress.bind(members.bind(ensemble), limits, digest)
+    return ingress.bind(members.bind(ensemble), limits, access, audit)

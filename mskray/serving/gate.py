@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from mskray.serving.problems import unavailable
+from mskray.serving.problems import too_busy, unavailable
 from mskray.serving.settings import Limits
 
 
@@ -24,7 +24,7 @@ class Gate:
             Problem: too many wait already, or the block has not ended `max_seconds` after the call.
         """
         if self._free.locked() and self._waiting >= self._limits.max_waiting:
-            raise unavailable(f"{self._waiting} studies wait already: ask again")
+            raise too_busy(f"{self._waiting} studies wait already: ask again")
         try:
             async with asyncio.timeout(self._limits.max_seconds):
                 self._waiting += 1

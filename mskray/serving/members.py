@@ -7,9 +7,8 @@ its own, and with one a lone client always waits for it.
 """
 
 import asyncio
-import hashlib
-import json
 import os
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,23 +16,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mskray.ensemble import Ensemble, Vote, Voter, doubt
+from mskray.ensemble import Voter
 from mskray.errors import UserError
-from mskray.evaluation.calibration import decision
-from mskray.families import Images
-from mskray.serving.schemas import (
-    CalibrationInfo,
-    DecodedView,
-    Doubt,
-    EnsembleInfo,
-    MemberInfo,
-    MemberName,
-    ModelName,
-    Models,
-    Probabilities,
-    StudyResult,
-    StudyVote,
-)
+from mskray.families import Images, Prediction
+from mskray.serving.answers import Answering
+from mskray.serving.drift import Drift, score
+from mskray.serving.meters import MemberMeters
+from mskray.serving.schemas import DecodedView, Models, StudyVote
 
 _BATCH = 32
 """Images that are predicted together; a larger study is a batch of its own."""
@@ -50,26 +39,24 @@ class VoteQueue:
 
     Args:
         voter: the loaded ensemble; it is tried on a blank image before this returns.
+        held_out: (n,) scores of studies that it was judged on, see `drift.held_out_scores`.
     Raises:
         UserError: it reads no single radiographs.
     """
 
-    def __init__(self, voter: Voter) -> None:
+    def __init__(self, voter: Voter, held_out: np.ndarray | None = None) -> None:
         kind = voter.bundles[0].kind
         if kind != "radiograph":
             raise UserError(f"{voter.ensemble.name} reads {kind}s: a bundle or ensemble for radiographs can be served")
-        self._voter = voter
-        self._names = list(voter(Images([np.zeros((64, 64), np.uint8)])).members)
+        self._voter, self._answering = voter, Answering(voter)
+        self._meters, self._drift = MemberMeters(), Drift(np.zeros(0) if held_out is None else held_out)
         self._waiting: deque[_Waiting] = deque()
         self._working: asyncio.Task[None] | None = None
-        self.models = describe(voter, self._names)
-        self._model = ModelName(
-            name=self.models.ensemble.name,
-            hash=self.models.ensemble.hash,
-            task=self.models.ensemble.task,
-            calibrated=self.models.ensemble.calibration.fitted_on is not None,
-            members=[MemberName(name=member.name, hash=member.hash) for member in self.models.members],
-        )
+        self._predict(Images([np.zeros((64, 64), np.uint8)]))
+
+    @property
+    def models(self) -> Models:
+        return self._answering.models
 
     async def vote(self, views: list[DecodedView]) -> StudyVote:
         """Vote on a study, together with whatever else waits."""
@@ -87,18 +74,32 @@ class VoteQueue:
                 await self._apart(batch, error)
                 continue
             for each, answer in zip(batch, answers, strict=True):
-                _settle(each, answer)
+                self._settle(each, answer)
 
     async def _apart(self, batch: list[_Waiting], error: Exception) -> None:
         """Find whose study failed: one that breaks a member must not break the answers of others."""
         if len(batch) == 1:
-            _settle(batch[0], error)
+            self._settle(batch[0], error)
             return
         for each in batch:
             try:
-                _settle(each, (await asyncio.to_thread(self._vote, [each.views]))[0])
+                self._settle(each, (await asyncio.to_thread(self._vote, [each.views]))[0])
             except Exception as own:
-                _settle(each, own)
+                self._settle(each, own)
+
+    def _settle(self, waiting: _Waiting, outcome: StudyVote | Exception) -> None:
+        if isinstance(outcome, Exception):
+            self._meters.failed()
+        else:
+            shares = outcome.study.probabilities
+            (value,) = score(np.array([list(shares.values())]))
+            self._meters.scored(shares.items(), self._drift.add(float(value)))
+        if waiting.answer.done():
+            return
+        if isinstance(outcome, Exception):
+            waiting.answer.set_exception(outcome)
+        else:
+            waiting.answer.set_result(outcome)
 
     def _take(self) -> list[_Waiting]:
         """Take studies off the queue, in order, up to `_BATCH` images; whoever has gone is left out."""
@@ -117,100 +118,26 @@ class VoteQueue:
     def _vote(self, studies: Sequence[list[DecodedView]]) -> list[StudyVote]:
         views = [view for study in studies for view in study]
         names = [str(number) for number, study in enumerate(studies) for _ in study]
-        vote = self._voter(Images([view.pixels for view in views], [view.body_part for view in views], names))
+        predictions = self._predict(Images([each.pixels for each in views], [each.body_part for each in views], names))
+        vote = self._voter.combine(predictions)
         answers, start = [], 0
         for study in studies:
-            answers.append(self._answer(vote, study, slice(start, start + len(study))))
-            start += len(study)
+            rows = slice(start, start + len(study))
+            answers.append(self._answering.study(study, vote, predictions, rows))
+            start = rows.stop
         return answers
 
-    def _answer(self, vote: Vote, study: list[DecodedView], rows: slice) -> StudyVote:
-        # As in evaluation: a study is the mean of its views' probabilities.
-        mean = vote.probabilities[rows].mean(axis=0, dtype=np.float64)
-        called = int(decision(mean[None], self._voter.threshold)[0])
-        return StudyVote(
-            views=[self._by_class(row) for row in vote.probabilities[rows]],
-            members=[
-                {name: self._by_class(vote.members[name][index]) for name in self._names}
-                for index in range(rows.start, rows.stop)
-            ],
-            study=StudyResult(
-                probabilities=self._by_class(mean),
-                label=self._voter.classes[called],
-                threshold=self.models.ensemble.threshold,
-                views=len(study),
-            ),
-            warnings=_doubts(study, self.models),
-            model=self._model,
-        )
-
-    def _by_class(self, row: np.ndarray) -> Probabilities:
-        # A float32 softmax may exceed 1 by its last digit.
-        return dict(zip(self._voter.classes, np.clip(row, 0, 1).tolist(), strict=True))
+    def _predict(self, images: Images) -> list[Prediction]:
+        """Each member's, in order."""
+        seen, predictions, seconds = self._voter.seen(images), [], []
+        for name, predictor in zip(self._voter.names, self._voter.predictors, strict=True):
+            began = time.monotonic()
+            predictions.append(predictor(seen))
+            seconds.append((name, time.monotonic() - began))
+        self._meters.predicted(len(images), len(self._waiting), seconds)
+        return predictions
 
 
 def use_threads(cpus: float) -> None:
     """Give torch one thread for each CPU that was reserved, and no more than there are."""
     torch.set_num_threads(max(1, min(int(cpus), len(os.sched_getaffinity(0)))))
-
-
-def describe(voter: Voter, names: Sequence[str]) -> Models:
-    """Describe a loaded ensemble; `names` tells its members apart, in order."""
-    ensemble = voter.ensemble
-    total = sum(member.weight for member in ensemble.members)
-    return Models(
-        ensemble=EnsembleInfo(
-            name=ensemble.name,
-            hash=_hash(ensemble),
-            task=ensemble.task,
-            classes=list(ensemble.classes),
-            threshold=ensemble.threshold if len(ensemble.classes) == 2 else None,
-            calibration=CalibrationInfo(**ensemble.calibration.model_dump()),
-        ),
-        members=[
-            MemberInfo(
-                name=name,
-                family=bundle.family,
-                task=bundle.task,
-                classes=list(bundle.classes),
-                body_parts=list(bundle.body_parts),
-                metrics={key: float(value) for key, value in bundle.best.items() if _is_figure(value)},
-                hash=bundle.hash,
-                cohort_hash=bundle.cohort.get("content_hash", ""),
-                weight=member.weight / total,
-            )
-            for name, bundle, member in zip(names, voter.bundles, ensemble.members, strict=True)
-        ],
-    )
-
-
-def _doubts(study: list[DecodedView], models: Models) -> list[Doubt]:
-    doubts = []
-    for part in dict.fromkeys(view.body_part for view in study if view.body_part):
-        message = doubt(((member.name, member.body_parts) for member in models.members), part)
-        if message:
-            views = [view.index for view in study if view.body_part == part]
-            doubts.append(Doubt(code="body-part-not-trained", views=views, message=message))
-    return doubts
-
-
-def _hash(ensemble: Ensemble) -> str:
-    """SHA-256 over all that decides an answer, and not over where the members lie."""
-    content = ensemble.model_dump(mode="json", exclude={"name", "members", "flag_remover"})
-    if ensemble.flag_remover is not None:
-        content["flag_remover"] = ensemble.flag_remover.hash
-    content["members"] = [[member.hash, member.weight] for member in ensemble.members]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _is_figure(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
-
-
-def _settle(waiting: _Waiting, outcome: StudyVote | Exception) -> None:
-    if waiting.answer.done():
-        return
-    if isinstance(outcome, Exception):
-        waiting.answer.set_exception(outcome)
-    else:
-        waiting.answer.set_result(outcome)

@@ -4,7 +4,6 @@ curl -i localhost:8000/nowhere        HTTP 404, application/problem+json
 """
 
 import logging
-import re
 import traceback
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -22,18 +21,21 @@ from mskray.serving.schemas import UnreadableView
 
 MEDIA_TYPE = "application/problem+json"
 SCHEMA_NAME = "Problem"
+_LATER = {"Retry-After": "5"}
 _GENERIC = "about:blank"
 _PREFIX = "urn:mskray:"
 
 KINDS: dict[str, tuple[int, str]] = {
     "malformed-form": (400, "The form cannot be read"),
     "wrong-token": (401, "A valid bearer token is needed"),
+    "not-allowed": (403, "The token is not for this"),
     "too-large": (413, "The request is too large"),
     "not-a-form": (415, "The body is not multipart/form-data"),
     "no-views": (422, "The study has no views"),
     "too-many-views": (422, "The study has too many views"),
     "unreadable-views": (422, "Views of the study cannot be read"),
     "invalid-value": (422, "A value is not allowed"),
+    "too-busy": (429, "The server has too much to do"),
     "unavailable": (503, "The ensemble does not answer"),
 }
 """What can go wrong beside what HTTP itself names: kind to status and title."""
@@ -84,13 +86,17 @@ class Problem(HTTPException):
 
 def unavailable(detail: str) -> Problem:
     """Return a 503 that tells the client to ask again in some seconds."""
-    return Problem("unavailable", detail, {"Retry-After": "5"})
+    return Problem("unavailable", detail, _LATER)
+
+
+def too_busy(detail: str) -> Problem:
+    """Return a 429 that tells the client to ask again in some seconds."""
+    return Problem("too-busy", detail, _LATER)
 
 
 def request_id(request: Request) -> str | None:
-    """Return the request's id: Serve's proxy takes the client's X-Request-Id or makes one."""
-    given = request.headers.get("x-request-id")
-    return None if given is None else re.sub(r"[^A-Za-z0-9._:-]", "_", given)[:128]
+    """Return the request's id, which `Accounts` gives every request."""
+    return request.headers.get("x-request-id")
 
 
 def install(app: FastAPI) -> None:

@@ -24,8 +24,9 @@ from mskray.ensemble import describe, load
 from mskray.errors import UserError
 from mskray.progress import Progress, Report, silent
 from mskray.serving.application import build
-from mskray.serving.settings import Limits, check_exposure, token_digest
-from mskray.storage import locate
+from mskray.serving.settings import Limits, check_exposure
+from mskray.serving.tokens import Access, access
+from mskray.storage import check_access, locate
 
 APPLICATION = "mskray"
 _MOST_CPUS = 4
@@ -36,7 +37,14 @@ _FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
 
 
 def serve_forever(
-    ensemble: str, host: str = "127.0.0.1", port: int = 8000, limits: Limits = Limits(), report: Report = silent
+    ensemble: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    limits: Limits = Limits(),
+    *,
+    tokens: str | None = None,
+    audit: str | None = None,
+    report: Report = silent,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM, then shut Serve down, and Ray too where it was started for this.
 
@@ -44,12 +52,12 @@ def serve_forever(
         UserError: see `start`.
     """
     # What cannot be served is refused before Ray starts.
-    check_exposure(host, token_digest())
+    _check_places(host, tokens, audit)
     _free_port(host, port)
     _check_kind(ensemble)
     with session(), _termination_interrupts():
         try:
-            url = start(ensemble, host, port, limits=limits, report=report)
+            url = start(ensemble, host, port, limits=limits, tokens=tokens, audit=audit, report=report)
             try:
                 report(Progress(f"serving at {url}, Ctrl-C stops"))
                 threading.Event().wait()
@@ -65,6 +73,8 @@ def start(
     port: int = 8000,
     *,
     limits: Limits = Limits(),
+    tokens: str | None = None,
+    audit: str | None = None,
     timeout_s: float = 180.0,
     report: Report = silent,
 ) -> str:
@@ -74,13 +84,14 @@ def start(
 
     Args:
         port: 0 takes a free one.
+        tokens: URI of the file of tokens; None where MSKRAY_SERVE_TOKEN is all.
+        audit: URI of the audit's folder; None for no audit.
         timeout_s: how long the replicas may take to load and warm up, in seconds.
     Raises:
         UserError: the port is in use, others could reach it without a token, the ensemble cannot be loaded, the
             cluster is too small or runs Serve already, or it is not ready in time. Nothing is left running then.
     """
-    digest = token_digest()
-    check_exposure(host, digest)
+    known, audit = _check_places(host, tokens, audit)
     port = _free_port(host, port)
     uri = str(locate(ensemble))
     report(Progress("checking the model"))
@@ -99,7 +110,11 @@ def start(
     try:
         options = HTTPOptions(host=host, port=port, request_timeout_s=limits.max_seconds + _GRACE_S)
         serve.start(proxy_location="HeadOnly", http_options=options)
-        target = serve.RunTarget(build(uri, limits, digest, cpus), name=APPLICATION, route_prefix="/")
+        target = serve.RunTarget(
+            build(uri, limits, known, audit, cpus),
+            name=APPLICATION,
+            route_prefix="/",
+        )
         serve.run_many([target], wait_for_applications_running=False)
         report(Progress("loading the members"))
         _wait_until_running(deadline, timeout_s)
@@ -113,6 +128,20 @@ def start(
 def stop() -> None:
     """Shut Serve down; without one it does nothing."""
     serve.shutdown()
+
+
+def _check_places(host: str, tokens: str | None, audit: str | None) -> tuple[Access, str | None]:
+    """Return who may ask, and the audit's whole URI.
+
+    Raises:
+        UserError: others could ask without a token, a place that cannot be read or written.
+    """
+    known = access(tokens)
+    check_exposure(host, known)
+    if audit is None:
+        return known, None
+    check_access(locate(audit), write=True)
+    return known, str(locate(audit))
 
 
 def _check_kind(ensemble: str) -> None:
@@ -162,12 +191,12 @@ def _wait_until_running(deadline: float, timeout_s: float) -> None:
 def _wait_until_answering(url: str, deadline: float, timeout_s: float) -> None:
     while True:
         try:
-            with urllib.request.urlopen(f"{url}/healthz", timeout=5):
+            with urllib.request.urlopen(f"{url}/readyz", timeout=5):
                 return
         except (urllib.error.URLError, OSError) as error:
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"{url}/healthz does not answer from here within {timeout_s:g} s ({error}): Serve listens on the "
+                    f"{url}/readyz does not answer from here within {timeout_s:g} s ({error}): Serve listens on the "
                     "cluster's head node; run this command there"
                 ) from None
         time.sleep(0.1)

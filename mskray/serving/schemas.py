@@ -64,6 +64,17 @@ class StudyResult(Answer):
     views: int = Field(description="Views that the mean is over.", examples=[2])
 
 
+class KeyArea(Answer):
+    """Where a member looked, in pixels of the decoded view."""
+
+    member: str = Field(description="The member.", examples=["kalm-448"])
+    name: str = Field(description="What it calls the area.", examples=["key area"])
+    x: float = Field(description="Left edge, px.", examples=[412.5])
+    y: float = Field(description="Upper edge, px.", examples=[300.0])
+    width: float = Field(description="Columns, px.", examples=[220.0])
+    height: float = Field(description="Rows, px.", examples=[180.5])
+
+
 class ViewResult(Answer):
     """One view."""
 
@@ -83,6 +94,11 @@ class ViewResult(Answer):
         description="Each member's own vote, before calibration, by class.",
         examples=[{"densenet169": _BY_CLASS, "mobilenet_v2": {"normal": 0.25, "abnormal": 0.75}}],
     )
+    parts: dict[str, dict[str, Probabilities]] = Field(
+        description="What parts of a member say, such as its local network, or its model of the body part.",
+        examples=[{"kalm-448": {"global": _BY_CLASS, "local": {"normal": 0.1, "abnormal": 0.9}}}],
+    )
+    boxes: list[KeyArea] = Field(description="Where members looked, of those that look somewhere.")
 
 
 class UnreadableView(Answer):
@@ -176,12 +192,14 @@ class DecodedView:
 class StudyVote:
     """What the members say of one study's views.
 
-    views: by class, of each view, in order. members: the same of each member. `study`, `warnings` and `model` are
-    ready for the answer.
+    views: by class, of each view, in order. members: the same of each member. parts: of its parts. boxes: of each view.
+    `study`, `warnings` and `model` are ready for the answer.
     """
 
     views: list[Probabilities]
     members: list[dict[str, Probabilities]]
+    parts: list[dict[str, dict[str, Probabilities]]]
+    boxes: list[list[KeyArea]]
     study: StudyResult
     warnings: list[Doubt]
     model: ModelName

@@ -1,20 +1,15 @@
 """What a request may weigh, and who may ask: the rules that make the server safe by default.
 
-    MSKRAY_SERVE_TOKEN=<16 characters or more> mskray serve ENSEMBLE --host 0.0.0.0
+    mskray serve ENSEMBLE --tokens tokens.json --host 0.0.0.0
 
-Without a token the server listens on this machine alone. With one, every /v1 route asks for it.
+Without tokens the server listens on this machine alone. With them, every /v1 route asks for one (`tokens`).
 """
 
-import hashlib
-import hmac
 import ipaddress
-import os
 
 from mskray.config import Section, setting
 from mskray.errors import UserError
-
-TOKEN_VARIABLE = "MSKRAY_SERVE_TOKEN"
-_SHORTEST_TOKEN = 16
+from mskray.serving.tokens import TOKEN_VARIABLE, Access
 
 
 class Limits(Section):
@@ -38,38 +33,10 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def token_digest() -> str | None:
-    """Return the SHA-256 of the token in MSKRAY_SERVE_TOKEN, None where there is none.
-
-    Replicas get the digest, never the token: what Ray keeps of an application opens no door.
-
-    Raises:
-        UserError: a token that could be guessed.
-    """
-    token = os.environ.get(TOKEN_VARIABLE, "")
-    if not token:
-        return None
-    if len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        raise UserError(
-            f"{TOKEN_VARIABLE} must have {_SHORTEST_TOKEN} or more ASCII characters and no space: "
-            "make one with `openssl rand -hex 32`"
-        )
-    return _digest(token)
-
-
-def check_exposure(host: str, digest: str | None) -> None:
+def check_exposure(host: str, access: Access) -> None:
     """Raise UserError when others could reach the server without a token."""
-    if digest is None and not is_loopback(host):
+    if access.open and not is_loopback(host):
         raise UserError(
-            f"serving on {host} lets other machines ask: set {TOKEN_VARIABLE} to a secret first "
-            "(`openssl rand -hex 32`), or keep to 127.0.0.1"
+            f"serving on {host} lets other machines ask: give --tokens FILE (`mskray tokens add` makes one) or set "
+            f"{TOKEN_VARIABLE} to a secret first (`openssl rand -hex 32`), or keep to 127.0.0.1"
         )
-
-
-def is_allowed(token: str | None, digest: str | None) -> bool:
-    """Whether a client's token opens the door, in the same time however wrong it is."""
-    return digest is None or (token is not None and hmac.compare_digest(_digest(token), digest))
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()

@@ -4,6 +4,7 @@ What a file is, its content says, never its name or its stated type. Nothing is 
 headers are logged: both may name a patient.
 """
 
+import hashlib
 import re
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,11 @@ class Upload:
     index: int
     name: str | None
     data: bytes
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the bytes: what the audit knows a file by."""
+        return hashlib.sha256(self.data).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mskray.errors import UserError
 from mskray.storage import Location
+from mskray.storage.tables import parquet_bytes
 
 SCHEMA_VERSION = 1
 DESCRIPTION, TRIALS, PREDICTIONS = "tune.json", "trials", "predictions.parquet"
@@ -173,9 +174,7 @@ class Ledger:
 
     def write_predictions(self, trial: str, table: pa.Table, fold: int | None = None) -> None:
         """Write what a trial said of one fold's images, or of all."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
-        self.room(trial).join(_predictions(fold)).write_bytes(sink.getvalue().to_pybytes())
+        self.room(trial).join(_predictions(fold)).write_bytes(parquet_bytes(table))
 
     def fold_predictions(self, trial: str, fold: int) -> pa.Table | None:
         """What a trial said of one fold's images; None where its family gives no class probabilities."""

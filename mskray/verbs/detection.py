@@ -13,12 +13,13 @@ from mskray.bundles import DESCRIPTION, read_description
 from mskray.cohorts import Cohort, open_cohort
 from mskray.errors import UserError
 from mskray.evaluation.detection import DetectionFigures, ImageBoxes, detection_figures
+from mskray.evaluation.places import evaluation_folder
 from mskray.evaluation.result import check_resamples
 from mskray.families.flag_removal import FAMILY, KINDS, load_flag_detector
 from mskray.prediction.shards import over_shards, use_threads
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
-from mskray.verbs.evaluate import EVALUATION, parquet_bytes
+from mskray.storage.tables import parquet_bytes
 
 DETECTION, DETECTIONS = "detection.json", "detections.parquet"
 SCHEMA_VERSION = 1
@@ -63,7 +64,7 @@ def evaluate_detector(
         raise UserError(
             f"cohort {cohort.location}, split {split}, has no boxes of {' or '.join(KINDS)} to compare with"
         )
-    target = locate(out) if out else location.join(EVALUATION, f"{split}-{cohort.content_hash[:8]}")
+    target = locate(out) if out else evaluation_folder(location, cohort, split)
     check_access(target, write=True)
     with cluster.session():
         rows = _detect(str(location), cohort, split, workers, gpu, report)

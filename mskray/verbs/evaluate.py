@@ -4,25 +4,23 @@ import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 import mskray
 from mskray import cluster, ensemble
 from mskray.bundles import read_description
 from mskray.cohorts import open_cohort
 from mskray.evaluation.bootstrap import Figure
+from mskray.evaluation.places import METRICS, PREDICTIONS, REPORT, evaluation_folder
 from mskray.evaluation.published import published_figures
 from mskray.evaluation.report import Context, write_report
 from mskray.evaluation.result import Evaluation, check_resamples, evaluate, right_calls, worst_errors
 from mskray.prediction.batch import Predicting
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
+from mskray.storage.tables import parquet_bytes
 from mskray.unseen import check_held_out
 from mskray.verbs.pictures import explained_pictures
-
-EVALUATION, REPORT, METRICS, PREDICTIONS = "evaluation", "report.html", "metrics.json", "predictions.parquet"
 
 
 def evaluate_model(
@@ -57,7 +55,7 @@ def evaluate_model(
     for bundle in bundles:
         check_held_out(bundle, cohort, split)
     task = ensemble.matching_task(described, cohort)
-    target = locate(out) if out else location.join(EVALUATION, f"{split}-{cohort.content_hash[:8]}")
+    target = locate(out) if out else evaluation_folder(location, cohort, split)
     check_access(target, write=True)
     predicting = Predicting(str(location), described, workers, gpu, report)
     with cluster.session():
@@ -113,10 +111,3 @@ def _words(figures: Mapping[str, Figure], names: Sequence[str]) -> str:
     if not shown:
         return next((f"no figures ({each.reason})" for each in map(figures.get, names) if each and each.reason), "")
     return "  ".join(f"{name} {each.value:.3f} ({each.low:.3f} to {each.high:.3f})" for name, each in shown.items())
-
-
-def parquet_bytes(table: pa.Table) -> bytes:
-    """Return the table as one Parquet file."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue().to_pybytes()

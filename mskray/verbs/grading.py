@@ -14,13 +14,14 @@ from mskray.cohorts import Cohort, Task, open_cohort
 from mskray.cohorts.schema import MISSING
 from mskray.errors import UserError
 from mskray.evaluation.grading import MAIN, Grading, figures_of, grade
+from mskray.evaluation.places import PREDICTIONS, evaluation_folder
 from mskray.evaluation.report import Context, write_report
 from mskray.evaluation.result import check_resamples, evaluate
 from mskray.prediction.tasks import predict_tasks, shared_tasks
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
+from mskray.storage.tables import parquet_bytes
 from mskray.unseen import check_held_out
-from mskray.verbs.evaluate import EVALUATION, PREDICTIONS, parquet_bytes
 from mskray.verbs.tables import table as draw
 
 GRADING = "grading.json"
@@ -105,11 +106,6 @@ def evaluate_tasks(
         }
     )
     return gradings, target
-
-
-def evaluation_folder(model: Location, cohort: Cohort, split: str) -> Location:
-    """Where the evaluation of a model on a cohort's split is kept."""
-    return model.join(EVALUATION, f"{split}-{cohort.content_hash[:8]}")
 
 
 def grading_lines(gradings: Sequence[Grading]) -> str:

@@ -13,10 +13,11 @@ from mskray.cohorts import open_cohort
 from mskray.config import apply_overrides, read_yaml
 from mskray.errors import UserError
 from mskray.evaluation.papers import SOURCES, TABLES, Row, Table
+from mskray.evaluation.places import EVALUATION, METRICS, evaluation_folder
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
 from mskray.verbs.ensemble import make_ensemble
-from mskray.verbs.evaluate import EVALUATION, METRICS, evaluate_model
+from mskray.verbs.evaluate import evaluate_model
 from mskray.verbs.tables import table as draw
 from mskray.verbs.train import parse_job, train
 
@@ -78,7 +79,7 @@ def reproduce(
         model = place.join("+".join(presets))
         if len(presets) > 1 and not model.join(ensemble.DESCRIPTION).is_file():
             make_ensemble([str(place.join(preset)) for preset in presets], str(model), report=report)
-        if not model.join(EVALUATION, f"test-{opened.content_hash[:8]}", METRICS).is_file():
+        if not evaluation_folder(model, opened, "test").join(METRICS).is_file():
             gpu = any(parsed[preset][0].resources.gpu for preset in presets)
             evaluate_model(str(model), cohort, "test", gpu=gpu, report=report)
     return against_papers([chosen], results)

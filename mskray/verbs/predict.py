@@ -8,7 +8,7 @@ from mskray.cohorts.schema import MANIFEST
 from mskray.prediction.batch import Predicting
 from mskray.progress import Report, silent
 from mskray.storage import check_access, locate
-from mskray.verbs.evaluate import parquet_bytes
+from mskray.storage.tables import parquet_bytes
 
 
 def predict(

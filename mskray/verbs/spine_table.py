@@ -19,13 +19,14 @@ from mskray.cohorts.schema import SECOND
 from mskray.config import Section, apply_overrides
 from mskray.errors import UserError, did_you_mean
 from mskray.evaluation.grading import intra_rater
+from mskray.evaluation.places import evaluation_folder
 from mskray.evaluation.spinenet_table import PAPER, PAPER_INTRA_RATER, blocks, summary, to_dict
 from mskray.families import Family
 from mskray.families.spinenet import SpineNetFamily
 from mskray.models.vgg_m import BRANCHES
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
-from mskray.verbs.grading import GRADING, evaluate_tasks, evaluation_folder
+from mskray.verbs.grading import GRADING, evaluate_tasks
 from mskray.verbs.tables import table as draw
 from mskray.verbs.train import TrainJob, fingerprint_of, finished, parse_job, train
 

@@ -12,14 +12,15 @@ from mskray import cluster
 from mskray.bundles import DESCRIPTION, read_description
 from mskray.cohorts import Cohort, open_cohort
 from mskray.errors import UserError
+from mskray.evaluation.places import evaluation_folder
 from mskray.evaluation.result import check_resamples
 from mskray.evaluation.vertebrae import Bodies, SpineResult, VertebraFigures, vertebra_figures
 from mskray.families.vertebra_finding import FAMILY, VertebraPredictor, load_vertebra_detector
 from mskray.prediction.shards import over_shards, use_threads
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
+from mskray.storage.tables import parquet_bytes
 from mskray.training.spine_samples import corners_of
-from mskray.verbs.evaluate import EVALUATION, parquet_bytes
 
 FIGURES, FOUND = "vertebrae.json", "vertebrae.parquet"
 SCHEMA_VERSION = 1
@@ -71,7 +72,7 @@ def evaluate_vertebrae(
     cohort.shards(split)  # and so is an unknown split
     if not cohort.manifest.vertebrae:
         raise UserError(f"cohort {cohort.location} has no corners of vertebral bodies to compare with")
-    target = locate(out) if out else location.join(EVALUATION, f"{split}-{cohort.content_hash[:8]}")
+    target = locate(out) if out else evaluation_folder(location, cohort, split)
     check_access(target, write=True)
     with cluster.session():
         rows = _find(str(location), cohort, split, workers, gpu, report)

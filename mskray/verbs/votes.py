@@ -37,6 +37,7 @@ from mskray.prediction.batch import Predicting
 from mskray.progress import Progress, Report, silent
 from mskray.space import Parameter, Space, choice
 from mskray.storage import Location, check_access, locate
+from mskray.storage.tables import parquet_bytes
 from mskray.training.run import Resources
 from mskray.tuning.ballots import Ballots, weights_of
 from mskray.tuning.figures import LATENCY, SIZE, SPLIT
@@ -44,7 +45,6 @@ from mskray.tuning.job import TuneJob, read_job
 from mskray.tuning.judge import cost
 from mskray.tuning.ledger import VOTES
 from mskray.unseen import check_held_out
-from mskray.verbs.evaluate import parquet_bytes
 
 _MEMBERS = "members"
 _IDENTITY = ("instance_id", "study_id", "patient_id", "body_part")

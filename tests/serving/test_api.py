@@ -14,6 +14,7 @@ from mskray.serving.api import build_api
 from mskray.serving.members import VoteQueue
 from mskray.serving.schemas import DecodedView, Models, StudyVote
 from mskray.serving.settings import Limits
+from mskray.serving.tokens import Access
 
 LIMITS = Limits(max_body=200_000, max_views=3, max_pixels=100_000)
 PNG = encoded(radiograph(1), "PNG")
@@ -32,6 +33,9 @@ class Local:
     async def vote(self, views: list[DecodedView]) -> StudyVote:
         return await VoteQueue(self._voter).vote(views)
 
+    async def metrics(self) -> bytes:
+        return b"ray_mskray_open_requests 1.0\n"
+
 
 class Failing:
     """An ensemble that breaks, with a name in what it says."""
@@ -42,10 +46,13 @@ class Failing:
     async def vote(self, views: list[DecodedView]) -> StudyVote:
         raise RuntimeError(SECRET_NAME)
 
+    async def metrics(self) -> bytes:
+        raise RuntimeError(SECRET_NAME)
+
 
 @pytest.fixture(scope="module")
 def app(voter: Voter) -> FastAPI:
-    return build_api(Local(voter), LIMITS, None)
+    return build_api(Local(voter), LIMITS, Access())
 
 
 @pytest.fixture(scope="module")
@@ -184,12 +191,15 @@ def test_a_stated_length_is_refused_before_the_body(app: FastAPI, length: str) -
         ("GET", "/v1/models", "Bearer " + TOKEN, 200),
         ("POST", STUDY, None, 401),
         ("POST", STUDY, "Bearer " + TOKEN, 415),
+        ("GET", "/metrics", None, 401),
+        ("GET", "/metrics", "Bearer " + TOKEN, 200),
         ("GET", "/healthz", None, 200),
+        ("GET", "/readyz", None, 200),
         ("GET", "/openapi.json", None, 200),
     ],
 )
 def test_token(voter: Voter, document: dict[str, Any], method: str, path: str, token: str | None, status: int) -> None:
-    guarded = build_api(Local(voter), LIMITS, DIGEST)
+    guarded = build_api(Local(voter), LIMITS, Access(DIGEST))
     answered = ask(guarded, method, path, [b"x" * 1000], {"authorization": token} if token else {})
     assert answered.status == status
     if status == 401:
@@ -198,11 +208,13 @@ def test_token(voter: Voter, document: dict[str, Any], method: str, path: str, t
         assert answered.taken == 0, "a body was read for a client without the token"
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/models"), ("POST", STUDY), ("GET", "/healthz")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/v1/models"), ("POST", STUDY), ("GET", "/readyz"), ("GET", "/metrics")]
+)
 def test_a_defect_of_ours_tells_nothing(
     method: str, path: str, document: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = build_api(Failing(), LIMITS, None)
+    broken = build_api(Failing(), LIMITS, Access())
     answered = ask(broken, method, path, [views(PNG)], {"content-type": FORM, "x-request-id": "abc-2"})
     problem = check_problem(answered, 500, document)
     assert problem["request_id"] == "abc-2"
@@ -213,18 +225,26 @@ def test_a_defect_of_ours_tells_nothing(
 
 @pytest.mark.parametrize(("given", "echoed"), [("abc-1", "abc-1"), ("a b\tc<d>", "a_b_c_d_"), ("x" * 500, "x" * 128)])
 def test_request_ids_are_made_safe(app: FastAPI, given: str, echoed: str) -> None:
-    assert json.loads(ask(app, "GET", "/nowhere", headers={"x-request-id": given}).body)["request_id"] == echoed
+    answered = ask(app, "GET", "/nowhere", headers={"x-request-id": given})
+    assert json.loads(answered.body)["request_id"] == answered.headers["x-request-id"] == echoed
+
+
+def test_a_request_without_an_id_gets_one(app: FastAPI) -> None:
+    first, second = (ask(app, "GET", "/nowhere").headers["x-request-id"] for _ in range(2))
+    assert len(first) == 32
+    assert first != second
 
 
 def test_openapi_is_complete(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1")
-    assert set(document["paths"]) == {"/v1/studies", "/v1/models", "/healthz"}
+    assert set(document["paths"]) == {"/v1/studies", "/v1/models", "/healthz", "/readyz", "/metrics"}
     for path, operations in document["paths"].items():
         for operation in operations.values():
             assert operation["summary"]
             assert operation["description"]
-            assert bool(operation.get("security")) == path.startswith("/v1/")
-            assert operation["responses"]["200"]["content"]["application/json"]["schema"]
+            assert bool(operation.get("security")) == (path.startswith("/v1/") or path == "/metrics")
+            kind = "text/plain" if path == "/metrics" else "application/json"
+            assert kind in operation["responses"]["200"]["content"]
             for status, response in operation["responses"].items():
                 assert response["description"]
                 if status != "200":

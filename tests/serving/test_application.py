@@ -12,26 +12,27 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from mskray.serving.application import answer_of, build
 from mskray.serving.problems import Problem
 from mskray.serving.settings import Limits
+from mskray.serving.tokens import Access
 
 
 @pytest.mark.parametrize(
-    ("error", "expected"),
+    ("error", "status", "kind"),
     [
-        (RayActorError(), Problem),
-        (ActorDiedError(), Problem),
-        (BackPressureError(9, 8), Problem),
-        (DeploymentUnavailableError(DeploymentID("Members", "mskray")), Problem),
-        (ValueError("a defect"), ValueError),
+        (RayActorError(), 503, "unavailable"),
+        (ActorDiedError(), 503, "unavailable"),
+        (DeploymentUnavailableError(DeploymentID("Members", "mskray")), 503, "unavailable"),
+        (BackPressureError(9, 8), 429, "too-busy"),
+        (ValueError("a defect"), 0, ""),
     ],
 )
-def test_members_that_do_not_answer(error: Exception, expected: type[Exception]) -> None:
+def test_members_that_do_not_answer(error: Exception, status: int, kind: str) -> None:
     async def failing() -> None:
         raise error
 
-    with pytest.raises(expected) as raised:
+    with pytest.raises(Problem if status else type(error)) as raised:
         asyncio.run(answer_of(failing()))
     if isinstance(raised.value, Problem):
-        assert (raised.value.status_code, raised.value.kind) == (503, "unavailable")
+        assert (raised.value.status_code, raised.value.kind) == (status, kind)
         assert raised.value.headers == {"Retry-After": "5"}
 
 
@@ -43,7 +44,7 @@ def test_the_ingress_does_not_import_torch() -> None:
 
 def test_no_queue_is_without_end() -> None:
     limits = Limits(max_open=3, max_waiting=5)
-    ingress = build("s3://models/knees", limits, None)._bound_deployment
+    ingress = build("s3://models/knees", limits, Access())._bound_deployment
     members = ingress.init_args[0]._bound_deployment
     for deployment in (ingress, members):
         assert 0 < deployment.max_queued_requests < 1000

@@ -11,6 +11,7 @@ from mskray.serving.api import build_api
 from mskray.serving.members import VoteQueue
 from mskray.serving.schemas import DecodedView, Models, StudyVote
 from mskray.serving.settings import Limits
+from mskray.serving.tokens import Access
 
 BODY, KIND = multipart([("views", ("a.png", encoded(radiograph(1), "PNG")))])
 
@@ -35,17 +36,20 @@ class Slow:
         finally:
             self.running -= 1
 
+    async def metrics(self) -> bytes:
+        return b""
 
-def check_told_to_ask_again(answered: Answered) -> None:
+
+def check_told_to_ask_again(answered: Answered, status: int, kind: str) -> None:
     problem = json.loads(answered.body)
-    assert (answered.status, answered.headers["retry-after"]) == (503, "5"), problem
-    assert problem["type"] == "urn:mskray:unavailable"
+    assert (answered.status, answered.headers["retry-after"]) == (status, "5"), problem
+    assert problem["type"] == f"urn:mskray:{kind}"
 
 
-def test_a_full_queue_answers_503_at_once(voter: Voter) -> None:
+def test_a_full_queue_answers_429_at_once(voter: Voter) -> None:
     async def together() -> tuple[Slow, list[Answered], Answered]:
         slow = Slow(voter)
-        app = build_api(slow, Limits(max_open=2, max_waiting=3), None)
+        app = build_api(slow, Limits(max_open=2, max_waiting=3), Access())
         studies = [
             asyncio.create_task(asked(app, "POST", "/v1/studies", [BODY], {"content-type": KIND})) for _ in range(7)
         ]
@@ -59,7 +63,7 @@ def test_a_full_queue_answers_503_at_once(voter: Voter) -> None:
     refused = [answer for answer in answers if answer.status != 200]
     assert len(refused) == 2
     for answer in refused:
-        check_told_to_ask_again(answer)
+        check_told_to_ask_again(answer, 429, "too-busy")
     assert slow.most == 2
     assert health.status == 200
 
@@ -70,7 +74,7 @@ def test_nobody_waits_without_end(voter: Voter, waiting: int) -> None:
 
     async def together() -> tuple[list[Answered], Answered]:
         slow = Slow(voter)
-        app = build_api(slow, Limits(max_open=1, max_waiting=waiting, max_seconds=0.3), None)
+        app = build_api(slow, Limits(max_open=1, max_waiting=waiting, max_seconds=0.3), Access())
         ask = (app, "POST", "/v1/studies", [BODY], {"content-type": KIND})
         late = await asyncio.gather(*(asked(*ask) for _ in range(1 + waiting)))
         assert slow.running == 0
@@ -79,6 +83,6 @@ def test_nobody_waits_without_end(voter: Voter, waiting: int) -> None:
 
     late, after = asyncio.run(together())
     for answer in late:
-        check_told_to_ask_again(answer)
+        check_told_to_ask_again(answer, 503, "unavailable")
         assert "no answer within 0.3 s" in json.loads(answer.body)["detail"]
     assert after.status == 200

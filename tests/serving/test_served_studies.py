@@ -29,7 +29,8 @@ from mskray.errors import UserError
 from mskray.families import Images
 from mskray.imaging.decode import decode
 from mskray.serving.run import start, stop
-from mskray.serving.settings import TOKEN_VARIABLE, Limits
+from mskray.serving.settings import Limits
+from mskray.serving.tokens import TOKEN_VARIABLE
 
 pytestmark = pytest.mark.slow
 

@@ -1,10 +1,11 @@
 """Who may ask, and with what token."""
 
 import pytest
-from serving_samples import DIGEST, TOKEN
+from serving_samples import DIGEST
 
 from mskray.errors import UserError
-from mskray.serving.settings import TOKEN_VARIABLE, check_exposure, is_allowed, is_loopback, token_digest
+from mskray.serving.settings import check_exposure, is_loopback
+from mskray.serving.tokens import TOKEN_VARIABLE, Access
 
 
 @pytest.mark.parametrize(
@@ -25,52 +26,10 @@ from mskray.serving.settings import TOKEN_VARIABLE, check_exposure, is_allowed, 
 )
 def test_loopback(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
-    check_exposure(host, DIGEST)
+    check_exposure(host, Access(DIGEST))
+    check_exposure(host, Access(tokens="tokens.json"))
     if loopback:
-        check_exposure(host, None)
+        check_exposure(host, Access())
     else:
         with pytest.raises(UserError, match=TOKEN_VARIABLE):
-            check_exposure(host, None)
-
-
-@pytest.mark.parametrize(
-    ("token", "digest"),
-    [
-        (None, None),
-        ("", None),
-        (TOKEN, DIGEST),
-        ("0123456789abcde", UserError),  # one short of sixteen
-        ("0123456789 abcdef", UserError),
-        ("0123456789äbcdef", UserError),
-        ("0123456789abcdef\n", UserError),
-    ],
-)
-def test_token_of_the_environment(
-    token: str | None, digest: str | type[UserError] | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
-    if token is not None:
-        monkeypatch.setenv(TOKEN_VARIABLE, token)
-    if digest is UserError:
-        with pytest.raises(UserError, match=TOKEN_VARIABLE) as raised:
-            token_digest()
-        assert token not in str(raised.value)
-    else:
-        assert token_digest() == digest
-
-
-@pytest.mark.parametrize(
-    ("token", "digest", "allowed"),
-    [
-        (None, None, True),
-        ("anything", None, True),
-        (TOKEN, DIGEST, True),
-        (None, DIGEST, False),
-        ("", DIGEST, False),
-        (TOKEN + "x", DIGEST, False),
-        (DIGEST, DIGEST, False),  # the digest that Ray keeps opens nothing
-        ("schlüssel", DIGEST, False),
-    ],
-)
-def test_door(token: str | None, digest: str | None, allowed: bool) -> None:
-    assert is_allowed(token, digest) is allowed
+            check_exposure(host, Access())

@@ -10,6 +10,7 @@ from small_discs import SECOND, TASKS, disc_cohort, disc_job, untrained
 from mskray.cohorts import Cohort, Task
 from mskray.errors import UserError
 from mskray.evaluation.grading import MAIN
+from mskray.evaluation.places import evaluation_folder
 from mskray.evaluation.spinenet_table import PAPER, PAPER_INTRA_RATER, Spread, blocks, summary
 from mskray.imaging.inputs import InputFormat, StackFormat
 from mskray.imaging.spine import SPINE_TASKS
@@ -17,7 +18,7 @@ from mskray.progress import Progress
 from mskray.storage import locate
 from mskray.training.disc_samples import DiscSamples
 from mskray.training.feed import describe_split
-from mskray.verbs.grading import GRADING, evaluation_folder
+from mskray.verbs.grading import GRADING
 from mskray.verbs.spine_table import JSON, MARKDOWN, second_readings, spine_table
 
 SIX = tuple(Task(name=name, classes=classes, ordinal=True) for name, classes in SPINE_TASKS.items())

@@ -1,0 +1,79 @@
+"""The served ensemble, and who may ask it.
+
+mskray serve ENSEMBLE --tokens tokens.json --audit audit
+mskray tokens add tokens.json ward-3 --scope predict --days 90
+mskray tokens list tokens.json
+mskray tokens remove tokens.json ward-3
+"""
+
+from typing import Annotated
+
+import typer
+
+from mskray.cli.app import app
+from mskray.progress import Display
+
+tokens_app = typer.Typer(
+    help="Who may ask a server: a file of hashed tokens, local or in a bucket.", no_args_is_help=True
+)
+app.add_typer(tokens_app, name="tokens")
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="URI of the file.")]
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(metavar="ENSEMBLE|BUNDLE")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    tokens: Annotated[str | None, typer.Option(help="URI of a file that `mskray tokens add` makes.")] = None,
+    audit: Annotated[str | None, typer.Option(help="URI of a folder for the table of who asked what.")] = None,
+) -> None:
+    """Serve a model over HTTP until Ctrl-C."""
+    from mskray.serving.run import serve_forever
+
+    display = Display()
+    serve_forever(model, host, port, tokens=tokens, audit=audit, report=display)
+    display.end()
+
+
+@tokens_app.command()
+def add(
+    file: File,
+    name: Annotated[str, typer.Argument(help="Whose token it is: the audit's word for them.")],
+    scope: Annotated[
+        list[str] | None, typer.Option(help="predict, feedback or admin; more than once for more.")
+    ] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="How long it holds; for ever if not given.")] = None,
+) -> None:
+    """Add a token and print it: it is told this once, the file keeps its hash."""
+    from mskray.serving.tokens import add_token
+
+    print(add_token(file, name, scope or ["predict"], days))
+
+
+@tokens_app.command("list")
+def show(file: File) -> None:
+    """Print names, scopes and dates."""
+    from mskray.serving.tokens import read_tokens
+    from mskray.verbs.tables import table
+
+    rows = [
+        [
+            token.name,
+            ", ".join(token.scopes),
+            f"{token.created:%Y-%m-%d}",
+            "never" if token.expires is None else f"{token.expires:%Y-%m-%d}",
+        ]
+        for token in read_tokens(file)
+    ]
+    print(table(["name", "may", "created", "expires"], rows))
+
+
+@tokens_app.command()
+def remove(file: File, name: Annotated[str, typer.Argument(help="Whose token it is.")]) -> None:
+    """Take a token out; servers that run notice within seconds."""
+    from mskray.serving.tokens import remove_token
+
+    remove_token(file, name)
+    print(f"{name} removed")

@@ -1,0 +1,149 @@
+"""What a vote becomes on its way to a client: probabilities by name, boxes in pixels of the image, doubts."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from mskray.ensemble import Ensemble, Vote, Voter, doubt
+from mskray.evaluation.calibration import decision
+from mskray.families import Prediction
+from mskray.imaging.regions import Fit, clipped, has_area
+from mskray.serving.schemas import (
+    CalibrationInfo,
+    DecodedView,
+    Doubt,
+    EnsembleInfo,
+    KeyArea,
+    MemberInfo,
+    MemberName,
+    ModelName,
+    Models,
+    Probabilities,
+    StudyResult,
+    StudyVote,
+)
+
+_DARK = 0.15
+"""Share of the range that all but a hundredth of a dark image's pixels are below."""
+
+
+class Answering:
+    """Puts a loaded ensemble's votes into words."""
+
+    def __init__(self, voter: Voter) -> None:
+        self._voter = voter
+        self.models = describe(voter)
+        ensemble = self.models.ensemble
+        self._model = ModelName(
+            name=ensemble.name,
+            hash=ensemble.hash,
+            task=ensemble.task,
+            calibrated=ensemble.calibration.fitted_on is not None,
+            members=[MemberName(name=member.name, hash=member.hash) for member in self.models.members],
+        )
+
+    def study(self, views: list[DecodedView], vote: Vote, predictions: Sequence[Prediction], rows: slice) -> StudyVote:
+        """Answer one study of a batch: its views are `rows` of the vote and of each member's prediction."""
+        # As in evaluation: a study is the mean of its views' probabilities.
+        mean = vote.probabilities[rows].mean(axis=0, dtype=np.float64)
+        called = int(decision(mean[None], self._voter.threshold)[0])
+        said = list(zip(self._voter.names, predictions, strict=True))
+        places = range(rows.start, rows.stop)
+        return StudyVote(
+            views=[self._by_class(row) for row in vote.probabilities[rows]],
+            members=[{name: self._by_class(each.probabilities[place]) for name, each in said} for place in places],
+            parts=[{name: found for name, each in said if (found := self._parts(each, place))} for place in places],
+            boxes=[self._boxes(view, predictions, place) for view, place in zip(views, places, strict=True)],
+            study=StudyResult(
+                probabilities=self._by_class(mean),
+                label=self._voter.classes[called],
+                threshold=self.models.ensemble.threshold,
+                views=len(views),
+            ),
+            warnings=[*_strangers(views, self.models), *_dark(views)],
+            model=self._model,
+        )
+
+    def _parts(self, prediction: Prediction, place: int) -> dict[str, Probabilities]:
+        """What parts of a member say of the same question."""
+        answers = ((name, each[place]) for name, each in prediction.parts.items())
+        return {name: self._by_class(row) for name, row in answers if len(row) == len(self._voter.classes)}
+
+    def _boxes(self, view: DecodedView, predictions: Sequence[Prediction], place: int) -> list[KeyArea]:
+        """Where members looked, in pixels of the view as it was decoded."""
+        rows, columns = view.pixels.shape
+        found = []
+        for member, bundle, prediction in zip(self._voter.names, self._voter.bundles, predictions, strict=True):
+            placement = Fit(bundle.image["size"], bundle.image["fit"]).placement(rows, columns)
+            for name, boxes in prediction.boxes.items():
+                box = clipped(placement.to_source(boxes[place].tolist()), rows, columns)
+                if has_area(box):
+                    x, y, width, height = (round(side, 2) for side in box)
+                    found.append(KeyArea(member=member, name=name, x=x, y=y, width=width, height=height))
+        return found
+
+    def _by_class(self, row: np.ndarray) -> Probabilities:
+        # A float32 softmax may exceed 1 by its last digit.
+        return dict(zip(self._voter.classes, np.clip(row, 0, 1).tolist(), strict=True))
+
+
+def _strangers(views: list[DecodedView], models: Models) -> list[Doubt]:
+    """Doubts about body parts that members do not know."""
+    doubts = []
+    for part in dict.fromkeys(view.body_part for view in views if view.body_part):
+        message = doubt(((member.name, member.body_parts) for member in models.members), part)
+        if message:
+            places = [view.index for view in views if view.body_part == part]
+            doubts.append(Doubt(code="body-part-not-trained", views=places, message=message))
+    return doubts
+
+
+def _dark(views: list[DecodedView]) -> list[Doubt]:
+    dark = [view.index for view in views if np.quantile(view.pixels, 0.99) < _DARK * np.iinfo(view.pixels.dtype).max]
+    message = "nearly black: was the exposure or the window right?"
+    return [Doubt(code="too-dark", views=dark, message=message)] if dark else []
+
+
+def describe(voter: Voter) -> Models:
+    """Describe a loaded ensemble."""
+    ensemble = voter.ensemble
+    total = sum(member.weight for member in ensemble.members)
+    return Models(
+        ensemble=EnsembleInfo(
+            name=ensemble.name,
+            hash=_hash(ensemble),
+            task=ensemble.task,
+            classes=list(ensemble.classes),
+            threshold=ensemble.threshold if len(ensemble.classes) == 2 else None,
+            calibration=CalibrationInfo(**ensemble.calibration.model_dump()),
+        ),
+        members=[
+            MemberInfo(
+                name=name,
+                family=bundle.family,
+                task=bundle.task,
+                classes=list(bundle.classes),
+                body_parts=list(bundle.body_parts),
+                metrics={key: float(value) for key, value in bundle.best.items() if _is_figure(value)},
+                hash=bundle.hash,
+                cohort_hash=bundle.cohort.get("content_hash", ""),
+                weight=member.weight / total,
+            )
+            for name, bundle, member in zip(voter.names, voter.bundles, ensemble.members, strict=True)
+        ],
+    )
+
+
+def _hash(ensemble: Ensemble) -> str:
+    """SHA-256 over all that decides an answer, and not over where the members lie."""
+    content = ensemble.model_dump(mode="json", exclude={"name", "members", "flag_remover"})
+    if ensemble.flag_remover is not None:
+        content["flag_remover"] = ensemble.flag_remover.hash
+    content["members"] = [[member.hash, member.weight] for member in ensemble.members]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _is_figure(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))

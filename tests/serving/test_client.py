@@ -1,0 +1,238 @@
+"""The client against a real HTTP server: answers, what is tried again, what is refused in one line."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import uvicorn
+from serving_samples import DIGEST, TOKEN, dicom, encoded, radiograph
+from starlette.types import Receive, Scope, Send
+
+from mskray.cli import main
+from mskray.client import AsyncClient, Client, RequestRefused
+from mskray.ensemble import Voter
+from mskray.errors import UserError
+from mskray.families import Images
+from mskray.serving.api import build_api
+from mskray.serving.members import VoteQueue
+from mskray.serving.schemas import DecodedView, Models, StudyVote
+from mskray.serving.settings import Limits
+from mskray.serving.tokens import Access
+from mskray.verbs.predict_remote import TOKEN_VARIABLE
+
+PNG = encoded(radiograph(1), "PNG")
+
+
+class Local:
+    """The ensemble in this process."""
+
+    def __init__(self, voter: Voter) -> None:
+        self._queue = VoteQueue(voter)
+
+    async def models(self) -> Models:
+        return self._queue.models
+
+    async def vote(self, views: list[DecodedView]) -> StudyVote:
+        return await self._queue.vote(views)
+
+    async def metrics(self) -> bytes:
+        return b""
+
+
+class Flaky:
+    """An application before another: the first `times` requests get this answer, or none at all for status 0."""
+
+    def __init__(self, app: Any) -> None:
+        self.app, self.times, self.status, self.headers = app, 0, 503, [(b"retry-after", b"0")]
+        self.asked = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        self.asked += 1
+        if self.asked > self.times:
+            await self.app(scope, receive, send)
+            return
+        if not self.status:
+            raise ConnectionError("the server breaks off")
+        problem = {"type": "urn:mskray:unavailable", "title": "away", "status": self.status, "detail": "ask again"}
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        await send({"type": "http.response.body", "body": json.dumps(problem).encode()})
+
+
+@pytest.fixture(scope="module")
+def served(voter: Voter) -> Iterator[tuple[str, Flaky]]:
+    flaky = Flaky(build_api(Local(voter), Limits(max_body=2_000_000), Access(DIGEST)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(flaky, port=port, log_level="critical", lifespan="on"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{port}", flaky
+    server.should_exit = True
+    thread.join(timeout=30)
+
+
+@pytest.fixture
+def url(served: tuple[str, Flaky]) -> str:
+    served[1].times = served[1].asked = 0
+    return served[0]
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Client, "_waits", lambda self: iter([0.01] * (self._attempts - 1)))
+    monkeypatch.setattr(AsyncClient, "_waits", lambda self: iter([0.01] * (self._attempts - 1)))
+
+
+def test_a_study_is_answered_as_the_voter_does(url: str, voter: Voter, tmp_path: Path) -> None:
+    images = [radiograph(2), radiograph(3, 120, 200)]
+    (tmp_path / "patient-name.png").write_bytes(encoded(images[0], "PNG"))
+    with Client(url, TOKEN) as client:
+        answer = client.predict_study([tmp_path / "patient-name.png", dicom(images[1])], body_part="knee")
+        assert client.models().ensemble.name == "knees"
+    given = [[view.probabilities[name] for name in voter.classes] for view in answer.views]
+    np.testing.assert_allclose(given, voter(Images(images)).probabilities, atol=1e-5)
+    assert [view.name for view in answer.views] == ["view-1", "view-2"], "names of files stay here"
+    assert {view.body_part for view in answer.views} == {"KNEE"}
+
+
+def test_many_at_once(url: str, voter: Voter) -> None:
+    images = [radiograph(100 + index) for index in range(12)]
+
+    async def together() -> list[float]:
+        async with AsyncClient(url, TOKEN) as client:
+            answers = await asyncio.gather(*(client.predict_study([encoded(each, "PNG")]) for each in images))
+            assert (await client.models()).ensemble.name == "knees"
+        return [answer.study.probabilities["abnormal"] for answer in answers]
+
+    np.testing.assert_allclose(asyncio.run(together()), voter(Images(images)).probabilities[:, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504, 0])
+def test_a_server_that_is_away_for_a_moment_is_asked_again(url: str, served: tuple[str, Flaky], status: int) -> None:
+    flaky = served[1]
+    for ask in (_ask, _ask_async):
+        flaky.asked, flaky.times, flaky.status = 0, 3, status
+        assert ask(url) == "knees"
+        assert flaky.asked == 4
+
+
+@pytest.mark.parametrize(("status", "asked"), [(503, 6), (400, 1), (500, 1), (401, 1)])
+def test_a_server_that_stays_away_is_given_up(url: str, served: tuple[str, Flaky], status: int, asked: int) -> None:
+    flaky = served[1]
+    for ask in (_ask, _ask_async):
+        flaky.asked, flaky.times, flaky.status = 0, 100, status
+        with pytest.raises(RequestRefused, match=f"answered {status}: ask again") as raised:
+            ask(url)
+        assert (raised.value.status, flaky.asked) == (status, asked)
+    flaky.times = 0
+
+
+def _ask(url: str) -> str:
+    with Client(url, TOKEN) as client:
+        return client.models().ensemble.name
+
+
+def _ask_async(url: str) -> str:
+    async def once() -> str:
+        async with AsyncClient(url, TOKEN) as client:
+            return (await client.models()).ensemble.name
+
+    return asyncio.run(once())
+
+
+def test_the_wait_that_the_server_asks_for_is_kept(
+    url: str, served: tuple[str, Flaky], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("mskray.client.time.sleep", waited.append)
+    flaky = served[1]
+    flaky.asked, flaky.times, flaky.status, flaky.headers = 0, 2, 429, [(b"retry-after", b"7")]
+    try:
+        assert _ask(url) == "knees"
+    finally:
+        flaky.headers = [(b"retry-after", b"0")]
+    assert waited == [7.0, 7.0]
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda url: Client("localhost:8000"), "begins with http"),
+        (lambda url: Client(url, "a b"), "token has characters"),
+        (lambda url: Client("http://127.0.0.1:9", attempts=2).models(), "does not answer"),
+        (lambda url: Client(url, "wrong").models(), "answered 401: send the server"),
+        (lambda url: Client(url, TOKEN).predict_study([]), "answered 422: send each view"),
+        (lambda url: Client(url, TOKEN).predict_study([b"%PDF"]), "1 of 1 views cannot be read"),
+        (lambda url: Client(url, TOKEN).predict_study(["no/such.png"]), "view no/such.png: No such file"),
+        (lambda url: Client(url + "/elsewhere", TOKEN).models(), "answered 404"),
+    ],
+)
+def test_refusals(url: str, make: Callable[[str], object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        make(url)
+
+
+def test_neither_torch_nor_ray_is_imported() -> None:
+    code = "import sys, mskray.client; print([name for name in ('torch', 'ray', 'cv2') if name in sys.modules])"
+    answered = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answered.stdout.strip() == "[]"
+
+
+def test_a_folder_is_predicted_by_a_server(
+    url: str, voter: Voter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    images = {f"b{index}.png": radiograph(index) for index in range(3)}
+    for name, pixels in images.items():
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(encoded(pixels, "PNG"))
+    (tmp_path / "in" / "a.png").write_bytes(PNG[:-40])
+    out = tmp_path / "out.parquet"
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", "--server", url, str(tmp_path / "in"), "--out", str(out)])
+    assert ended.value.code == 0
+    assert "4 images: 3 predicted, 1 not readable" in capsys.readouterr().out
+    table = pq.read_table(out)
+    assert table.column_names == ["path", "body_part", "prob_normal", "prob_abnormal", "error"]
+    assert table["path"].to_pylist() == ["a.png", *images]
+    assert "truncated" in table["error"][0].as_py()
+    expected = voter(Images(list(images.values()))).probabilities
+    np.testing.assert_allclose(table["prob_abnormal"].to_pylist()[1:], expected[:, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--server", "URL", "model", "IN"], "takes the images alone"),
+        (["--server", "URL", "IN/nothing"], "holds no files"),
+        (["--server", "ftp://x", "IN"], "begins with http"),
+        (["IN"], "needs a model and images"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    given = [word.replace("URL", url).replace("IN", str(tmp_path)) for word in words]
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", *given, "--out", str(tmp_path / "out.parquet")])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out.parquet").exists()
