@@ -25,7 +25,7 @@ from mskray.serving.problems import Problem, ProblemDetails, request_id
 from mskray.serving.schemas import DecodedView, Health, Models, StudyAnswer, StudyVote, UnreadableView, ViewResult
 from mskray.serving.settings import Limits
 from mskray.serving.tokens import Access, Door, Scope
-from mskray.serving.uploads import BODY_PART, VIEWS, UploadedStudy, decode_study, read_study
+from mskray.serving.uploads import BODY_PART, VIEWS, decode_study, read_study
 from mskray.storage import locate
 
 _DESCRIPTION = """Class probabilities for radiographs, by a soft-voting ensemble.
@@ -99,7 +99,8 @@ def build_api(backend: Backend, limits: Limits, access: Access, audit: str | Non
             bool, Query(description="Answer the views that can be read although others cannot.", examples=[True])
         ] = False,
     ) -> StudyAnswer:
-        """Send one or many views as files in the field `views`: PNG, JPEG, TIFF or DICOM, told by their content.
+        """Send one or many views as files in the field `views`: PNG, JPEG, TIFF or DICOM, or a zip of such, told by
+        their content.
 
         A study with a view that cannot be read is refused with the list of such views. Its probability is the mean
         over the views, and the one that is missing may be the one that shows the fracture: only who sends it can
@@ -111,7 +112,7 @@ def build_api(backend: Backend, limits: Limits, access: Access, audit: str | Non
             told.images, (views, unreadable) = await asyncio.to_thread(
                 lambda: ([file.digest for file in study.files], decode_study(study, limits))
             )
-            _check_readable(study, unreadable, partial)
+            _check_readable(len(views), unreadable, partial)
             vote = await backend.vote(views)
             told.model = vote.model.hash
         return StudyAnswer(
@@ -176,14 +177,15 @@ def build_api(backend: Backend, limits: Limits, access: Access, audit: str | Non
     return app
 
 
-def _check_readable(study: UploadedStudy, unreadable: list[UnreadableView], partial: bool) -> None:
-    total, bad = len(study.files), len(unreadable)
+def _check_readable(read: int, unreadable: list[UnreadableView], partial: bool) -> None:
+    bad = len(unreadable)
+    total = read + bad
     if not bad or (partial and bad < total):
         return
     hint = "" if bad == total else ", or ask for the others alone with ?partial=true"
     raise Problem(
         "unreadable-views",
-        f"{bad} of {total} views cannot be read: send them again as PNG, JPEG, TIFF or DICOM{hint}",
+        f"{bad} of {total} views cannot be read: send them again as PNG, JPEG, TIFF or DICOM, or a zip of such{hint}",
         views=unreadable,
     )
 
@@ -200,8 +202,8 @@ def _form(limits: Limits) -> dict[str, Any]:
                 "minItems": 1,
                 "maxItems": limits.max_views,
                 "items": {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"},
-                "description": f"The study's views, a file each; together at most {limits.max_body:,} bytes and "
-                f"{limits.max_pixels:,} pixels.",
+                "description": f"The study's views, a file each or zipped; together at most {limits.max_body:,} bytes "
+                f"and {limits.max_pixels:,} pixels.",
             },
             BODY_PART: {
                 "type": "string",

@@ -78,7 +78,9 @@ class KeyArea(Answer):
 class ViewResult(Answer):
     """One view."""
 
-    index: int = Field(description="Position among the `views` of the request, from 0.", examples=[0])
+    index: int = Field(
+        description="Position among the `views` of the request, from 0, files of a zip each.", examples=[0]
+    )
     name: str | None = Field(
         description="The file name as sent, without folders and with unusual characters replaced; null without one.",
         examples=["view-1.dcm"],
@@ -104,7 +106,9 @@ class ViewResult(Answer):
 class UnreadableView(Answer):
     """A view that could not be read, and why."""
 
-    index: int = Field(description="Position among the `views` of the request, from 0.", examples=[1])
+    index: int = Field(
+        description="Position among the `views` of the request, from 0, files of a zip each.", examples=[1]
+    )
     name: str | None = Field(description="The file name as sent, made safe.", examples=["view-2.png"])
     reason: str = Field(description="One clause.", examples=["truncated PNG"])
 

@@ -16,6 +16,7 @@ class Limits(Section):
     """What one request may ask for, and how many a replica of the ingress takes."""
 
     max_body: int = setting(64 << 20, "size of the whole request body", unit="bytes", ge=1 << 10, le=4 << 30)
+    max_unpacked: int = setting(256 << 20, "size of the files of a zip together", unit="bytes", ge=1 << 10, le=16 << 30)
     max_views: int = setting(32, "views of a study", ge=1, le=256)
     max_pixels: int = setting(200_000_000, "pixels of a study's views together", unit="px", ge=1 << 10, le=4 << 30)
     max_seconds: float = setting(120.0, "time from a study's first byte to its answer", unit="s", ge=0.1, le=3600)

@@ -6,14 +6,15 @@ headers are logged: both may name a patient.
 
 import hashlib
 import re
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from mskray.imaging.decode import DecodeError, DecodeLimits, decode
+from mskray.serving.archives import ArchiveError, is_archive, unpack
 from mskray.serving.problems import InvalidValue, Problem
 from mskray.serving.schemas import DecodedView, UnreadableView
 from mskray.serving.settings import Limits
@@ -77,7 +78,7 @@ async def read_study(request: Request, limits: Limits) -> UploadedStudy:
 
 
 def decode_study(study: UploadedStudy, limits: Limits) -> tuple[list[DecodedView], list[UnreadableView]]:
-    """Decode every file, in order; a view that cannot be read has its reason in the second list.
+    """Decode every file, those of a zip too, in order; a view that cannot be read has its reason in the second list.
 
     Raises:
         Problem: more pixels than a study may have.
@@ -88,7 +89,7 @@ def decode_study(study: UploadedStudy, limits: Limits) -> tuple[list[DecodedView
         max_bytes=limits.max_body, max_pixels=min(limits.max_pixels, DecodeLimits.max_pixels), max_frames=1
     )
     pixels = 0
-    for file in study.files:
+    for file in _unpacked(study.files, limits, unreadable):
         try:
             image = decode(file.data, allowed)
         except DecodeError as error:
@@ -103,6 +104,30 @@ def decode_study(study: UploadedStudy, limits: Limits) -> tuple[list[DecodedView
         part = study.body_part or _from_header(image.metadata.get("body_part"))
         views.append(DecodedView(file.index, file.name, image.format, image.pixels, part))
     return views, unreadable
+
+
+def _unpacked(files: Sequence[Upload], limits: Limits, unreadable: list[UnreadableView]) -> Iterator[Upload]:
+    """Yield the files, those of a zip in its place; what cannot be unpacked has its reason in `unreadable`."""
+    index, left = 0, limits.max_unpacked
+    for file in files:
+        if not is_archive(file.data):
+            yield replace(file, index=index)
+            index += 1
+            continue
+        try:
+            for member in unpack(file.data, limits.max_views - index, left):
+                left -= len(member.data)
+                yield Upload(index, safe_name(member.name), member.data)
+                index += 1
+        except ArchiveError as error:
+            if error.too_many:
+                raise _too_many(limits) from None
+            if error.too_large:
+                raise Problem("too-large", f"{error.reason}: send fewer views or smaller files") from None
+            unreadable.append(UnreadableView(index=index, name=file.name, reason=error.reason))
+            index += 1
+    if index > limits.max_views:
+        raise _too_many(limits)
 
 
 def safe_name(name: str | None) -> str | None:
@@ -131,9 +156,7 @@ async def _parse(request: Request, limits: Limits) -> FormData:
         return await parser.parse()
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
-            raise Problem(
-                "too-many-views", f"a study may have {limits.max_views} views: send fewer in a request"
-            ) from None
+            raise _too_many(limits) from None
         raise Problem("malformed-form", f"the multipart body is broken: {error.message}") from None
 
 
@@ -144,6 +167,10 @@ async def _limited(request: Request, limits: Limits) -> AsyncGenerator[bytes, No
         if received > limits.max_body:
             raise _too_large(limits)
         yield chunk
+
+
+def _too_many(limits: Limits) -> Problem:
+    return Problem("too-many-views", f"a study may have {limits.max_views} views: send fewer in a request")
 
 
 def _too_large(limits: Limits) -> Problem:

@@ -16,8 +16,11 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from mskray.bundles import Fitted
+from mskray.ensemble import Voter
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe
 from mskray.imaging.regions import fit_to_canvas
+from mskray.serving.members import VoteQueue
+from mskray.serving.schemas import DecodedView, Models, StudyVote
 
 SECRET_NAME, SECRET_PATIENT = "Mustermann-Erika-1964", "Mustermann^Erika"
 """What may stand in no log."""
@@ -98,6 +101,22 @@ def fitted(seed: int, body_parts: tuple[str, ...]) -> Fitted:
         labels={"normal": 3, "abnormal": 1},
         cohort={"uri": "s3://cohorts/knees", "content_hash": "c" * 64},
     )
+
+
+class Local:
+    """The ensemble in this process, behind the routes."""
+
+    def __init__(self, voter: Voter) -> None:
+        self._queue = VoteQueue(voter)
+
+    async def models(self) -> Models:
+        return self._queue.models
+
+    async def vote(self, views: list[DecodedView]) -> StudyVote:
+        return await self._queue.vote(views)
+
+    async def metrics(self) -> bytes:
+        return b"ray_mskray_open_requests 1.0\n"
 
 
 Files = list[tuple[str, tuple[str, bytes]]]

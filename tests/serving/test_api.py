@@ -7,11 +7,10 @@ from typing import Any
 import jsonschema
 import pytest
 from fastapi import FastAPI
-from serving_samples import DIGEST, SECRET_NAME, TOKEN, Answered, ask, encoded, multipart, radiograph
+from serving_samples import DIGEST, SECRET_NAME, TOKEN, Answered, Local, ask, encoded, multipart, radiograph
 
 from mskray.ensemble import Voter
 from mskray.serving.api import build_api
-from mskray.serving.members import VoteQueue
 from mskray.serving.schemas import DecodedView, Models, StudyVote
 from mskray.serving.settings import Limits
 from mskray.serving.tokens import Access
@@ -19,22 +18,6 @@ from mskray.serving.tokens import Access
 LIMITS = Limits(max_body=200_000, max_views=3, max_pixels=100_000)
 PNG = encoded(radiograph(1), "PNG")
 FORM = "multipart/form-data; boundary=edge"
-
-
-class Local:
-    """The ensemble in this process."""
-
-    def __init__(self, voter: Voter) -> None:
-        self._voter = voter
-
-    async def models(self) -> Models:
-        return VoteQueue(self._voter).models
-
-    async def vote(self, views: list[DecodedView]) -> StudyVote:
-        return await VoteQueue(self._voter).vote(views)
-
-    async def metrics(self) -> bytes:
-        return b"ray_mskray_open_requests 1.0\n"
 
 
 class Failing:

@@ -11,15 +11,13 @@ from typing import Any
 
 import pyarrow.dataset as ds
 import pytest
-from serving_samples import SECRET_NAME, Answered, asked, encoded, multipart, radiograph
+from serving_samples import SECRET_NAME, Answered, Local, asked, encoded, multipart, radiograph
 
 from mskray.ensemble import Voter
 from mskray.errors import UserError
 from mskray.serving import audit
 from mskray.serving.api import build_api
 from mskray.serving.audit import Audit, Row
-from mskray.serving.members import VoteQueue
-from mskray.serving.schemas import DecodedView, Models, StudyVote
 from mskray.serving.settings import Limits
 from mskray.serving.tokens import Access, add_token
 from mskray.storage import Location, locate
@@ -31,22 +29,6 @@ ROW = Row(datetime.now(UTC), "id-1", "ward", "POST", "/v1/studies", 200, 0.5, ("
 def rows(folder: Path) -> list[dict[str, Any]]:
     table = ds.dataset(str(folder), partitioning="hive").to_table().sort_by("time")
     return [{key: value for key, value in row.items() if key != "date"} for row in table.to_pylist()]
-
-
-class Local:
-    """The ensemble in this process."""
-
-    def __init__(self, voter: Voter) -> None:
-        self._queue = VoteQueue(voter)
-
-    async def models(self) -> Models:
-        return self._queue.models
-
-    async def vote(self, views: list[DecodedView]) -> StudyVote:
-        return await self._queue.vote(views)
-
-    async def metrics(self) -> bytes:
-        return b""
 
 
 def test_who_asked_what_and_what_answered(voter: Voter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

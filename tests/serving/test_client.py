@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import uvicorn
-from serving_samples import DIGEST, TOKEN, dicom, encoded, radiograph
+from serving_samples import DIGEST, TOKEN, Local, dicom, encoded, radiograph
 from starlette.types import Receive, Scope, Send
 
 from mskray.cli import main
@@ -24,29 +24,11 @@ from mskray.ensemble import Voter
 from mskray.errors import UserError
 from mskray.families import Images
 from mskray.serving.api import build_api
-from mskray.serving.members import VoteQueue
-from mskray.serving.schemas import DecodedView, Models, StudyVote
 from mskray.serving.settings import Limits
 from mskray.serving.tokens import Access
 from mskray.verbs.predict_remote import TOKEN_VARIABLE
 
 PNG = encoded(radiograph(1), "PNG")
-
-
-class Local:
-    """The ensemble in this process."""
-
-    def __init__(self, voter: Voter) -> None:
-        self._queue = VoteQueue(voter)
-
-    async def models(self) -> Models:
-        return self._queue.models
-
-    async def vote(self, views: list[DecodedView]) -> StudyVote:
-        return await self._queue.vote(views)
-
-    async def metrics(self) -> bytes:
-        return b""
 
 
 class Flaky:

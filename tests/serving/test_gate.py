@@ -4,40 +4,33 @@ import asyncio
 import json
 
 import pytest
-from serving_samples import Answered, asked, encoded, multipart, radiograph
+from serving_samples import Answered, Local, asked, encoded, multipart, radiograph
 
 from mskray.ensemble import Voter
 from mskray.serving.api import build_api
-from mskray.serving.members import VoteQueue
-from mskray.serving.schemas import DecodedView, Models, StudyVote
+from mskray.serving.schemas import DecodedView, StudyVote
 from mskray.serving.settings import Limits
 from mskray.serving.tokens import Access
 
 BODY, KIND = multipart([("views", ("a.png", encoded(radiograph(1), "PNG")))])
 
 
-class Slow:
+class Slow(Local):
     """An ensemble that answers when it is let."""
 
     def __init__(self, voter: Voter) -> None:
-        self._queue = VoteQueue(voter)
+        super().__init__(voter)
         self.go = asyncio.Event()
         self.running = self.most = 0
-
-    async def models(self) -> Models:
-        return self._queue.models
 
     async def vote(self, views: list[DecodedView]) -> StudyVote:
         self.running += 1
         self.most = max(self.most, self.running)
         try:
             await self.go.wait()
-            return await self._queue.vote(views)
+            return await super().vote(views)
         finally:
             self.running -= 1
-
-    async def metrics(self) -> bytes:
-        return b""
 
 
 def check_told_to_ask_again(answered: Answered, status: int, kind: str) -> None:

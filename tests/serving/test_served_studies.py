@@ -1,18 +1,24 @@
 """The application under Ray Serve, over real HTTP."""
 
+import hashlib
 import http.client
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
+import pyarrow.dataset as dataset
 import pytest
 import ray
 import requests
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from serving_samples import (
     SECRET_NAME,
     SECRET_PATIENT,
@@ -24,13 +30,14 @@ from serving_samples import (
     radiograph,
 )
 
+from mskray.client import Client, RequestRefused
 from mskray.ensemble import Voter
 from mskray.errors import UserError
 from mskray.families import Images
 from mskray.imaging.decode import decode
 from mskray.serving.run import start, stop
 from mskray.serving.settings import Limits
-from mskray.serving.tokens import TOKEN_VARIABLE
+from mskray.serving.tokens import TOKEN_VARIABLE, add_token, remove_token
 
 pytestmark = pytest.mark.slow
 
@@ -40,10 +47,23 @@ PNG = encoded(radiograph(1), "PNG")
 
 
 @pytest.fixture(scope="module")
-def url(ray_cluster: str, ensemble_uri: str) -> Iterator[str]:
+def rooms(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The file of tokens and the folder of the audit."""
+    folder = tmp_path_factory.mktemp("server")
+    return str(folder / "tokens.json"), str(folder / "audit")
+
+
+@pytest.fixture(scope="module")
+def ward(rooms: tuple[str, str]) -> str:
+    """A token that may predict and no more."""
+    return add_token(rooms[0], "ward", ["predict"])
+
+
+@pytest.fixture(scope="module")
+def url(ray_cluster: str, ensemble_uri: str, rooms: tuple[str, str], ward: str) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(TOKEN_VARIABLE, TOKEN)
-        yield start(ensemble_uri, port=0, limits=LIMITS)
+        yield start(ensemble_uri, port=0, limits=LIMITS, tokens=rooms[0], audit=rooms[1])
     stop()
 
 
@@ -243,6 +263,72 @@ def test_logs_name_requests_and_nobody(url: str) -> None:
     for path, content in logs.items():
         for secret in (SECRET_NAME, SECRET_PATIENT, SECRET_PATIENT.partition("^")[0], TOKEN):
             assert secret.encode() not in content, path
+
+
+def test_a_token_does_what_its_scopes_say(url: str, rooms: tuple[str, str], ward: str) -> None:
+    with Client(url, ward) as client:
+        assert client.predict_study([PNG]).study.views == 1
+        refused = requests.get(f"{url}/metrics", headers={"Authorization": f"Bearer {ward}"}, timeout=60)
+        assert (refused.status_code, refused.json()["type"]) == (403, "urn:mskray:not-allowed")
+        added = add_token(rooms[0], "another", ["predict"])
+        within(30, lambda: Client(url, added).models())
+        remove_token(rooms[0], "another")
+        within(30, lambda: refusal(Client(url, added)).status == 401)
+
+
+def refusal(client: Client) -> RequestRefused:
+    with pytest.raises(RequestRefused) as raised:
+        client.models()
+    return raised.value
+
+
+def within(seconds: float, true: Callable[[], Any]) -> None:
+    """Wait until this is so."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with suppress(RequestRefused, pytest.fail.Exception):
+            if true():
+                return
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def test_metrics_are_those_of_all_replicas(url: str, voter: Voter) -> None:
+    """Ray exports every some seconds."""
+    send(url, views(PNG))
+
+    def told() -> dict[str, list[Sample]]:
+        answered = requests.get(f"{url}/metrics", headers=AUTHORISED, timeout=60)
+        assert answered.headers["content-type"].startswith("text/plain")
+        found: dict[str, list[Sample]] = {}
+        for family in text_string_to_metric_families(answered.text):
+            for sample in family.samples:
+                found.setdefault(sample.name.removeprefix("ray_mskray_"), []).append(sample)
+        return found
+
+    within(60, lambda: {"request_seconds_count", "batch_images_count", "score_count"} <= set(told()))
+    found = told()
+    assert {each.labels["member"] for each in found["member_seconds_count"]} == {"first", "second"}
+    assert {each.labels["class"] for each in found["score_count"]} == set(voter.classes)
+    routes = {(each.labels["route"], each.labels["status"]) for each in found["request_seconds_count"]}
+    assert ("/v1/studies", "200") in routes
+    assert not any(SECRET_NAME in route for route, _ in routes)
+
+
+def test_the_audit_knows_who_asked(url: str, rooms: tuple[str, str], ward: str) -> None:
+    body, kind = multipart(views(PNG))
+    headers = {"Authorization": f"Bearer {ward}", "Content-Type": kind}
+    answered = requests.post(f"{url}{STUDY}", data=body, headers=headers, timeout=60)
+
+    def row() -> dict[str, Any]:
+        rows = dataset.dataset(rooms[1], partitioning="hive").to_table().to_pylist()
+        return {each["request_id"]: each for each in rows}.get(answered.headers["X-Request-Id"], {})
+
+    within(30, row)
+    found = row()
+    assert (found["who"], found["route"], found["status"]) == ("ward", STUDY, 200)
+    assert found["images"] == [hashlib.sha256(PNG).hexdigest()]
+    assert found["model"] == answered.json()["model"]["hash"]
 
 
 def test_serve_runs_once_on_a_cluster(url: str, ensemble_uri: str) -> None:

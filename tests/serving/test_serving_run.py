@@ -19,7 +19,8 @@ from serving_samples import TOKEN, encoded, radiograph
 from mskray.errors import UserError
 from mskray.progress import Progress
 from mskray.serving.run import serve_forever, start, stop
-from mskray.serving.settings import TOKEN_VARIABLE, Limits
+from mskray.serving.settings import Limits
+from mskray.serving.tokens import TOKEN_VARIABLE
 from serve.app import ENSEMBLE_VARIABLE, Arguments, app
 
 ROOT = Path(__file__).parents[2]
@@ -193,7 +194,7 @@ def wait_until_healthy(url: str, process: "subprocess.Popen[str]") -> None:
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[0]
         try:
-            if requests.get(f"{url}/healthz", timeout=5).status_code == 200:
+            if requests.get(f"{url}/readyz", timeout=5).status_code == 200:
                 return
         except requests.RequestException:
             time.sleep(0.5)
