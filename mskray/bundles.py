@@ -31,6 +31,7 @@ import mskray
 from mskray.cards import card
 from mskray.errors import UserError
 from mskray.storage import Location, locate
+from mskray.storage.versioned import read_versioned
 
 SCHEMA_VERSION = 1
 DESCRIPTION, WEIGHTS, ESTIMATOR, CARD = "bundle.json", "weights.safetensors", "estimator.skops", "card.md"
@@ -268,19 +269,3 @@ def _estimator(location: Location, bundle: Bundle) -> Any:
         f"bundle {location}: {ESTIMATOR} holds types that mskray does not load ({', '.join(strangers)[:300]}): "
         "do not use this bundle unless you know who made it; train it again"
     )
-
-
-def read_versioned(location: Location, what: str, newest: int) -> dict[str, Any]:
-    """Read a JSON object whose `schema_version` this program knows, or raise one UserError."""
-    if not location.is_file():
-        raise UserError(f"{location} does not exist: give the folder of a finished {what}")
-    content = location.read_json()
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if not isinstance(version, int) or version < 1:
-        raise UserError(f"{location} has no schema_version: it is not a {what}")
-    if version > newest:
-        raise UserError(
-            f"{location} has schema version {version}, this mskray {mskray.__version__} reads up to {newest}: "
-            "update mskray"
-        )
-    return content

@@ -225,6 +225,8 @@ class AsyncClient(_Base):
 
 
 def _study(views: Sequence[View], body_part: str | None, partial: bool) -> _Request:
+    if not views:
+        raise UserError("a study needs a view: give files or their content")
     files = [("views", (f"view-{number}", _content(view))) for number, view in enumerate(views, start=1)]
     fields = {} if body_part is None else {"body_part": body_part}
     return _Request("POST", "/v1/studies", {"partial": "true"} if partial else {}, fields, files)

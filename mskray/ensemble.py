@@ -22,6 +22,7 @@ from mskray.families import Images, Prediction, Predictor, load_predictor
 from mskray.families.flag_removal import FlagPredictor, check_flag_detector, load_flag_detector
 from mskray.families.vertebra_finding import check_tells_classes_apart
 from mskray.storage import Location, locate
+from mskray.storage.versioned import read_versioned
 
 SCHEMA_VERSION = 1
 DESCRIPTION = "ensemble.json"
@@ -202,7 +203,7 @@ def describe(uri: str | Location) -> Ensemble:
         raise UserError(
             f"{location} holds neither {bundles.DESCRIPTION} nor {DESCRIPTION}: give a bundle or an ensemble"
         )
-    content = bundles.read_versioned(location.join(DESCRIPTION), "ensemble", SCHEMA_VERSION)
+    content = read_versioned(location.join(DESCRIPTION), "ensemble", SCHEMA_VERSION)
     try:
         return Ensemble.model_validate(content)
     except ValidationError as error:

