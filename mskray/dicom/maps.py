@@ -4,7 +4,8 @@
     made = parametric_map(slices, hotspots, algorithm, "L4/L5 pfirrmann", affine=affine)
 
 A disc volume is oblique to the slices that it was cut from, so its frames carry an orientation and positions of their
-own; slices that viewers can resample to it share its frame of reference. A radiograph's map lies on its pixels.
+own, in the slices' frame of reference. A radiograph has none, and a parametric map must have one: its map gets a frame
+of reference for itself, with the origin in the first pixel, and refers to the radiograph whose pixels it lies on.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from pydicom.sr.coding import Code
 from mskray.dicom import concepts
 from mskray.dicom.regions import one_series
 from mskray.dicom.results import NOT_A_DEVICE, Algorithm
-from mskray.dicom.sources import fix_dimension_uids, headers, new_uids, placed
+from mskray.dicom.sources import finish_frames, headers, new_uids, placed, uid
 from mskray.errors import UserError
 from mskray.imaging.discs import DiscVolume
 from mskray.imaging.quiet import quiet
@@ -99,7 +100,7 @@ def parametric_map(
     )
     with quiet("highdicom", "pydicom"):
         made = ParametricMap(
-            source_images=images,
+            source_images=images if placed(images[0]) else [_with_plane(images[0])],
             pixel_array=pixels,
             series_instance_uid=series,
             series_number=series_number,
@@ -122,8 +123,19 @@ def parametric_map(
             **placing,
         )
     made.DerivationDescription = f"{label}. {NOT_A_DEVICE}"
-    fix_dimension_uids(made)
+    finish_frames(made, images[0])
     return made
+
+
+def _with_plane(image: Dataset) -> Dataset:
+    """A radiograph's header with a plane of its own; spacing is the detector's, 1 mm where even that is not known."""
+    header = Dataset()
+    header.update(image)
+    spacing = image.get("PixelSpacing") or image.get("ImagerPixelSpacing") or [1.0, 1.0]
+    header.PixelSpacing, header.SliceThickness = spacing, 1.0
+    header.ImagePositionPatient, header.ImageOrientationPatient = [0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    header.FrameOfReferenceUID, header.PositionReferenceIndicator = uid("frame", image.SOPInstanceUID), None
+    return header
 
 
 def _checked(values: NDArray[np.floating], label: str) -> NDArray[np.float32]:

@@ -62,7 +62,8 @@ def secondary_capture(
             specific_character_set=first.SpecificCharacterSet,
         )
         made.copy_patient_and_study_information(first)
-    made.PatientOrientation = None
+    same = len(images) == 1 and shape[:2] == (first.Rows, first.Columns)
+    made.PatientOrientation = first.get("PatientOrientation") if same else None
     made.ConversionType = "WSD"  # of a workstation: nothing was digitised
     made.DerivationDescription = f"{label}. {NOT_A_DEVICE}"
     made.SourceImageSequence = [_reference(image) for image in images]

@@ -11,7 +11,7 @@ from pydicom import Dataset
 from mskray.dicom import concepts
 from mskray.dicom.report import image_of
 from mskray.dicom.results import Algorithm, Segment
-from mskray.dicom.sources import fix_dimension_uids, headers, new_uids, placed, uid
+from mskray.dicom.sources import finish_frames, headers, new_uids, placed, uid
 from mskray.errors import UserError
 from mskray.imaging.quiet import quiet
 
@@ -83,7 +83,7 @@ def segmentation(
             series_description="mskray segmentations",
             coding_schemes=[concepts.scheme()],
         )
-    fix_dimension_uids(made)
+    finish_frames(made, images[0])
     return made
 
 
@@ -108,7 +108,9 @@ def _mask(segment: Segment, images: Sequence[Dataset]) -> NDArray[np.bool_]:
         if given.shape != marked.shape or given.dtype != bool:
             sizes = " × ".join(map(str, np.shape(segment.mask)))
             wanted = " × ".join(map(str, marked.shape))
-            raise UserError(f"{segment.label}: a mask of {sizes} {given.dtype} for images of {wanted}: give one of bool")
+            raise UserError(
+                f"{segment.label}: a mask of {sizes} {given.dtype} for images of {wanted}: give one of bool"
+            )
         marked |= given
     for box in segment.boxes:
         image_of(box, images)

@@ -233,5 +233,7 @@ def _facts(groups: Sequence[Group]) -> Iterator[str]:
         yield repr((group.about, group.images, group.boxes, group.level, group.notes))
         for finding in group.findings:
             shares = {"": finding.probabilities, **finding.votes}
-            written = {who: {name: round(float(p), _DIGITS) for name, p in said.items()} for who, said in shares.items()}
+            written = {
+                who: {name: round(float(p), _DIGITS) for name, p in said.items()} for who, said in shares.items()
+            }
             yield repr((finding.task, finding.label, finding.threshold, written))

@@ -48,6 +48,7 @@ _VALID = {
     "BurnedInAnnotation": re.compile(r"YES|NO"),
     "PatientIdentityRemoved": re.compile(r"YES|NO"),
 }
+_WAY = re.compile(r"[ALPRHF]{1,3}")
 _EMPTY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")
 
 
@@ -107,6 +108,9 @@ def _header(source: Dataset) -> Dataset:
         if source.get(keyword):
             setattr(header, keyword, source.get(keyword))
     _copy_geometry(source, header)
+    ways = [str(way) for way in source.get("PatientOrientation") or ()]
+    if len(ways) == 2 and all(_WAY.fullmatch(way) for way in ways):
+        header.PatientOrientation = ways
     if is_tiled_image(header):
         raise UserError("results cannot be made for tiled images: give radiographs or slices")
     return header
@@ -132,7 +136,10 @@ def _copy_geometry(source: Dataset, header: Dataset) -> None:
 def placed(header: Dataset) -> bool:
     """Whether the image lies in the patient's coordinates: slices do, radiographs do not."""
     if "PerFrameFunctionalGroupsSequence" in header:
-        frames = [*header.get("PerFrameFunctionalGroupsSequence", ()), *header.get("SharedFunctionalGroupsSequence", ())]
+        frames = [
+            *header.get("PerFrameFunctionalGroupsSequence", ()),
+            *header.get("SharedFunctionalGroupsSequence", ()),
+        ]
         return any("PlanePositionSequence" in frame for frame in frames)
     return all(keyword in header for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"))
 
@@ -167,12 +174,17 @@ def new_uids(kind: str, sources: Sequence[Dataset], algorithm: Algorithm, *conte
     return series, uid("instance", kind, *images, *algorithm.identity, *content)
 
 
-def fix_dimension_uids(made: Dataset) -> None:
-    """Give a multi-frame object's dimension organization a UID that depends on the object alone."""
+def finish_frames(made: Dataset, first: Dataset) -> None:
+    """Complete a multi-frame object: UIDs that depend on it alone, and which way up the patient is.
+
+    made: the object. first: the header of its first source, on whose pixels it lies where it has no place of its own.
+    """
     organization = uid("dimensions", made.SOPInstanceUID)
     for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
         for item in made.get(keyword, ()):
             item.DimensionOrganizationUID = organization
+    if "FrameOfReferenceUID" not in made:
+        made.PatientOrientation = first.get("PatientOrientation")
 
 
 def file_bytes(made: Dataset) -> bytes:
