@@ -108,9 +108,7 @@ def _mask(segment: Segment, images: Sequence[Dataset]) -> NDArray[np.bool_]:
         if given.shape != marked.shape or given.dtype != bool:
             sizes = " × ".join(map(str, np.shape(segment.mask)))
             wanted = " × ".join(map(str, marked.shape))
-            raise UserError(
-                f"{segment.label}: a mask of {sizes} {given.dtype} for images of {wanted}: give one of bool"
-            )
+            raise UserError(f"{segment.label}: a mask of {sizes} {given.dtype}, and the images are {wanted}: give bool")
         marked |= given
     for box in segment.boxes:
         image_of(box, images)

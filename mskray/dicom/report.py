@@ -64,7 +64,7 @@ def structured_report(
             title=sr.CodedConcept("126000", "DCM", "Imaging Measurement Report"),
         )
         content[0].ContentSequence.append(_comment(comment))
-        made = sr.ComprehensiveSR(
+        return sr.ComprehensiveSR(
             evidence=images[::-1],  # the first one's study is the report's
             content=content[0],
             series_instance_uid=series,
@@ -81,7 +81,6 @@ def structured_report(
             is_verified=False,
             coding_schemes=[concepts.scheme()],
         )
-    return made
 
 
 def _observer(algorithm: Algorithm) -> sr.ObservationContext:
@@ -232,8 +231,6 @@ def _facts(groups: Sequence[Group]) -> Iterator[str]:
     for group in groups:
         yield repr((group.about, group.images, group.boxes, group.level, group.notes))
         for finding in group.findings:
-            shares = {"": finding.probabilities, **finding.votes}
-            written = {
-                who: {name: round(float(p), _DIGITS) for name, p in said.items()} for who, said in shares.items()
-            }
-            yield repr((finding.task, finding.label, finding.threshold, written))
+            yield repr((finding.task, finding.label, finding.threshold))
+            for whose, shares in (("", finding.probabilities), *finding.votes.items()):
+                yield repr((whose, [(name, round(float(value), _DIGITS)) for name, value in shares.items()]))

@@ -1,8 +1,8 @@
 """The images that a result is about: what their headers must have, what stands in for what they lack, and new UIDs.
 
-Results inherit patient and study from their source, and refer to it. Headers in the wild lack elements, have values that
-the standard forbids, or name a patient in an old character set: they are read here, once, into a small header that is
-whole, and everything else in this room works from that one.
+Results inherit patient and study from their source, and refer to it. Headers in the wild lack elements, have values
+that the standard forbids, or name a patient in an old character set: they are read here, once, into a small header that
+is whole, and everything else in this room works from that one.
 """
 
 import re
@@ -48,6 +48,7 @@ _VALID = {
     "BurnedInAnnotation": re.compile(r"YES|NO"),
     "PatientIdentityRemoved": re.compile(r"YES|NO"),
 }
+_UNPAIRED = ("CSPINE", "TSPINE", "LSPINE", "SSPINE", "SPINE", "PELVIS")
 _WAY = re.compile(r"[ALPRHF]{1,3}")
 _EMPTY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")
 
@@ -120,8 +121,8 @@ def _copy_geometry(source: Dataset, header: Dataset) -> None:
     """Place and spacing, where they are whole; a frame of reference only with them: alone it places nothing."""
     for keyword, length in _VECTORS.items():
         numbers = _numbers(source.get(keyword))
-        positive = "Spacing" not in keyword and "Thickness" not in keyword or all(each > 0 for each in numbers)
-        if len(numbers) == length and np.isfinite(numbers).all() and positive:
+        lengths = keyword.endswith(("Spacing", "Thickness"))
+        if len(numbers) == length and np.isfinite(numbers).all() and (not lengths or min(numbers) > 0):
             setattr(header, keyword, source.get(keyword))  # as it was written: no digit changes
     for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
         if keyword in source:
@@ -136,10 +137,8 @@ def _copy_geometry(source: Dataset, header: Dataset) -> None:
 def placed(header: Dataset) -> bool:
     """Whether the image lies in the patient's coordinates: slices do, radiographs do not."""
     if "PerFrameFunctionalGroupsSequence" in header:
-        frames = [
-            *header.get("PerFrameFunctionalGroupsSequence", ()),
-            *header.get("SharedFunctionalGroupsSequence", ()),
-        ]
+        keywords = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
+        frames = [frame for keyword in keywords for frame in header.get(keyword, ())]
         return any("PlanePositionSequence" in frame for frame in frames)
     return all(keyword in header for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"))
 
@@ -175,7 +174,7 @@ def new_uids(kind: str, sources: Sequence[Dataset], algorithm: Algorithm, *conte
 
 
 def finish_frames(made: Dataset, first: Dataset) -> None:
-    """Complete a multi-frame object: UIDs that depend on it alone, and which way up the patient is.
+    """Complete a multi-frame object: UIDs that depend on it alone, body part and side, which way up the patient is.
 
     made: the object. first: the header of its first source, on whose pixels it lies where it has no place of its own.
     """
@@ -183,6 +182,11 @@ def finish_frames(made: Dataset, first: Dataset) -> None:
     for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
         for item in made.get(keyword, ()):
             item.DimensionOrganizationUID = organization
+    part = first.get("BodyPartExamined")
+    if part:
+        made.BodyPartExamined = part
+    if part not in _UNPAIRED:
+        made.Laterality = first.get("Laterality") or first.get("ImageLaterality")
     if "FrameOfReferenceUID" not in made:
         made.PatientOrientation = first.get("PatientOrientation")
 
