@@ -12,6 +12,8 @@ from pydicom.sr.coding import Code
 from mskray.imaging.spine import DISCS
 
 SCHEME = "99MSKRAY"
+PROBABILITY_PREFIX = "probability:"
+"""Of the private codes of probabilities, before the task and the class."""
 
 #: PS3.16 CID 7602; SNOMED names a disc after the vertebra above it.
 _DISC_CODES = ("76206002", "80064006", "67459009", "62551000", "84020006", "715056000")
@@ -59,7 +61,6 @@ IMAGING = codes.SCT.ImagingProcedure
 THRESHOLD = Code("122411", "DCM", "Threshold Value")
 COMMENT = Code("121106", "DCM", "Comment")
 SALIENCY = Code("130404", "DCM", "Saliency")
-PROBABILITY = Code("122157", "DCM", "Probability")
 NO_UNITS = Code("1", "UCUM", "no units")
 NEURAL_NETWORK = Code("123110", "DCM", "Artificial Intelligence")
 SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")
@@ -101,7 +102,7 @@ def class_concept(task: str, label: str) -> CodedConcept:
 def probability_concept(task: str, label: str) -> CodedConcept:
     """The probability of one class: no scheme has a code for each, and one code for all would not tell them apart."""
     meaning = f"Probability of {task.replace('_', ' ')}: {label.replace('_', ' ')}"
-    return coded(Code(f"probability:{task}:{label}", SCHEME, meaning))
+    return coded(Code(f"{PROBABILITY_PREFIX}{task}:{label}", SCHEME, meaning))
 
 
 def scheme() -> CodingSchemeIdentificationItem:

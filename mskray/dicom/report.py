@@ -229,8 +229,11 @@ def _comment(text: str) -> sr.TextContentItem:
 def _facts(groups: Sequence[Group]) -> Iterator[str]:
     """What is reported, as it is written: of numbers the digits that are."""
     for group in groups:
-        yield repr((group.about, group.images, group.boxes, group.level, group.notes))
+        yield repr((group.about, [int(index) for index in group.images], group.level, list(group.notes)))
+        for box in group.boxes:
+            numbers = (box.image, box.x, box.y, box.width, box.height, -1 if box.score is None else box.score)
+            yield repr([round(float(number), _DIGITS) for number in numbers])
         for finding in group.findings:
-            yield repr((finding.task, finding.label, finding.threshold))
+            yield repr((finding.task, finding.label, finding.threshold and float(finding.threshold)))
             for whose, shares in (("", finding.probabilities), *finding.votes.items()):
                 yield repr((whose, [(name, round(float(value), _DIGITS)) for name, value in shares.items()]))

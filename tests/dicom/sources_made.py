@@ -12,7 +12,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from mskray.dicom import Algorithm
+from mskray.dicom import Algorithm, Finding
 
 ALGORITHM = Algorithm(
     "knees",
@@ -23,9 +23,18 @@ ALGORITHM = Algorithm(
 )
 
 
-def radiograph(rows: int = 60, columns: int = 48, name: str = "1", **elements: Any) -> Dataset:
+KNEE_FINDING = Finding(
+    "abnormality",
+    "abnormal",
+    {"normal": 0.18, "abnormal": 0.82},
+    0.5,
+    {"densenet169": {"normal": 0.2, "abnormal": 0.8}, "mobilenet_v2": {"normal": 0.31234, "abnormal": 0.68766}},
+)
+
+
+def radiograph(stored: np.ndarray | None = None, name: str = "1", **elements: Any) -> Dataset:
     """A CR of the patient and study that all sources here share; elements by keyword, None deletes."""
-    made = _image(np.arange(rows * columns, dtype=np.uint16).reshape(rows, columns), "cr", name)
+    made = _image(np.arange(60 * 48, dtype=np.uint16).reshape(60, 48) if stored is None else stored, "cr", name)
     made.SOPClassUID, made.Modality = ComputedRadiographyImageStorage, "CR"
     made.BodyPartExamined, made.Laterality, made.ImagerPixelSpacing = "KNEE", "L", [0.15, 0.15]
     made.PatientOrientation = ["L", "F"]
