@@ -123,8 +123,7 @@ def parametric_map(
             **placing,
         )
     made.DerivationDescription = f"{label}. {NOT_A_DEVICE}"
-    finish_frames(made, images[0])
-    return made
+    return finish_frames(made, images[0])
 
 
 def _with_plane(image: Dataset) -> Dataset:

@@ -9,7 +9,7 @@ from pydicom import Dataset
 
 from mskray.dicom import concepts
 from mskray.dicom.results import NOT_A_DEVICE, Algorithm
-from mskray.dicom.sources import headers, new_uids
+from mskray.dicom.sources import headers, new_uids, settle_characters
 from mskray.errors import UserError
 from mskray.imaging.quiet import quiet
 
@@ -74,7 +74,7 @@ def secondary_capture(
         for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
             if keyword in first:
                 setattr(made, keyword, first.get(keyword))
-    return made
+    return settle_characters(made)
 
 
 def _reference(image: Dataset) -> Dataset:

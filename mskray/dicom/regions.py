@@ -83,8 +83,7 @@ def segmentation(
             series_description="mskray segmentations",
             coding_schemes=[concepts.scheme()],
         )
-    finish_frames(made, images[0])
-    return made
+    return finish_frames(made, images[0])
 
 
 def one_series(images: list[Dataset], what: str) -> list[Dataset]:

@@ -18,7 +18,7 @@ from pydicom import Dataset
 
 from mskray.dicom import concepts
 from mskray.dicom.results import NOT_A_DEVICE, Algorithm, Box, Finding, Group
-from mskray.dicom.sources import headers, new_uids, uid
+from mskray.dicom.sources import headers, new_uids, settle_characters, uid
 from mskray.errors import UserError
 from mskray.imaging.quiet import quiet
 
@@ -64,7 +64,7 @@ def structured_report(
             title=sr.CodedConcept("126000", "DCM", "Imaging Measurement Report"),
         )
         content[0].ContentSequence.append(_comment(comment))
-        return sr.ComprehensiveSR(
+        made = sr.ComprehensiveSR(
             evidence=images[::-1],  # the first one's study is the report's
             content=content[0],
             series_instance_uid=series,
@@ -81,6 +81,7 @@ def structured_report(
             is_verified=False,
             coding_schemes=[concepts.scheme()],
         )
+    return settle_characters(made)
 
 
 def _observer(algorithm: Algorithm) -> sr.ObservationContext:
@@ -102,7 +103,6 @@ def _identification(algorithm: Algorithm) -> sr.AlgorithmIdentification:
         name=algorithm.name,
         version=algorithm.version,
         parameters=settings or None,
-        family=concepts.coded(concepts.NEURAL_NETWORK),
         manufacturer=algorithm.manufacturer,
     )
 

@@ -49,6 +49,7 @@ _VALID = {
     "PatientIdentityRemoved": re.compile(r"YES|NO"),
 }
 _UNPAIRED = ("CSPINE", "TSPINE", "LSPINE", "SSPINE", "SPINE", "PELVIS")
+_IN_CHARACTER_SET = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 _WAY = re.compile(r"[ALPRHF]{1,3}")
 _EMPTY = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")
 
@@ -173,7 +174,7 @@ def new_uids(kind: str, sources: Sequence[Dataset], algorithm: Algorithm, *conte
     return series, uid("instance", kind, *images, *algorithm.identity, *content)
 
 
-def finish_frames(made: Dataset, first: Dataset) -> None:
+def finish_frames(made: Dataset, first: Dataset) -> Dataset:
     """Complete a multi-frame object: UIDs that depend on it alone, body part and side, which way up the patient is.
 
     made: the object. first: the header of its first source, on whose pixels it lies where it has no place of its own.
@@ -185,10 +186,19 @@ def finish_frames(made: Dataset, first: Dataset) -> None:
     part = first.get("BodyPartExamined")
     if part:
         made.BodyPartExamined = part
-    if part not in _UNPAIRED:
+    if part not in _UNPAIRED and "SegmentSequence" not in made:  # a segmentation must not have it
         made.Laterality = first.get("Laterality") or first.get("ImageLaterality")
     if "FrameOfReferenceUID" not in made:
         made.PatientOrientation = first.get("PatientOrientation")
+    return settle_characters(made)
+
+
+def settle_characters(made: Dataset) -> Dataset:
+    """The same object, without a character set where it needs none: not every archive takes UTF-8."""
+    texts = (str(element.value) for element in made.iterall() if element.VR in _IN_CHARACTER_SET)
+    if all(text.isascii() for text in texts):
+        del made.SpecificCharacterSet
+    return made
 
 
 def file_bytes(made: Dataset) -> bytes:

@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +119,7 @@ def judged(tmp_path: Path) -> Callable[[Dataset], list[str]]:
 
 
 @pytest.fixture
-def dumped(tmp_path: Path) -> Iterator[Callable[[Dataset, str], str]]:
+def dumped(tmp_path: Path) -> Callable[[Dataset, str], str]:
     """What one of dcmtk's tools prints of an object, which it must read without complaint."""
 
     def dump(dataset: Dataset, tool: str) -> str:
@@ -130,4 +130,4 @@ def dumped(tmp_path: Path) -> Iterator[Callable[[Dataset, str], str]]:
         assert not ran.stderr.strip()
         return ran.stdout
 
-    yield dump
+    return dump
