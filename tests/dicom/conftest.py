@@ -119,13 +119,13 @@ def judged(tmp_path: Path) -> Callable[[Dataset], list[str]]:
 
 
 @pytest.fixture
-def dumped(tmp_path: Path) -> Callable[[Dataset, str], str]:
+def dumped(tmp_path: Path) -> Callable[..., str]:
     """What one of dcmtk's tools prints of an object, which it must read without complaint."""
 
-    def dump(dataset: Dataset, tool: str) -> str:
+    def dump(dataset: Dataset, *tool: str) -> str:
         file = tmp_path / "dumped.dcm"
         file.write_bytes(file_bytes(dataset))
-        ran = subprocess.run([tool, file], capture_output=True, text=True, timeout=60, check=False)
+        ran = subprocess.run([*tool, file], capture_output=True, text=True, timeout=60, check=False)
         assert ran.returncode == 0, ran.stderr
         assert not ran.stderr.strip()
         return ran.stdout

@@ -127,7 +127,7 @@ def test_a_pair_is_filed_under_the_later_study_and_refers_to_both(made, knee):
 @pytest.mark.system("dsrdump")
 @pytest.mark.parametrize("kind", ["report of a study", "report of a pair", "report of a spine"])
 def test_dsrdump_reads_it(made, dumped, kind):
-    said = dumped(made[kind], "dsrdump")
+    said = dumped(made[kind], "dsrdump", "+Pl")
     assert "Imaging Measurement Report" in said
     assert NOT_A_DEVICE in said
 
