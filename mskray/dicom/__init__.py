@@ -1,11 +1,13 @@
 """Results as DICOM: what a hospital's archive stores beside the images that they are about.
 
-    structured_report    findings as text and codes (TID 1500)        regions.segmentation   boxes and masks
-    secondary_capture    an overlay as a picture                      maps.parametric_map    hotspots as floats
+    structured_report    findings as text and codes (TID 1500)        segmentation      boxes and masks
+    secondary_capture    an overlay as a picture                      parametric_map    hotspots as floats
 
 Each takes the sources as pydicom read them (`dcmread(path, stop_before_pixels=True)` does), what was found as the small
 dataclasses of `results`, and the `Algorithm`; it returns a pydicom Dataset, which `file_bytes` turns into a file. New
 UIDs depend on sources, model and result alone: what is stored twice is one object.
+
+`mskray.dicom.archive.Archive` speaks to a DICOMweb server, and `mskray.dicom.web.Watcher` answers what is new in it.
 """
 
 from mskray.dicom.maps import disc_affine, parametric_map

@@ -8,16 +8,18 @@ for study, instances in archive.studies({"ModalitiesInStudy": "DX"}):
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from io import BytesIO
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
 from dicomweb_client.api import DICOMwebClient
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.errors import InvalidDicomError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
+from mskray.dicom.sources import file_bytes
 from mskray.errors import Fault, UserError
 from mskray.imaging.quiet import quiet
 
@@ -123,7 +125,9 @@ class Archive:
     def store(self, study: str, results: Sequence[Dataset]) -> None:
         """Store objects of one study (STOW). What the archive has already, it keeps. UserError where it takes none."""
         with quiet("pydicom"):
-            said = self._ask("store results", lambda: self._client.store_instances(list(results), study))
+            # The client writes a data set as it is: as a file, it has its preamble and its file meta information.
+            files = [dcmread(BytesIO(file_bytes(result))) for result in results]
+            said = self._ask("store results", lambda: self._client.store_instances(files, study))
         failed = said.get("FailedSOPSequence") or ()
         if failed:
             reason = failed[0].get("FailureReason", "?")

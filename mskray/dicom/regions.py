@@ -16,6 +16,8 @@ from mskray.errors import UserError
 from mskray.imaging.quiet import quiet
 
 SERIES_NUMBER = 9703
+_TURN = 1e-3
+"""Between two slices' direction cosines; scanners write them with six digits."""
 
 
 def segmentation(
@@ -92,8 +94,12 @@ def one_series(images: list[Dataset], what: str) -> list[Dataset]:
         raise UserError(f"{what} is about one series, and its sources are of several: make one for each")
     if len({(image.Rows, image.Columns) for image in images}) > 1:
         raise UserError(f"{what} is about images of one size, and its sources differ: make one for each")
-    if len(images) > 1 and not all(placed(image) for image in images):
+    several = len(images) > 1 or int(images[0].get("NumberOfFrames", 1)) > 1
+    if several and not all(placed(image) for image in images):
         raise UserError(f"{what} of several images without place in the patient: make one for each")
+    axes = [list(map(float, image.get("ImageOrientationPatient", ()))) for image in images]
+    if len(set(map(len, axes))) > 1 or (np.ptp(axes, axis=0) > _TURN).any():
+        raise UserError(f"{what} is about parallel slices, and its sources are turned against each other: make several")
     return images
 
 

@@ -143,7 +143,7 @@ def _region(
     image = image_of(box, images)
     right, bottom = box.x + box.width, box.y + box.height
     corners = np.array([(box.x, box.y), (right, box.y), (right, bottom), (box.x, bottom), (box.x, box.y)])
-    score = [] if box.score is None else [_number(sr.CodedConcept(*concepts.SALIENCY[:3]), box.score)]
+    score = [] if box.score is None else [_number(concepts.coded(concepts.SALIENCY), box.score)]
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(name, images, algorithm),
         referenced_region=sr.ImageRegion(

@@ -7,17 +7,19 @@ import pytest
 from highdicom.pm import ParametricMap
 from highdicom.seg import Segmentation
 from pydicom import Dataset, dcmread
-from sources_made import ALGORITHM, radiograph
+from sources_made import ALGORITHM, KNEE_FINDING, radiograph
 
 from mskray.dicom import (
     Algorithm,
     Box,
+    Group,
     Segment,
     disc_affine,
     file_bytes,
     parametric_map,
     secondary_capture,
     segmentation,
+    structured_report,
 )
 from mskray.errors import UserError
 
@@ -129,6 +131,46 @@ def test_a_radiographs_map_lies_on_its_pixels(knee):
     assert source.ReferencedSOPInstanceUID == knee.SOPInstanceUID
     shared = back.SharedFunctionalGroupsSequence[0]
     assert [float(each) for each in shared.PixelMeasuresSequence[0].PixelSpacing] == [0.15, 0.15]
+
+
+def test_a_multi_frame_source_is_referred_to_by_its_frames(series):
+    enhanced = Dataset(series[0])
+    enhanced.SOPClassUID, enhanced.NumberOfFrames = "1.2.840.10008.5.1.4.1.1.4.1", len(series)
+    shared, frames = Dataset(), []
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [Dataset()], [Dataset()]
+    shared.PixelMeasuresSequence[0].PixelSpacing = enhanced.PixelSpacing
+    shared.PixelMeasuresSequence[0].SliceThickness = enhanced.SliceThickness
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = enhanced.ImageOrientationPatient
+    for each in series:
+        frames.append(Dataset())
+        frames[-1].PlanePositionSequence = [Dataset()]
+        frames[-1].PlanePositionSequence[0].ImagePositionPatient = each.ImagePositionPatient
+    for keyword in ("PixelSpacing", "SliceThickness", "ImageOrientationPatient", "ImagePositionPatient"):
+        delattr(enhanced, keyword)
+    enhanced.SharedFunctionalGroupsSequence, enhanced.PerFrameFunctionalGroupsSequence = [shared], frames
+    mask = np.zeros((len(series), enhanced.Rows, enhanced.Columns), bool)
+    mask[3, 5:9, 5:9] = True
+    back = read(segmentation([enhanced], [Segment("a", mask=mask)], ALGORITHM))
+    (frame,) = back.PerFrameFunctionalGroupsSequence
+    assert frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber == 4
+    heat = read(parametric_map([enhanced], np.zeros((2, 3, 3)), ALGORITHM, "a", affine=np.eye(4)))
+    assert heat.FrameOfReferenceUID == series[0].FrameOfReferenceUID
+    report = structured_report([enhanced], [Group("L4/L5", (KNEE_FINDING,), level="L4/L5")], ALGORITHM)
+    assert report.StudyInstanceUID == enhanced.StudyInstanceUID
+
+
+def test_slices_turned_against_each_other_are_refused(series):
+    turned = Dataset(series[1])
+    turned.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    mask = np.ones((2, turned.Rows, turned.Columns), bool)
+    with pytest.raises(UserError, match="turned against each other"):
+        segmentation([series[0], turned], [Segment("a", mask=mask)], ALGORITHM)
+
+
+def test_frames_without_place_are_refused():
+    frames = radiograph(NumberOfFrames=3)
+    with pytest.raises(UserError, match="several images without place"):
+        segmentation([frames], [Segment("a", (Box(1, 1, 2, 2),))], ALGORITHM)
 
 
 def test_a_series_without_frame_of_reference_gets_one_that_stays(series):
