@@ -1,5 +1,6 @@
 """Overlays, segments and maps read back from their bytes: pixels, places, names and UIDs are those that went in."""
 
+from copy import deepcopy
 from io import BytesIO
 
 import numpy as np
@@ -134,7 +135,7 @@ def test_a_radiographs_map_lies_on_its_pixels(knee):
 
 
 def test_a_multi_frame_source_is_referred_to_by_its_frames(series):
-    enhanced = Dataset(series[0])
+    enhanced = deepcopy(series[0])
     enhanced.SOPClassUID, enhanced.NumberOfFrames = "1.2.840.10008.5.1.4.1.1.4.1", len(series)
     shared, frames = Dataset(), []
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [Dataset()], [Dataset()]
@@ -160,7 +161,7 @@ def test_a_multi_frame_source_is_referred_to_by_its_frames(series):
 
 
 def test_slices_turned_against_each_other_are_refused(series):
-    turned = Dataset(series[1])
+    turned = deepcopy(series[1])
     turned.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     mask = np.ones((2, turned.Rows, turned.Columns), bool)
     with pytest.raises(UserError, match="turned against each other"):
@@ -174,7 +175,7 @@ def test_frames_without_place_are_refused():
 
 
 def test_a_series_without_frame_of_reference_gets_one_that_stays(series):
-    bare = [Dataset(each) for each in series]
+    bare = deepcopy(series)
     for each in bare:
         del each.FrameOfReferenceUID
     values = np.zeros((2, 3, 3), np.float32)
