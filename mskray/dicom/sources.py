@@ -8,6 +8,7 @@ is whole, and everything else in this room works from that one.
 import re
 from collections.abc import Sequence
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from highdicom._standard_utils import get_sop_class_iod_map
@@ -152,9 +153,9 @@ def _text(source: Dataset, keyword: str) -> str:
         return ""
 
 
-def _numbers(value: object) -> list[float]:
+def _numbers(value: Any) -> list[float]:
     try:
-        return [float(each) for each in (value if hasattr(value, "__iter__") else [value])]  # type: ignore[union-attr]
+        return [float(each) for each in (value if hasattr(value, "__iter__") else [value])]
     except (TypeError, ValueError):
         return []
 
