@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SYSTEM_PACKAGES := iproute2 chromium
+SYSTEM_PACKAGES := iproute2 chromium dcmtk dicom3tools orthanc orthanc-dicomweb
 
 .PHONY: demo test test-all test-fast lint format lock system install bench clean
 
