@@ -1,6 +1,7 @@
 """The served ensemble, and who may ask it.
 
 mskray serve ENSEMBLE --tokens tokens.json --audit audit
+mskray dicomweb http://HOST:8042/dicom-web --server http://127.0.0.1:8000 --ledger ledger
 mskray tokens add tokens.json ward-3 --scope predict --days 90
 mskray tokens list tokens.json
 mskray tokens remove tokens.json ward-3
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 
 from mskray.cli.app import app
+from mskray.errors import UserError
 from mskray.progress import Display
 
 tokens_app = typer.Typer(
@@ -35,6 +37,30 @@ def serve(
     display = Display()
     serve_forever(model, host, port, tokens=tokens, audit=audit, report=display)
     display.end()
+
+
+@app.command()
+def dicomweb(
+    archive: Annotated[str, typer.Argument(metavar="ARCHIVE", help="URL of a DICOMweb service.")],
+    server: Annotated[str, typer.Option(metavar="URL", help="Server that predicts; its token in MSKRAY_TOKEN.")],
+    ledger: Annotated[str, typer.Option(help="URI of a folder: what was done is remembered there.")],
+    user: Annotated[str | None, typer.Option(help="Of the archive; the password in MSKRAY_ARCHIVE_PASSWORD.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--filter", help="KEYWORD=VALUE of studies, as ModalitiesInStudy=DX.")
+    ] = None,
+    every: Annotated[float, typer.Option(min=1.0, help="Seconds between two looks.")] = 10.0,
+    once: Annotated[bool, typer.Option("--once", help="Answer what is there, and end.")] = False,
+) -> None:
+    """Answer each new study of an archive with DICOM results beside it, until Ctrl-C."""
+    from mskray.verbs.dicomweb import watch
+
+    filters = dict(each.split("=", 1) for each in only or [] if "=" in each)
+    if len(filters) != len(only or []):
+        raise UserError("--filter takes KEYWORD=VALUE, each keyword once, as in --filter ModalitiesInStudy=DX")
+    display = Display()
+    stored = watch(archive, server, ledger, user=user, filters=filters, every_s=every, once=once, report=display)
+    display.end()
+    print(f"{stored:,} studies answered")
 
 
 @tokens_app.command()

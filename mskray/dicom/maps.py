@@ -163,6 +163,7 @@ def _planes(affine: NDArray[np.float64], frames: int, label: str) -> dict[str, A
         "pixel_measures": PixelMeasuresSequence(spacing[1::-1], thickness, thickness if frames > 1 else None),
         "plane_orientation": PlaneOrientationSequence("PATIENT", [*along, *down]),
         "plane_positions": [
-            PlanePositionSequence("PATIENT", affine[:3, 3] + index * affine[:3, 2]) for index in range(frames)
+            PlanePositionSequence("PATIENT", (affine[:3, 3] + index * affine[:3, 2]).tolist())
+            for index in range(frames)
         ],
     }

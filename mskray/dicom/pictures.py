@@ -63,7 +63,7 @@ def secondary_capture(
         )
         made.copy_patient_and_study_information(first)
     same = len(images) == 1 and shape[:2] == (first.Rows, first.Columns)
-    made.PatientOrientation = first.get("PatientOrientation") if same else None
+    made.PatientOrientation = (first.get("PatientOrientation") or []) if same else []
     made.ConversionType = "WSD"  # of a workstation: nothing was digitised
     made.DerivationDescription = f"{label}. {NOT_A_DEVICE}"
     made.SourceImageSequence = [_reference(image) for image in images]

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from highdicom import sr
-from highdicom.sr.templates import Template
 from pydicom import Dataset
 
 from mskray.dicom import concepts
@@ -25,6 +24,8 @@ from mskray.imaging.quiet import quiet
 SERIES_NUMBER = 9701
 _DIGITS = 4
 """Of a probability: what lies behind is noise of the batch that it was computed in."""
+
+_Measurements = sr.MeasurementsAndQualitativeEvaluations | sr.PlanarROIMeasurementsAndQualitativeEvaluations
 
 
 def structured_report(
@@ -107,7 +108,7 @@ def _identification(algorithm: Algorithm) -> sr.AlgorithmIdentification:
     )
 
 
-def _measured(group: Group, images: Sequence[Dataset], algorithm: Algorithm) -> Iterator[Template]:
+def _measured(group: Group, images: Sequence[Dataset], algorithm: Algorithm) -> Iterator[_Measurements]:
     """The group's own measurement group, and one for each of its key areas."""
     seen = _chosen(group, images)
     sites = _sites(group, seen)
@@ -138,7 +139,7 @@ def _measured(group: Group, images: Sequence[Dataset], algorithm: Algorithm) -> 
 
 def _region(
     name: str, box: Box, images: Sequence[Dataset], algorithm: Algorithm, sites: list[sr.FindingSite]
-) -> Template:
+) -> sr.PlanarROIMeasurementsAndQualitativeEvaluations:
     """A key area."""
     image = image_of(box, images)
     right, bottom = box.x + box.width, box.y + box.height

@@ -6,8 +6,8 @@
     pq.read_table(location.path, filesystem=location.filesystem)
 
 `locations` holds the interface, `local` and `s3` the two stores behind it, `connection` what boto3 resolved, `arrow`
-the filesystem that Arrow and Ray read through, `tables` tables as bytes, `versioned` JSON that says its version, `faults`
-what is retried and how an error becomes one line.
+the filesystem that Arrow and Ray read through, `tables` tables as bytes, `versioned` JSON that says its version,
+`faults` what is retried and how an error becomes one line.
 """
 
 from mskray.storage.entries import FileEntry

@@ -1,7 +1,8 @@
 """Where the next trial comes from: an Optuna study that is filled from the ledger, as a searcher of Ray Tune.
 
-The study lives in memory and is made anew from the ledger by each call, so that nothing but the ledger has to survive a
-kill. Trials that were open then come first. A draw that was tried before is answered from the ledger and drawn again.
+The study lives in memory and is made anew from the ledger by each call: nothing but the ledger has to survive a kill.
+Trials that were open then come first, and before all others what the job would train without a search, to be beaten. A
+draw that was tried before is answered from the ledger.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from mskray.tuning.ledger import Ledger, TrialRecord
 from mskray.tuning.ray_trial import FIGURE, RECORD, SCORE, STEP
 from mskray.tuning.space import SearchSpace
 from mskray.tuning.subject import Subject
-from mskray.tuning.trial import config_of
+from mskray.tuning.trial import config_of, without_search
 from mskray.unseen import check_foundations
 
 _IN_VAIN = 5
@@ -117,6 +118,8 @@ class StudySearch(_FromLedger):
         )
         for record in records:
             self._learn(record)
+        if not records and self._grid is None:
+            self._study.enqueue_trial(space.held_of(without_search(subject, base)))
 
     @property
     def out_of_time(self) -> bool:

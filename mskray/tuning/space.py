@@ -10,11 +10,14 @@ however the YAML is sorted.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import reduce
 from math import prod
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from mskray.config import Section
 from mskray.errors import UserError, did_you_mean
 from mskray.space import Parameter, Space, plain, to_data
 from mskray.tuning.parameters import Values, check_conditions, check_keys, parents_first, read_parameter
@@ -115,6 +118,14 @@ class SearchSpace:
         if type(given) not in ((int,) if _whole(parameter) else (int, float)) or not low <= given <= high:
             raise ValueError(f"{key} = {value!r} is not within {low} and {high}")
         return given
+
+    def held_of(self, config: Section) -> dict[str, Any]:
+        """Return what Optuna has of a config's values, of those that the space holds."""
+        found = {}
+        for key in self.parameters:
+            with suppress(AttributeError, ValueError):  # a section that is null, a value beyond the space
+                found[key] = self.internal(key, reduce(getattr, key.split("."), config))
+        return found
 
     def _check_finite(self) -> None:
         if ranges := self.infinite():

@@ -49,6 +49,11 @@ def config_of(chosen: Subject, base: Mapping[str, Any], record: TrialRecord) -> 
     return reseeded(config, record.seed) if record.seed else config
 
 
+def without_search(chosen: Subject, base: Mapping[str, Any]) -> Any:
+    """The config of what the job would train if nothing were searched."""
+    return validate(chosen.Config, base, chosen.name)
+
+
 def reseeded(config: Section, by: int) -> Any:
     """The config with `by` added to every seed in it."""
     data = config.model_dump(mode="json")

@@ -1,7 +1,6 @@
 """`mskray predict --server URL IN`: a server answers, and neither model nor Ray is needed here."""
 
 import os
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -58,7 +57,7 @@ def predict_remote(url: str, source: str, out: str, report: Report = silent) -> 
     return table
 
 
-def _row(client: Client, root: Location, path: str) -> Mapping[str, Any]:
+def _row(client: Client, root: Location, path: str) -> dict[str, Any]:
     try:
         (view,) = client.predict_study([root.join(path).read_bytes(_MOST_BYTES)]).views
     except RequestRefused as error:

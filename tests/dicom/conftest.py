@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_sources import ALGORITHM, KNEE_FINDING, radiograph, slices
 from pydicom import Dataset
-from sources_made import ALGORITHM, KNEE_FINDING, radiograph, slices
 
 from mskray.dicom import (
     Box,

@@ -5,10 +5,10 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from dicom_sources import ALGORITHM, KNEE_FINDING, radiograph
 from highdicom.pm import ParametricMap
 from highdicom.seg import Segmentation
 from pydicom import Dataset, dcmread
-from sources_made import ALGORITHM, KNEE_FINDING, radiograph
 
 from mskray.dicom import (
     Algorithm,

@@ -4,10 +4,10 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from dicom_sources import ALGORITHM, KNEE_FINDING, radiograph
 from highdicom.sr import ComprehensiveSR
 from pydicom import Dataset, dcmread
 from pydicom.sr.coding import Code
-from sources_made import ALGORITHM, KNEE_FINDING, radiograph
 
 from mskray.dicom import NOT_A_DEVICE, Algorithm, Box, Finding, Group, file_bytes, structured_report
 from mskray.dicom.concepts import DISC_SITES, PROBABILITY_PREFIX, SCHEME, THRESHOLD

@@ -4,8 +4,8 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from dicom_sources import ALGORITHM, KNEE_FINDING, radiograph
 from pydicom import Dataset, dcmread
-from sources_made import ALGORITHM, KNEE_FINDING, radiograph
 
 from mskray.dicom import Group, file_bytes, parametric_map, segmentation, structured_report
 from mskray.dicom.concepts import SCHEME

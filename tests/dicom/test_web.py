@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_sources import ALGORITHM, KNEE_FINDING, radiograph
 from orthanc_server import PASSWORD, PLUGIN, USER, Orthanc
 from pydicom.uid import generate_uid
-from sources_made import ALGORITHM, KNEE_FINDING, radiograph
 
 from mskray.dicom import Group, secondary_capture, structured_report
 from mskray.dicom.archive import Archive

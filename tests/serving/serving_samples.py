@@ -3,13 +3,18 @@
 import asyncio
 import hashlib
 import io
-from collections.abc import Iterable
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import requests
 import torch
+import uvicorn
 from PIL import Image
 from pydicom import FileMetaDataset
 from pydicom.dataset import Dataset
@@ -185,3 +190,22 @@ async def asked(
 
     await app(scope, receive, send)
     return answered
+
+
+@contextmanager
+def over_http(app: Any) -> Iterator[str]:
+    """Serve an ASGI application on a free port of this machine; gives its URL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical", lifespan="on"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)

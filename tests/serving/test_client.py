@@ -2,11 +2,8 @@
 
 import asyncio
 import json
-import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import uvicorn
-from serving_samples import DIGEST, TOKEN, Local, dicom, encoded, radiograph
+from serving_samples import DIGEST, TOKEN, Local, dicom, encoded, over_http, radiograph
 from starlette.types import Receive, Scope, Send
 
 from mskray.cli import main
@@ -58,18 +54,8 @@ class Flaky:
 @pytest.fixture(scope="module")
 def served(voter: Voter) -> Iterator[tuple[str, Flaky]]:
     flaky = Flaky(build_api(Local(voter), Limits(max_body=2_000_000), Access(DIGEST)))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(flaky, port=port, log_level="critical", lifespan="on"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}", flaky
-    server.should_exit = True
-    thread.join(timeout=30)
+    with over_http(flaky) as url:
+        yield url, flaky
 
 
 @pytest.fixture

@@ -147,6 +147,21 @@ def test_a_drawn_bundle_that_has_seen_what_trials_are_judged_by_is_refused(
     assert "was trained on train and validation" in refused[0].reason
 
 
+@pytest.mark.parametrize("method", ["random", "tpe"])
+def test_the_first_trial_is_what_would_be_trained_without_a_search(
+    search: Callable[..., StudySearch], method: str
+) -> None:
+    """As far as the space holds it: the default of C is 1, and 40 words are not within 100 and 400."""
+    space = {"vocabulary": {"uniform": [100, 400]}, "classifier.C": {"loguniform": [0.01, 100.0]}}
+    base = {"vocabulary": 40, "classifier": {"name": "svm"}}
+    first, second = drive(search(space, 2, method, base=base), lambda values: 0.2)
+    assert first.parameters["classifier.C"] == family("pair_bovw").Config.model_validate(base).classifier.C
+    assert 100 <= first.parameters["vocabulary"] <= 400
+    assert second.parameters["classifier.C"] != first.parameters["classifier.C"]
+    (third,) = drive(search(space, 3, method, base=base), lambda values: 0.2)
+    assert third.parameters["classifier.C"] != first.parameters["classifier.C"]
+
+
 def test_a_trial_that_a_scheduler_stopped_keeps_its_curve_and_is_not_repeated(
     search: Callable[..., StudySearch],
 ) -> None:
