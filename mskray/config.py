@@ -55,7 +55,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UserError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UserError(f"config {path} must be a mapping of keys to values")
+        what = "is empty" if content is None else "is no mapping of keys to values"
+        raise UserError(f"config {path} {what}: jobs/configs and jobs/searches have examples")
     return content
 
 

@@ -17,7 +17,7 @@ def check_held_out(bundle: Bundle, cohort: Cohort, split: str) -> None:
     for below in (bundle, *(each for _, _, each in foundations(bundle.config))):
         if told := _seen(below, cohort, split):
             why = "" if below is bundle else f"{bundle.name} stands on {below.name}: "
-            raise UserError(f"{why}{below.name} {told}: evaluate it on a split that it has not seen")
+            raise UserError(f"{why}{below.name} {told}: evaluate it on a split or a cohort that it has not seen")
 
 
 def check_foundations(sections: Mapping[str, Any], cohort: Cohort, split: str) -> None:

@@ -89,7 +89,10 @@ class Cohort:
     def shards(self, split: str) -> tuple[Shard, ...]:
         """Shards of a split in a fixed order, or UserError that names the splits there are."""
         if split not in self.splits:
-            raise UserError(f"cohort {self.location} has no split {split!r}: it has {', '.join(self.splits)}")
+            raise UserError(
+                f"cohort {self.location} has no split {split!r}: it has {', '.join(self.splits)} (mskray ingest "
+                "--split-fractions makes others)"
+            )
         return tuple(shard for shard in self.manifest.shards if shard.split == split)
 
     def count(self, split: str) -> int:

@@ -22,6 +22,7 @@ from mskray.estimators.features import FeatureFiles
 from mskray.estimators.out_of_bag import decide, left_out, spread_duals
 from mskray.estimators.svm import (
     ALL_PARTS,
+    CONSTANT,
     BaggedSVM,
     FittedBag,
     PartModel,
@@ -170,7 +171,7 @@ class Bagging:
             answered = names[inside] == name
             crossed = each.crossed(decision[inside], validation.labels[inside], validation.patients[inside])
             result[inside[answered]] = crossed[answered]
-        return BaggedSVM(model.kernel, models), result
+        return self._made(model.kernel, models), result
 
     def _calibrate_out_of_bag(self, model: BaggedSVM, train: Labelled) -> tuple[BaggedSVM, np.ndarray]:
         """Fit each model's sigmoids on its own rows, each judged by the bags without its patient.
@@ -197,7 +198,14 @@ class Bagging:
             inside = train.of(name)
             answered = names[inside] == name
             result[inside[answered]] = each.probabilities(found[name][answered])
-        return BaggedSVM(model.kernel, models), result
+        return self._made(model.kernel, models), result
+
+    def _made(self, kernel: Polynomial, models: dict[str, PartModel]) -> BaggedSVM:
+        for name in (name for name, each in models.items() if each.constant):
+            self.report(
+                Progress(f"the model {f'of {name}' if name else 'over all parts'} tells nothing apart: {CONSTANT}")
+            )
+        return BaggedSVM(kernel, models)
 
     def _out_of_bag(self, model: BaggedSVM, name: str, train: Labelled) -> np.ndarray:
         """Decisions (n, outputs) of a model for its own rows, NaN where every bag holds the patient."""

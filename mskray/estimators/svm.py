@@ -90,6 +90,9 @@ class FittedBag:
     intercepts: np.ndarray
 
 
+CONSTANT = "held out, its decisions say nothing of the class: it gives every image or pair the same probabilities"
+
+
 @dataclass(frozen=True)
 class PartModel:
     """The bagged SVMs of one body part.
@@ -108,6 +111,11 @@ class PartModel:
     intercepts: np.ndarray
     slopes: np.ndarray
     offsets: np.ndarray
+
+    @property
+    def constant(self) -> bool:
+        """Whether all rows get the same probabilities: held out, no decision rose with the share of its class."""
+        return not self.slopes.any()
 
     def decision(self, features: np.ndarray, kernel: Kernel) -> np.ndarray:
         """Return the mean decision (n, outputs) of the SVMs for features (n, features) as extracted."""

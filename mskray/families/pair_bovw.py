@@ -36,6 +36,7 @@ from mskray.estimators.pair_words import (
 )
 from mskray.estimators.pairs import AugmentSection, Pairs, check_reversal
 from mskray.estimators.starts import KMeansSection
+from mskray.estimators.svm import CONSTANT
 from mskray.estimators.vocabularies import Vocabulary
 from mskray.estimators.words import (
     ClassifierSection,
@@ -146,6 +147,8 @@ class PairBovw(Family):
             run.task.classes,
             config.classifier,
         )
+        if isinstance(model, RbfSvm) and model.model.constant:
+            run.report(Progress(f"the SVM tells nothing apart: {CONSTANT}"))
         judged = pair_rows(vocabulary.count(held, run.shared, run.report)[held_rows, 0], config.classifier)
         validated = np.full((held.pairs, len(run.task.classes)), np.nan, np.float32)
         validated[held_rows] = probabilities = class_probabilities(model, judged)

@@ -25,9 +25,9 @@ def _one_line(what: str, path: str) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and what != "write":
             raise UserError(f"there is nothing at {path}: check the path") from error
+        place = error.filename if error.filename and PARTIAL[0] not in str(error.filename) else path
         raise Fault(
-            f"cannot {what} {error.filename or path}: {error.strerror or error};"
-            " check the path, its permissions and the disk"
+            f"cannot {what} {place}: {error.strerror or error}; check the path, its permissions and the disk"
         ) from error
 
 

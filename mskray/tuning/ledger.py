@@ -130,7 +130,7 @@ class Ledger:
         place = self.folder.join(DESCRIPTION)
         if not place.is_file():
             raise UserError(
-                f"{self.folder} has no {DESCRIPTION}: it is no search; run mskray tune with out={self.folder}"
+                f"{self.folder} has no {DESCRIPTION}: it is no search; give the folder that a search's `out` names"
             )
         return _read(place, Description)
 
@@ -202,9 +202,10 @@ def _predictions(fold: int | None) -> str:
 def _read(place: Location, model: type[Any]) -> Any:
     try:
         found = model.model_validate_json(place.read_bytes(_MOST_BYTES))
-    except ValueError as error:
-        what = " ".join(str(error).split())[:200]
-        raise UserError(f"{place} cannot be read ({what}): delete it, and the same command makes it again") from None
+    except ValueError:
+        raise UserError(
+            f"{place} cannot be read, it is damaged or cut short: delete it; mskray tune makes it again"
+        ) from None
     if found.schema_version > SCHEMA_VERSION:
         raise UserError(
             f"{place} has schema version {found.schema_version}, this mskray reads {SCHEMA_VERSION}: update mskray"

@@ -128,7 +128,7 @@ class StudySearch(_FromLedger):
     @property
     def time_left(self) -> float | None:
         """Seconds of the budget that are left; None where it has no bound."""
-        return None if self._deadline == float("inf") else max(1.0, self._deadline - time.monotonic())
+        return max(1.0, self._deadline - time.monotonic()) if self._budget.hours else None
 
     def suggest(self, trial_id: str) -> Any:
         """The next trial for Tune's `trial_id`, or FINISHED where the budget or the space is used up."""
@@ -195,7 +195,7 @@ class StudySearch(_FromLedger):
                 "epochs": float(len(curve)),
                 "seconds": record.seconds + seconds,
                 "gpu_seconds": record.gpu_seconds + self._gpus * seconds,
-                "reason": f"stopped by the scheduler after {len(curve)} epochs",
+                "reason": f"by the scheduler after epoch {len(curve)}",
             }
         )
         self._ledger.write(ended)

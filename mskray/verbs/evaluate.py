@@ -4,6 +4,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow.compute as pc
 
 import mskray
@@ -66,6 +67,9 @@ def evaluate_model(
     if not pc.all(judged).as_py():
         failed = len(table) - pc.sum(judged).as_py()
         report(Progress(f"{failed} of {len(table)} could not be judged and are in no figure: see column error"))
+    shares = np.stack([table.filter(judged)[f"prob_{name}"].to_numpy() for name in described.classes])
+    if shares.shape[1] > 1 and not np.ptp(shares, axis=1).any():
+        report(Progress("all have the same probabilities: the model tells nothing apart"))
     report(Progress("computing figures and intervals"))
     result = evaluate(
         table.filter(judged),

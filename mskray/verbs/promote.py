@@ -17,6 +17,7 @@ import numpy as np
 
 from mskray import cluster
 from mskray.bundles import Bundle
+from mskray.cohorts import Cohort
 from mskray.config import merge
 from mskray.ensemble import DESCRIPTION, Ensemble, join, save_ensemble
 from mskray.errors import UserError
@@ -74,11 +75,14 @@ def promote(
     if ensemble:
         return _ensemble(found, target, ensemble, resources, report)
     if len(found) > 1:
-        raise UserError(f"{len(found)} searches have a winner each: give one search, or ask for an ensemble")
+        raise UserError(
+            f"{len(found)} searches have a winner each: give one search, or ask for an ensemble with --ensemble N"
+        )
     if target.join(DESCRIPTION).is_file():
         raise UserError(f"{target} holds an ensemble: give the bundle a folder of its own")
     best = found[0].winner
     report(Progress(str(best)))
+    _tell_what_is_left(found[0].cohort, report)
     return train(*best.job(target, resources), report=report, search=best.told())
 
 
@@ -118,7 +122,9 @@ def _ensemble(
     weights = [float(each.count) for each in selection.members]
     places = _places(out, members)
     check_there(out, [str(place) for place in places], weights)
-    report(Progress(f"{found[0].metric} {selection.figure:.4f} of {len(members)} voting in the search"))
+    fewer = f", as good as any vote of {most}" if len(members) < most else ""
+    report(Progress(f"{found[0].metric} {selection.figure:.4f} of {len(members)} voting in the search{fewer}"))
+    _tell_what_is_left(found[0].cohort, report)
     _train_all(members, places, resources, report)
     joined = join([str(place) for place in places], out.name, weights)
     images = [read_predictions(candidates[each.candidate].table, list(classes))[0] for each in selection.members]
@@ -126,6 +132,12 @@ def _ensemble(
     made = calibrated(joined, votes, images[0].label, _judged_in(found), report)
     save_ensemble(made, out)
     return made
+
+
+def _tell_what_is_left(cohort: Cohort, report: Report) -> None:
+    """What is promoted learns from train and validation; say where nothing else can judge it."""
+    if "test" not in cohort.splits:
+        report(Progress(f"no test split in {cohort.location}: only another cohort can judge what is promoted"))
 
 
 def _check_together(found: Sequence[Found]) -> None:

@@ -59,4 +59,6 @@ def _next(description: Description, rows: Sequence[Row], folder: Location) -> st
         return f"mskray tune promote {folder} writes the ensemble of {rows[0].id}"
     text = f"mskray tune promote {folder} retrains {rows[0].id} on train + validation and writes its bundle"
     finished = sum(row.rank > 0 for row in rows)
-    return text + (f"; --ensemble N builds an ensemble of the best N of {finished}" if finished > 1 else "")
+    return text + (
+        f"; --ensemble N writes those of the {finished} that vote best together, N at most" if finished > 1 else ""
+    )
