@@ -109,9 +109,8 @@ def build_api(backend: Backend, limits: Limits, access: Access, audit: str | Non
         async with gate.enter():
             told = asked(request)
             study = await read_study(request, limits)
-            told.images, (views, unreadable) = await asyncio.to_thread(
-                lambda: ([file.digest for file in study.files], decode_study(study, limits))
-            )
+            told.images = await asyncio.to_thread(lambda: [file.digest for file in study.files])
+            views, unreadable = await asyncio.to_thread(decode_study, study, limits)
             _check_readable(len(views), unreadable, partial)
             vote = await backend.vote(views)
             told.model = vote.model.hash
@@ -149,7 +148,7 @@ def build_api(backend: Backend, limits: Limits, access: Access, audit: str | Non
 
     @app.get("/healthz", summary="Does the server live", tags=["server"], responses=problems.responses(500))
     async def health() -> Health:
-        """Answers as long as there is anything to restart the server for if it did not. Asks for no token."""
+        """Answers while the process lives: restart it when this stops. Asks for no token."""
         return Health(status="ok")
 
     @app.get("/readyz", summary="Can the server predict", tags=["server"], responses=problems.responses(429, 500, 503))
