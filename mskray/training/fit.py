@@ -94,6 +94,7 @@ def fit(
             say=Say(queue),
             held_back=run.held_back,
             part=run.part,
+            cpus=None if run.shared is None else resources.cpus_per_worker,
         )
         result = _train(work, run)
     return _collect(result, _counts(recipe, tasks, labels), run)
@@ -199,7 +200,7 @@ def _worker(config: dict[Any, Any]) -> Any:
     work: Assignment = ray.get(config[_WORK])
     weights = ray.get(work.initial_weights)
     try:
-        Trainer(work, weights, Session(work.say)).run()
+        Trainer(work, weights, Session(work.say, work.cpus)).run()
     except Diverged as error:
         return str(error)
     return None

@@ -41,6 +41,7 @@ class Assignment:
     say: Callable[[dict[str, Any]], None]
     held_back: bool = True
     part: Part | None = None
+    cpus: float | None = None
 
 
 class Diverged(UserError):

@@ -24,7 +24,9 @@ class Resources(Section):
     workers: int = setting(1, "training workers", ge=1, le=4096)
     gpu: bool = setting(False, "give each worker a GPU")
     gpus_per_worker: float = setting(1.0, "share of it, where workers have GPUs", unit="GPUs", gt=0, le=1)
-    cpus_per_worker: float = setting(1.0, "CPUs reserved for each worker", unit="CPUs", ge=0.1, le=256)
+    cpus_per_worker: float = setting(
+        1.0, "CPUs reserved for each worker; in a search also its threads", unit="CPUs", ge=0.1, le=256
+    )
     placement: Literal["pack", "spread"] = setting(
         "pack", "workers of one training on as few nodes as hold them, or on as many as there are"
     )

@@ -32,16 +32,16 @@ class Session:
 
     Args:
         say: sends an event (a small dict) to the driver; called on rank 0 only.
+        cpus: that were reserved for it, where other trainings share its node; None where it is this training's alone.
     """
 
-    def __init__(self, say: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, say: Callable[[dict[str, Any]], None], cpus: float | None = None) -> None:
         context = ray.train.get_context()
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         self.device = get_device()
         self._say = say
         self._said = float("-inf")
-        # Ray gives a worker one thread a CPU it reserved; the loader's CPU is idle most of the time.
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+        torch.set_num_threads(_threads(cpus, context.get_local_world_size()))
         _tidy()
 
     @contextmanager
@@ -103,6 +103,20 @@ class Session:
         if self.world > 1:
             for tensor in tensors:
                 torch.distributed.broadcast(tensor, src=0)
+
+
+def _threads(cpus: float | None, workers: int) -> int:
+    """Return how many threads a worker gets; `workers` of its training are on the node.
+
+    Alone they share all cores: the loader's CPU is idle most of the time. Beside other trainings each keeps to what was
+    reserved for it: threads that spin, waiting for others on the same cores, make an epoch take several times as long.
+    """
+    cores = len(os.sched_getaffinity(0))
+    if cpus is None:
+        return max(1, cores // workers)
+    here = ray.get_runtime_context().get_node_id()
+    total = next((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["NodeID"] == here), 0.0)
+    return max(1, min(cores, int(cores * cpus / total))) if total else 1
 
 
 def _tidy() -> None:
