@@ -248,7 +248,7 @@ def test_trials_do_not_stand_on_a_bundle_that_has_seen_what_they_are_judged_by(
 def test_an_unreadable_ledger_is_named(job: dict[str, Any]) -> None:
     place = locate(job["out"]).join("trials", "0123456789ab.json")
     place.write_bytes(b"{")
-    with pytest.raises(UserError, match=r"0123456789ab\.json cannot be read .*delete it"):
+    with pytest.raises(UserError, match=r"0123456789ab\.json cannot be read, .*delete it"):
         run(job)
 
 
