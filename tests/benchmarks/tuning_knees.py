@@ -37,7 +37,7 @@ METRIC = "validation.image.auroc"
 
 def jobs(weights: str) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """Of each family what every training has, and what its search has beside it."""
-    network, budget = {"backbone": "mobilenet_v2", "weights": weights}, {"trials": 20, "hours": 0.16}
+    network, budget = {"backbone": "mobilenet_v2", "weights": weights}, {"trials": 20, "hours": 0.1}
     data = {"image_size": 96}
     return {
         "feature_svm": ({"network": network, "data": data}, {"budget": {"trials": 20, "hours": 0.06}}),

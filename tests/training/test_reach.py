@@ -15,7 +15,7 @@ import pytest
 
 from mskray.cohorts.schema import MANIFEST
 
-RAY = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1", "--include-dashboard=false"]
+RAY = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1"]
 DRIVER = """
 import sys, time, ray
 from types import SimpleNamespace
@@ -86,7 +86,16 @@ def test_a_folder_that_a_node_does_not_see_is_refused_and_nothing_is_left_in_oth
     hidden = f'mount -t tmpfs none {alone} && exec "$@"'
     with ExitStack() as stack:
         stack.enter_context(
-            daemon([*RAY, *ports(), "--head", f"--port={port}", f"--ray-client-server-port={free_port()}"])
+            daemon(
+                [
+                    *RAY,
+                    *ports(),
+                    "--head",
+                    "--include-dashboard=false",
+                    f"--port={port}",
+                    f"--ray-client-server-port={free_port()}",
+                ]
+            )
         )
         wait_for(port)
         stack.enter_context(daemon(["unshare", "-m", "sh", "-c", hidden, "sh", *RAY, *ports(), f"--address={address}"]))
