@@ -106,9 +106,13 @@ class _Base:
         told = problem.detail or problem.title
         return RequestRefused(f"{self.url} answered {problem.status}: {told}", problem.status, problem)
 
-    def _gone(self, error: httpx2.HTTPError) -> RequestRefused:
+    def _after(self, error: httpx2.HTTPError, wait: float | None) -> float:
+        """Return seconds to wait after no answer. Raises RequestRefused where `wait` has come to its end."""
+        if wait is not None:
+            return wait
         told = str(error) or type(error).__name__
-        return RequestRefused(f"{self.url} does not answer ({told}): is the address right, and does the server run?")
+        where = f"{self.url} does not answer ({told})"
+        raise RequestRefused(f"{where}: is the address right, and does the server run?") from None
 
     def _read(self, response: httpx2.Response, kind: type[A]) -> A:
         if response.status_code != httpx2.codes.OK:
@@ -170,13 +174,11 @@ class Client(_Base):
             try:
                 response = self._http.request(request.method, request.path, **request.options())
             except httpx2.HTTPError as error:
-                if wait is None:
-                    raise self._gone(error) from None
+                pause = self._after(error, wait)
             else:
-                if wait is None or response.status_code not in _AGAIN:
+                if (pause := _after_answer(response, wait)) is None:
                     return self._read(response, kind)
-                wait = _told(response, wait)
-            time.sleep(wait)
+            time.sleep(pause)
 
 
 class AsyncClient(_Base):
@@ -215,13 +217,11 @@ class AsyncClient(_Base):
             try:
                 response = await self._http.request(request.method, request.path, **request.options())
             except httpx2.HTTPError as error:
-                if wait is None:
-                    raise self._gone(error) from None
+                pause = self._after(error, wait)
             else:
-                if wait is None or response.status_code not in _AGAIN:
+                if (pause := _after_answer(response, wait)) is None:
                     return self._read(response, kind)
-                wait = _told(response, wait)
-            await asyncio.sleep(wait)
+            await asyncio.sleep(pause)
 
 
 def _study(views: Sequence[View], body_part: str | None, partial: bool) -> _Request:
@@ -241,7 +241,9 @@ def _content(view: View) -> bytes:
         raise UserError(f"view {view}: {error.strerror or error}") from None
 
 
-def _told(response: httpx2.Response, otherwise: float) -> float:
-    """Seconds that the server asks to wait."""
+def _after_answer(response: httpx2.Response, wait: float | None) -> float | None:
+    """Return seconds to wait, those that the server asks for if it does; None where the answer is final."""
+    if wait is None or response.status_code not in _AGAIN:
+        return None
     stated = response.headers.get("retry-after", "")
-    return min(float(stated), _LONGEST_WAIT_S) if stated.isdecimal() else otherwise
+    return min(float(stated), _LONGEST_WAIT_S) if stated.isdecimal() else wait

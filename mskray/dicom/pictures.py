@@ -54,10 +54,7 @@ def secondary_capture(
             series_number=series_number,
             sop_instance_uid=instance,
             instance_number=instance_number,
-            manufacturer=algorithm.manufacturer,
-            manufacturer_model_name=algorithm.name[:64],
-            software_versions=algorithm.version[:64],
-            device_serial_number=algorithm.hash[:16] or None,
+            **algorithm.equipment(),
             series_description="mskray overlays",
             specific_character_set=first.SpecificCharacterSet,
         )

@@ -10,6 +10,7 @@ Nothing is checked against a file here: `structured_report` and its neighbours d
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,15 @@ class Algorithm:
     def settings(self) -> dict[str, str]:
         """The hash and the parameters, as they are written into the objects."""
         return ({"hash": self.hash} if self.hash else {}) | {key: str(self.parameters[key]) for key in self.parameters}
+
+    def equipment(self, serial_number: str | None = None) -> dict[str, Any]:
+        """The general equipment of an object that it made; `serial_number` stands for a hash that it lacks."""
+        return {
+            "manufacturer": self.manufacturer,
+            "manufacturer_model_name": self.name[:64],
+            "software_versions": self.version[:64],
+            "device_serial_number": self.hash[:16] or serial_number,
+        }
 
     @property
     def identity(self) -> tuple[str, ...]:

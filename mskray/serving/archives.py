@@ -62,9 +62,10 @@ def unpack(data: bytes, most_files: int, most_bytes: int) -> Iterator[Member]:
                 if left < 0:
                     raise ArchiveError(f"zip of more than {most_bytes:,} bytes when unpacked", too_large=True)
                 yield Member(each.filename, content)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError) as error:
-        reason = "zip packed in a way that is not known" if isinstance(error, NotImplementedError) else "damaged zip"
-        raise ArchiveError(reason) from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError):
+        raise ArchiveError("damaged zip") from None
+    except RuntimeError:  # what zipfile says of a compression that it does not know
+        raise ArchiveError("zip packed in a way that is not known") from None
 
 
 def _is_image(name: str) -> bool:

@@ -1,8 +1,7 @@
 """Where the next trial comes from: an Optuna study that is filled from the ledger, as a searcher of Ray Tune.
 
-The study lives in memory and is made anew from the ledger by each call: nothing but the ledger has to survive a kill.
-Trials that were open then come first, and before all others what the job would train without a search, to be beaten. A
-draw that was tried before is answered from the ledger.
+The study lives in memory and is made anew from the ledger by each call: nothing else has to survive a kill. First come
+trials that were open, or what the job would train without a search, to be beaten. What was tried is not tried again.
 """
 
 import hashlib
