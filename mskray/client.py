@@ -176,8 +176,10 @@ class Client(_Base):
             except httpx2.HTTPError as error:
                 pause = self._after(error, wait)
             else:
-                if (pause := _after_answer(response, wait)) is None:
+                again = _after_answer(response, wait)
+                if again is None:
                     return self._read(response, kind)
+                pause = again
             time.sleep(pause)
 
 
@@ -219,8 +221,10 @@ class AsyncClient(_Base):
             except httpx2.HTTPError as error:
                 pause = self._after(error, wait)
             else:
-                if (pause := _after_answer(response, wait)) is None:
+                again = _after_answer(response, wait)
+                if again is None:
                     return self._read(response, kind)
+                pause = again
             await asyncio.sleep(pause)
 
 
