@@ -35,6 +35,7 @@ from mskray.storage.versioned import read_versioned
 
 SCHEMA_VERSION = 1
 DESCRIPTION, WEIGHTS, ESTIMATOR, CARD = "bundle.json", "weights.safetensors", "estimator.skops", "card.md"
+_MOST_CARD = 1 << 20
 _MAX_WEIGHTS = 16 << 30
 _MAX_ESTIMATOR = 8 << 30
 TRUSTED = (
@@ -190,6 +191,12 @@ def save_bundle(fitted: Fitted, location: Location, fingerprint: str) -> Bundle:
     location.join(CARD).write_bytes(card(bundle).encode())
     location.join(DESCRIPTION).write_json(bundle.model_dump(mode="json"))
     return bundle
+
+
+def read_card(uri: str | Location) -> str:
+    """Return a bundle's model card, Markdown; "" where somebody took it away."""
+    place = locate(uri).join(CARD)
+    return place.read_bytes(_MOST_CARD).decode(errors="replace") if place.is_file() else ""
 
 
 def read_description(uri: str | Location) -> Bundle:

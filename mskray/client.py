@@ -25,7 +25,9 @@ from pydantic import ValidationError
 import mskray
 from mskray.errors import UserError
 from mskray.serving.problems import ProblemDetails
-from mskray.serving.schemas import Answer, Models, StudyAnswer
+from mskray.serving.schemas.common import Answer
+from mskray.serving.schemas.models import Models
+from mskray.serving.schemas.studies import StudyAnswer
 
 View = str | Path | bytes
 """A view: the path of a file, or its content."""

@@ -6,24 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mskray.bundles import read_card
 from mskray.ensemble import Ensemble, Vote, Voter, doubt
 from mskray.evaluation.calibration import decision
 from mskray.families import Prediction
 from mskray.imaging.regions import Fit, clipped, has_area
-from mskray.serving.schemas import (
-    CalibrationInfo,
-    DecodedView,
-    Doubt,
-    EnsembleInfo,
-    KeyArea,
-    MemberInfo,
-    MemberName,
-    ModelName,
-    Models,
-    Probabilities,
-    StudyResult,
-    StudyVote,
-)
+from mskray.serving.schemas.common import Doubt, MemberName, ModelName, Probabilities
+from mskray.serving.schemas.models import CalibrationInfo, Described, EnsembleInfo, MemberInfo, Served
+from mskray.serving.schemas.studies import DecodedView, KeyArea, StudyResult, StudyVote
 
 _DARK = 0.15
 """Share of the range that all but a hundredth of a dark image's pixels are below."""
@@ -34,14 +24,14 @@ class Answering:
 
     def __init__(self, voter: Voter) -> None:
         self._voter = voter
-        self.models = describe(voter)
-        ensemble = self.models.ensemble
+        self.described = describe(voter, "studies")
+        ensemble = self.described.ensemble
         self._model = ModelName(
             name=ensemble.name,
             hash=ensemble.hash,
             task=ensemble.task,
             calibrated=ensemble.calibration.fitted_on is not None,
-            members=[MemberName(name=member.name, hash=member.hash) for member in self.models.members],
+            members=[MemberName(name=member.name, hash=member.hash) for member in self.described.members],
         )
 
     def study(self, views: list[DecodedView], vote: Vote, predictions: Sequence[Prediction], rows: slice) -> StudyVote:
@@ -59,10 +49,10 @@ class Answering:
             study=StudyResult(
                 probabilities=self._by_class(mean),
                 label=self._voter.classes[called],
-                threshold=self.models.ensemble.threshold,
+                threshold=self.described.ensemble.threshold,
                 views=len(views),
             ),
-            warnings=[*_strangers(views, self.models), *_dark(views)],
+            warnings=[*_strangers(views, self.described.members), *_dark(views)],
             model=self._model,
         )
 
@@ -89,11 +79,11 @@ class Answering:
         return dict(zip(self._voter.classes, np.clip(row, 0, 1).tolist(), strict=True))
 
 
-def _strangers(views: list[DecodedView], models: Models) -> list[Doubt]:
+def _strangers(views: list[DecodedView], members: list[MemberInfo]) -> list[Doubt]:
     """Doubts about body parts that members do not know."""
     doubts = []
     for part in dict.fromkeys(view.body_part for view in views if view.body_part):
-        message = doubt(((member.name, member.body_parts) for member in models.members), part)
+        message = doubt(((member.name, member.body_parts) for member in members), part)
         if message:
             places = [view.index for view in views if view.body_part == part]
             doubts.append(Doubt(code="body-part-not-trained", views=places, message=message))
@@ -106,11 +96,11 @@ def _dark(views: list[DecodedView]) -> list[Doubt]:
     return [Doubt(code="too-dark", views=dark, message=message)] if dark else []
 
 
-def describe(voter: Voter) -> Models:
-    """Describe a loaded ensemble."""
+def describe(voter: Voter, serves: Served) -> Described:
+    """Describe a loaded ensemble and what it is for."""
     ensemble = voter.ensemble
     total = sum(member.weight for member in ensemble.members)
-    return Models(
+    return Described(
         ensemble=EnsembleInfo(
             name=ensemble.name,
             hash=_hash(ensemble),
@@ -121,6 +111,8 @@ def describe(voter: Voter) -> Models:
         ),
         members=[
             MemberInfo(
+                serves=serves,
+                card=read_card(member.uri),
                 name=name,
                 family=bundle.family,
                 task=bundle.task,

@@ -22,7 +22,9 @@ from mskray.serving.audit import Audit
 from mskray.serving.gate import Gate
 from mskray.serving.meters import CONTENT_TYPE, IngressMeters
 from mskray.serving.problems import Problem, ProblemDetails, request_id
-from mskray.serving.schemas import DecodedView, Health, Models, StudyAnswer, StudyVote, UnreadableView, ViewResult
+from mskray.serving.schemas.common import Health, UnreadableView
+from mskray.serving.schemas.models import Models
+from mskray.serving.schemas.studies import DecodedView, StudyAnswer, StudyVote, ViewResult
 from mskray.serving.settings import Limits
 from mskray.serving.tokens import Access, Door, Scope
 from mskray.serving.uploads import BODY_PART, VIEWS, decode_study, read_study
@@ -129,6 +131,7 @@ def build_api(backend: Backend, limits: Limits, access: Access, audit: str | Non
                     members=vote.members[place],
                     parts=vote.parts[place],
                     boxes=vote.boxes[place],
+                    overlays=[],
                 )
                 for place, view in enumerate(views)
             ],

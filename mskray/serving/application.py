@@ -17,9 +17,11 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from mskray.serving.api import build_api
+from mskray.serving.catalogue import catalogue
 from mskray.serving.meters import exported
 from mskray.serving.problems import too_busy, unavailable
-from mskray.serving.schemas import DecodedView, Models, StudyVote
+from mskray.serving.schemas.models import Models
+from mskray.serving.schemas.studies import DecodedView, StudyVote
 from mskray.serving.settings import Limits
 from mskray.serving.tokens import Access
 from mskray.storage import locate
@@ -48,7 +50,7 @@ class Members:
         return await self._queue.vote(views)
 
     async def models(self) -> Models:
-        return self._queue.models
+        return catalogue(self._queue.described)
 
 
 class Ingress:

@@ -22,7 +22,8 @@ from mskray.families import Images, Prediction
 from mskray.serving.answers import Answering
 from mskray.serving.drift import Drift, score
 from mskray.serving.meters import MemberMeters
-from mskray.serving.schemas import DecodedView, Models, StudyVote
+from mskray.serving.schemas.models import Described
+from mskray.serving.schemas.studies import DecodedView, StudyVote
 
 _BATCH = 32
 """Images that are predicted together; a larger study is a batch of its own."""
@@ -55,8 +56,8 @@ class VoteQueue:
         self._predict(Images([np.zeros((64, 64), np.uint8)]))
 
     @property
-    def models(self) -> Models:
-        return self._answering.models
+    def described(self) -> Described:
+        return self._answering.described
 
     async def vote(self, views: list[DecodedView]) -> StudyVote:
         """Vote on a study, together with whatever else waits."""

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mskray.serving.schemas import UnreadableView
+from mskray.serving.schemas.common import UnreadableView
 
 MEDIA_TYPE = "application/problem+json"
 SCHEMA_NAME = "Problem"

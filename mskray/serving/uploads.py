@@ -16,7 +16,8 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from mskray.imaging.decode import DecodeError, DecodeLimits, decode
 from mskray.serving.archives import ArchiveError, is_archive, unpack
 from mskray.serving.problems import InvalidValue, Problem
-from mskray.serving.schemas import DecodedView, UnreadableView
+from mskray.serving.schemas.common import UnreadableView
+from mskray.serving.schemas.studies import DecodedView
 from mskray.serving.settings import Limits
 
 VIEWS, BODY_PART = "views", "body_part"

@@ -21,7 +21,9 @@ from mskray.dicom.web import Outcome, Watcher
 from mskray.errors import Fault, UserError
 from mskray.evaluation.calibration import decision
 from mskray.progress import Progress, Report, silent
-from mskray.serving.schemas import KeyArea, Models, Probabilities, StudyAnswer, ViewResult
+from mskray.serving.schemas.common import Probabilities
+from mskray.serving.schemas.models import Models
+from mskray.serving.schemas.studies import KeyArea, StudyAnswer, ViewResult
 from mskray.storage import check_access, locate
 from mskray.verbs.predict_remote import TOKEN_VARIABLE
 
@@ -71,7 +73,7 @@ def watch(
     with Client(server, os.environ.get(TOKEN_VARIABLE) or None) as client:
         models = client.models()
         watcher = Watcher(
-            opened, predictor(client, models), place, models.ensemble.hash, filters=filters, settled=not once
+            opened, predictor(client, models), place, models.of_studies.hash, filters=filters, settled=not once
         )
         if once:
             for outcome in watcher.poll():
@@ -100,7 +102,7 @@ def predictor(client: Client, models: Models) -> Callable[[Sequence[Dataset]], S
             if error.status in _OF_THE_STUDY:
                 raise
             raise Fault(str(error)) from None
-        if answer.model.hash != models.ensemble.hash:
+        if answer.model.hash != models.of_studies.hash:
             raise Fault("the server has another model now: start this command again")
         return results(radiographs, answer, models)
 

@@ -36,7 +36,7 @@ def predict_remote(url: str, source: str, out: str, report: Report = silent) -> 
     root, paths = list_files(place)
     rows: list[dict[str, Any]] = []
     with Client(url, os.environ.get(TOKEN_VARIABLE) or None) as client:
-        classes = client.models().ensemble.classes
+        classes = client.models().of_studies.classes
         pool = ThreadPoolExecutor(_AT_ONCE)
         try:
             for row in pool.map(lambda path: _row(client, root, path), sorted(paths)):

@@ -24,8 +24,10 @@ from mskray.bundles import Fitted
 from mskray.ensemble import Voter
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe
 from mskray.imaging.regions import fit_to_canvas
+from mskray.serving.catalogue import catalogue
 from mskray.serving.members import VoteQueue
-from mskray.serving.schemas import DecodedView, Models, StudyVote
+from mskray.serving.schemas.models import Models
+from mskray.serving.schemas.studies import DecodedView, StudyVote
 
 SECRET_NAME, SECRET_PATIENT = "Mustermann-Erika-1964", "Mustermann^Erika"
 """What may stand in no log."""
@@ -115,7 +117,7 @@ class Local:
         self._queue = VoteQueue(voter)
 
     async def models(self) -> Models:
-        return self._queue.models
+        return catalogue(self._queue.described)
 
     async def vote(self, views: list[DecodedView]) -> StudyVote:
         return await self._queue.vote(views)

@@ -11,7 +11,8 @@ from serving_samples import DIGEST, SECRET_NAME, TOKEN, Answered, Local, ask, en
 
 from mskray.ensemble import Voter
 from mskray.serving.api import build_api
-from mskray.serving.schemas import DecodedView, Models, StudyVote
+from mskray.serving.schemas.models import Models
+from mskray.serving.schemas.studies import DecodedView, StudyVote
 from mskray.serving.settings import Limits
 from mskray.serving.tokens import Access
 

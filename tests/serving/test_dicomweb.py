@@ -21,7 +21,7 @@ from mskray.dicom.archive import Archive
 from mskray.ensemble import Voter
 from mskray.errors import Fault, UserError
 from mskray.serving.api import build_api
-from mskray.serving.schemas import KeyArea, StudyAnswer
+from mskray.serving.schemas.studies import KeyArea, StudyAnswer
 from mskray.serving.settings import Limits
 from mskray.serving.tokens import Access
 from mskray.verbs.dicomweb import PASSWORD_VARIABLE, groups, predictor, results

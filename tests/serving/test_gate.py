@@ -8,7 +8,7 @@ from serving_samples import Answered, Local, asked, encoded, multipart, radiogra
 
 from mskray.ensemble import Voter
 from mskray.serving.api import build_api
-from mskray.serving.schemas import DecodedView, StudyVote
+from mskray.serving.schemas.studies import DecodedView, StudyVote
 from mskray.serving.settings import Limits
 from mskray.serving.tokens import Access
 

@@ -9,7 +9,7 @@ from serving_samples import radiograph
 from mskray.ensemble import Voter
 from mskray.families import Images
 from mskray.serving.members import VoteQueue
-from mskray.serving.schemas import DecodedView, StudyVote
+from mskray.serving.schemas.studies import DecodedView, StudyVote
 
 SHAPES = [(96, 80), (64, 64), (200, 120), (80, 160)]
 

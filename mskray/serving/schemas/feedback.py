@@ -1,0 +1,34 @@
+"""What a reader corrects."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from mskray.serving.schemas.common import Answer
+
+
+class CorrectedBox(Answer):
+    """Where the finding is, in pixels of the decoded view."""
+
+    name: str = Field(description="What is there.", examples=["effusion"], min_length=1, max_length=64)
+    x: Annotated[float, Field(ge=0, le=1e6)] = Field(description="Left edge, px.", examples=[412.5])
+    y: Annotated[float, Field(ge=0, le=1e6)] = Field(description="Upper edge, px.", examples=[300.0])
+    width: Annotated[float, Field(gt=0, le=1e6)] = Field(description="Columns, px.", examples=[220.0])
+    height: Annotated[float, Field(gt=0, le=1e6)] = Field(description="Rows, px.", examples=[180.5])
+
+
+class Feedback(Answer):
+    """A correction, as it is stored."""
+
+    id: str = Field(description="Name of the correction.", examples=["0b5e9c3ad3c94a0fa8c0b6e3c9f0e1d2"])
+    time: str = Field(description="When, ISO 8601 in UTC.", examples=["2026-01-31T09:30:00+00:00"])
+    who: str = Field(description="Name of the token; empty where the server has none.", examples=["ward-3"])
+    image: str = Field(description="SHA-256 of the decoded pixels that were corrected, the name of the stored picture.")
+    patient: str = Field(description="A pseudonym: corrections of one patient have the same.")
+    body_part: str | None = Field(description="DICOM body part.", examples=["KNEE"])
+    task: str = Field(description="The question.", examples=["abnormality"])
+    label: str | None = Field(description="The right class; null where only boxes were corrected.", examples=["normal"])
+    boxes: list[CorrectedBox] = Field(description="Where the finding is; empty where nothing was drawn.")
+    reason: str = Field(description="In the reader's words.", examples=["the line is a vessel, no fracture"])
+    said: str | None = Field(description="The class that the model called.", examples=["abnormal"])
+    model: str = Field(description="Hash of the model that was corrected.")
