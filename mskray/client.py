@@ -57,9 +57,15 @@ class _Request:
     query: Mapping[str, str] = field(default_factory=dict)
     fields: Mapping[str, str] = field(default_factory=dict)
     files: Sequence[tuple[str, tuple[str, bytes]]] = ()
+    json: Mapping[str, Any] | None = None
 
     def options(self) -> dict[str, Any]:
-        return {"params": dict(self.query), "data": dict(self.fields) or None, "files": list(self.files) or None}
+        return {
+            "params": dict(self.query),
+            "data": dict(self.fields) or None,
+            "files": list(self.files) or None,
+            "json": self.json,
+        }
 
 
 class _Base:
@@ -117,7 +123,7 @@ class _Base:
         raise RequestRefused(f"{where}: is the address right, and does the server run?") from None
 
     def _read(self, response: httpx2.Response, kind: type[A]) -> A:
-        if response.status_code != httpx2.codes.OK:
+        if not response.is_success:
             raise self._refusal(response)
         try:
             return kind.model_validate_json(response.content)
