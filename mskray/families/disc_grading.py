@@ -41,10 +41,12 @@ class CutDisc:
         cell: (slices, rows, columns) of the cohort's dtype.
         matrix: (3, 4): (slice, row, column, 1) of a voxel's index in the network's input, which is also what hotspots
             are of → (slice, row, column) index in the volume.
+        shape: slices, rows and columns of that input.
     """
 
     cell: np.ndarray
     matrix: NDArray[np.float64]
+    shape: tuple[int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,13 @@ class DiscGrader:
         except DecodeError as error:
             return Disc(None, error.reason)
         cell, placement = to_cell(full_range(disc.pixels, np.uint16), self._image)
-        return Disc(CutDisc(cell, _then(disc.matrix, _of_input(self._predictor.recipe.given, cell.shape, placement))))
+        given = self._predictor.recipe.given
+        return Disc(CutDisc(cell, _then(disc.matrix, _of_input(given, cell.shape, placement)), given.shape))
+
+    def blank(self) -> CutDisc:
+        """A black disc that lies nowhere: what a grader is warmed up with."""
+        cell = np.zeros(self._image.shape, self._image.dtype)
+        return CutDisc(cell, np.zeros((3, 4)), self._predictor.recipe.given.shape)
 
     def grade(self, discs: Sequence[CutDisc]) -> list[Grades]:
         """Grade discs, all in one batch."""

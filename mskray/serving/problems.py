@@ -34,6 +34,8 @@ KINDS: dict[str, tuple[int, str]] = {
     "no-views": (422, "The study has no views"),
     "too-many-views": (422, "The study has too many views"),
     "unreadable-views": (422, "Views of the study cannot be read"),
+    "unreadable-volume": (422, "There is no volume to read a spine in"),
+    "unjudged-pair": (422, "The pair cannot be judged"),
     "invalid-value": (422, "A value is not allowed"),
     "too-busy": (429, "The server has too much to do"),
     "unavailable": (503, "The ensemble does not answer"),
