@@ -68,7 +68,10 @@ class SpineReader:
                 for no hotspots.
         """
         yield Reached(0, 0, FINDING)
-        spine = self._detector.find_in(volume)
+        yield from self.read_known(volume, self._detector.find_in(volume), copies)
+
+    def read_known(self, volume: Volume, spine: Spine, copies: int | None = None) -> Iterator[Reached | SpineReading]:
+        """As `read`, of a volume whose bodies are known."""
         between = list(discs_between({body.level: body for body in spine.bodies}))
         discs = {level: self._grader.cut(volume, *bodies) for level, bodies in between}
         cut = {level: disc.cut for level, disc in discs.items() if disc.cut is not None}

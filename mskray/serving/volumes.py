@@ -1,6 +1,7 @@
 """An upload to the one sagittal volume in it, within limits that hold while it is unpacked and decoded.
 
-As with views, content says what a file is, nothing touches a disk, and neither names nor headers are told or logged.
+As with views, content says what a file is, and neither names nor headers are told or logged. Nothing touches a disk but
+the voxels of a MetaImage, which are written without its header, read back and deleted: its reader knows only files.
 """
 
 from collections import Counter
