@@ -38,6 +38,8 @@ KINDS: dict[str, tuple[int, str]] = {
     "too-many-files": (422, "The form has too many files"),
     "key-used": (422, "The key was used for another request"),
     "unreadable-views": (422, "Views of the study cannot be read"),
+    "unreadable-volume": (422, "There is no volume to read a spine in"),
+    "unjudged-pair": (422, "The pair cannot be judged"),
     "invalid-value": (422, "A value is not allowed"),
     "too-busy": (429, "The server has too much to do"),
     "unavailable": (503, "The ensemble does not answer"),
