@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 import mskray
@@ -91,15 +91,16 @@ def build_api(
     )
     problems.install(app)
     app.add_middleware(Accounts, meters=IngressMeters(), audit=log)
-    v1 = APIRouter(prefix="/v1")
-    v1.include_router(studies.router(desk, at_work))
-    v1.include_router(pairs.router(desk))
-    v1.include_router(spines.router(desk, at_work))
-    v1.include_router(jobs.router(desk, at_work))
-    v1.include_router(results.router(desk))
-    v1.include_router(models.router(desk))
-    app.include_router(v1)
-    app.include_router(server.router(desk))
+    for router in (
+        studies.router(desk, at_work),
+        pairs.router(desk),
+        spines.router(desk, at_work),
+        jobs.router(desk, at_work),
+        results.router(desk),
+        models.router(desk),
+        server.router(desk),
+    ):
+        app.include_router(router)
     _complete_openapi(app)
     return app
 

@@ -76,7 +76,7 @@ def build(offer: Offer, rules: Rules, cpus: float = 1.0) -> serve.Application:
     return ingress.bind(handles, rules)
 
 
-def _members(offer: Offer, rules: Rules, cpus: float) -> serve.Application:
+def _members(offer: Offer, rules: Rules, cpus: float) -> Any:
     """Fused in one replica: in deployments of their own they cost a third of the throughput of small models."""
     count = offer.apart
     apart = [_deployed(Member, f"Member-{place + 1}", cpus / count).bind() for place in range(count)]

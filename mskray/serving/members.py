@@ -62,7 +62,7 @@ class VoteQueue:
     def described(self) -> Described:
         return self._answering.described
 
-    async def vote(self, views: list[DecodedView]) -> StudyVote:
+    async def vote(self, views: list[DecodedView], explain: Sequence[str] = ()) -> StudyVote:
         """Vote on a study, together with whatever else waits."""
         waiting = _Waiting(views, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)

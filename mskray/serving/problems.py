@@ -5,7 +5,7 @@ curl -i localhost:8000/nowhere        HTTP 404, application/problem+json
 
 import logging
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mskray.serving.schemas.common import UnreadableView
 
 MEDIA_TYPE = "application/problem+json"
-SCHEMA_NAME = "Problem"
+SCHEMA_NAME = "ProblemDetails"
 _LATER = {"Retry-After": "5"}
 _GENERIC = "about:blank"
 _PREFIX = "urn:mskray:"
@@ -83,9 +83,7 @@ class Problem(HTTPException):
         more: `views` or `errors` of `ProblemDetails`.
     """
 
-    def __init__(
-        self, kind: str, detail: str, headers: Mapping[str, str] | None = None, **more: Sequence[BaseModel]
-    ) -> None:
+    def __init__(self, kind: str, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> None:
         status, self.title = KINDS[kind]
         self.kind, self.more = kind, more
         super().__init__(status, detail, headers=dict(headers) if headers else None)

@@ -19,6 +19,8 @@ from mskray.serving.schemas.pairs import PairVote
 from mskray.serving.schemas.spines import Reached, SpineReading
 from mskray.serving.schemas.studies import DecodedView, StudyVote
 
+_SAID = ("ensemble", "pairs", "spines", "rollout")
+
 
 @dataclass(frozen=True)
 class Handles:
@@ -62,7 +64,7 @@ class Remote:
         return found
 
     async def spine(self, volume: Volume, copies: int | None) -> AsyncIterator[Reached | SpineReading]:
-        said = self._handles["spines"].options(stream=True).read.remote(volume, copies)
+        said: Any = self._handles["spines"].options(stream=True).read.remote(volume, copies)
         ends = object()
         while (each := await answer_of(anext(said, ends))) is not ends:
             yield each

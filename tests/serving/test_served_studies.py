@@ -197,7 +197,7 @@ def test_errors(
     response = connection.getresponse()
     problem = json.loads(response.read())
     assert (response.status, response.headers["content-type"]) == (status, "application/problem+json"), problem
-    check_schema(problem, "Problem", document)
+    check_schema(problem, "ProblemDetails", document)
     assert problem["request_id"] == response.headers["X-Request-Id"]
     connection.close()
 

@@ -16,8 +16,8 @@ from mskray.serving.store import new_id
 
 
 def router(desk: Desk, jobs: Jobs | None) -> APIRouter:
-    """Routes below /v1."""
-    made = APIRouter(tags=["jobs"], dependencies=[desk.needs("predict")])
+    """Return the routes."""
+    made = APIRouter(prefix="/v1", tags=["jobs"], dependencies=[desk.needs("predict")])
 
     @made.get("/jobs/{id}", summary="How far a job is", responses=problems.responses(401, 403, 404, 422, 500, 503))
     async def find_job(request: Request, id: str) -> Job:

@@ -23,8 +23,8 @@ class Wanted(BaseModel):
 
 
 def router(desk: Desk) -> APIRouter:
-    """Routes below /v1."""
-    made = APIRouter(tags=["models"])
+    """Return the routes."""
+    made = APIRouter(prefix="/v1", tags=["models"])
 
     @made.get(
         "/models",
@@ -33,7 +33,7 @@ def router(desk: Desk) -> APIRouter:
         responses=problems.responses(401, 403, 429, 500, 503),
     )
     async def list_models() -> Models:
-        """Ensembles and their members: what they were trained on, their figures and cards, and hashes to tell them by."""
+        """Ensembles and their members: their data, figures, cards, and hashes to tell them by."""
         return await desk.backend.models()
 
     @made.put(

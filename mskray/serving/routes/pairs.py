@@ -25,8 +25,8 @@ _SHAPE = Shape(
 
 
 def router(desk: Desk) -> APIRouter:
-    """Routes below /v1."""
-    made = APIRouter(tags=["pairs"], dependencies=[desk.needs("predict")])
+    """Return the routes."""
+    made = APIRouter(prefix="/v1", tags=["pairs"], dependencies=[desk.needs("predict")])
 
     @made.post(
         "/pairs",

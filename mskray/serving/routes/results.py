@@ -23,8 +23,8 @@ _SPACING = "X-Spacing-Mm"
 
 
 def router(desk: Desk) -> APIRouter:
-    """Routes below /v1."""
-    made = APIRouter(tags=["results"], dependencies=[desk.needs("predict")])
+    """Return the routes."""
+    made = APIRouter(prefix="/v1", tags=["results"], dependencies=[desk.needs("predict")])
 
     @made.get(
         "/results/{id}/{name}",

@@ -9,7 +9,7 @@ from mskray.serving.schemas.common import Health
 
 
 def router(desk: Desk) -> APIRouter:
-    """Routes at the root."""
+    """Return the routes."""
     made = APIRouter(tags=["server"])
 
     @made.get("/healthz", summary="Does the server live", responses=problems.responses(500))

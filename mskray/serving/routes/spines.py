@@ -11,10 +11,10 @@ from mskray.serving.jobs import Jobs, Kind, Work
 from mskray.serving.reading import spine_work
 from mskray.serving.routes.jobs import accept
 from mskray.serving.schemas.jobs import Job
-from mskray.serving.volumes import MOST_FILES, decode_volume
+from mskray.serving.volumes import MAX_FILES, decode_volume
 
 SHAPE = Shape(
-    (Files("files", MOST_FILES, "A DICOM series, a file each or zipped, or one NIfTI (.nii, .nii.gz) or MetaImage."),)
+    (Files("files", MAX_FILES, "A DICOM series, a file each or zipped, or one NIfTI (.nii, .nii.gz) or MetaImage."),)
 )
 
 
@@ -24,8 +24,8 @@ def works(desk: Desk) -> dict[Kind, Work]:
 
 
 def router(desk: Desk, jobs: Jobs | None) -> APIRouter:
-    """Routes below /v1."""
-    made = APIRouter(tags=["spines"], dependencies=[desk.needs("predict")])
+    """Return the routes."""
+    made = APIRouter(prefix="/v1", tags=["spines"], dependencies=[desk.needs("predict")])
 
     @made.post(
         "/spines",

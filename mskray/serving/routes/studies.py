@@ -31,8 +31,8 @@ def works(desk: Desk) -> dict[Kind, Work]:
 
 
 def router(desk: Desk, jobs: Jobs | None) -> APIRouter:
-    """Routes below /v1."""
-    made = APIRouter(tags=["studies"], dependencies=[desk.needs("predict")])
+    """Return the routes."""
+    made = APIRouter(prefix="/v1", tags=["studies"], dependencies=[desk.needs("predict")])
     shape = study_shape(desk.limits)
 
     @made.post(
