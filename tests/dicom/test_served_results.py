@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from block_spine import BlockSpine
-from dicom_sources import radiograph, slices
+from dicom_sources import multi_frame, radiograph, slices
 from PIL import Image
 from pydicom import Dataset
 from small_spinenet import fitted, recipe
@@ -156,6 +156,24 @@ def test_maps_lie_on_their_discs(made: list[Dataset], answered: tuple[SpineAnswe
         values = np.frombuffer(each.FloatPixelData, np.float32)
         assert (values.min(), values.max()) == (0, 1)
     assert answered[0].discs[0].placement.slices == [2, 3, 4]
+
+
+@pytest.mark.system("dciodvfy")
+def test_frames_of_one_object_are_marked_where_its_slices_are(
+    made: list[Dataset],
+    answered: tuple[SpineAnswer, dict[str, bytes]],
+    sent: list[Dataset],
+    models: Models,
+    judged: Callable[[Dataset], list[str]],
+) -> None:
+    again = spine_results([multi_frame(sent)], *answered, models)
+    assert [judged(each) for each in again[:3]] == [[]] * 3
+    np.testing.assert_array_equal(again[1].pixel_array, made[1].pixel_array)
+    middle = next(place for place, each in enumerate(sent, start=1) if each.InstanceNumber == SPINE.middle + 1)
+    for frame in again[1].PerFrameFunctionalGroupsSequence:
+        source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+        assert source.ReferencedFrameNumber == middle
+    assert again[2].FloatPixelData == made[2].FloatPixelData
 
 
 def test_what_does_not_fit_is_one_line(
