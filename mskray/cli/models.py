@@ -23,11 +23,18 @@ def list_families(
 def train(
     config: Annotated[str, typer.Argument(metavar="CONFIG.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]…")] = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COHORT", help="Learn its train split too, such as what readers corrected; repeatable."),
+    ] = None,
 ) -> None:
     """Train a bundle. The same command goes on after an interruption, and does nothing when it is done."""
     from mskray.config import apply_overrides, read_yaml
 
     data = apply_overrides(read_yaml(config), overrides or [])
+    if add:
+        given = data.get("add", [])
+        data["add"] = [*(given if isinstance(given, list) else [given]), *add]
     from mskray.verbs.train import parse_job
     from mskray.verbs.train import train as run
 
