@@ -92,6 +92,28 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="Bundle or ensemble.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Bundle or ensemble that tells the same apart.")],
+    cohort: Annotated[str, typer.Option(help="URI of the cohort.")],
+    split: Annotated[str, typer.Option(help="Split that neither has seen.")] = "test",
+    out: Annotated[str | None, typer.Option(help="Folder of the report; beside NEW if not given.")] = None,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of the patients.")] = 1000,
+    workers: Workers = 1,
+    gpu: Gpu = False,
+) -> None:
+    """Compare two models on the same held-out studies: paired differences, and which calls change."""
+    from mskray.evaluation.places import COMPARED_PAGE
+    from mskray.verbs.compare import compare_models, comparison_lines
+
+    display = Display()
+    more: Any = {"workers": workers, "gpu": gpu, "resamples": resamples, "report": display}
+    found, folder = compare_models(old, new, cohort, split, out, **more)
+    display.end()
+    print(f"{comparison_lines(found)}\n\nreport: {folder.join(COMPARED_PAGE)}")
+
+
+@app.command()
 def ensemble(
     bundles: Annotated[list[str], typer.Argument(metavar="BUNDLE…")],
     out: Annotated[str, typer.Option(help="URI of the ensemble to write.")],

@@ -266,13 +266,13 @@ def part(shard: Shard, split: str, mask: np.ndarray, home: str = "", lacks: Sequ
     """
     if mask.all() and not home:
         return _moved(shard, split)
-    whole, here = mask, {"home": home, "lacks": tuple(lacks)}
+    whole, of, without = mask, home, tuple(lacks)
     if isinstance(shard, Part):  # the mask is of the rows that it keeps
         whole = shard.mask
         whole[whole] = mask
-        here = {"home": home or shard.home, "lacks": shard.lacks if not home else tuple(lacks)}
+        of, without = (home, without) if home else (shard.home, shard.lacks)
     facts = {**shard.model_dump(include=set(Shard.model_fields)), "split": split, "rows": int(mask.sum())}
-    return Part(**facts, stored=len(whole), kept=np.packbits(whole).tobytes(), **here)
+    return Part(**facts, stored=len(whole), kept=np.packbits(whole).tobytes(), home=of, lacks=without)
 
 
 def _moved(shard: Shard, split: str) -> Shard:

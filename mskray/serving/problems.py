@@ -37,6 +37,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "invalid-value": (422, "A value is not allowed"),
     "too-busy": (429, "The server has too much to do"),
     "unavailable": (503, "The ensemble does not answer"),
+    "no-store": (503, "The server keeps nothing"),
 }
 """What can go wrong beside what HTTP itself names: kind to status and title."""
 

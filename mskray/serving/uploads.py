@@ -13,7 +13,7 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from mskray.imaging.decode import DecodeError, DecodeLimits, decode
+from mskray.imaging.decode import DecodedImage, DecodeError, DecodeLimits, decode
 from mskray.serving.archives import ArchiveError, is_archive, unpack
 from mskray.serving.problems import InvalidValue, Problem
 from mskray.serving.schemas.common import UnreadableView
@@ -54,7 +54,7 @@ async def read_study(request: Request, limits: Limits) -> UploadedStudy:
     Raises:
         Problem: another content type, a broken form, too large, no views, too many, a field that is not known.
     """
-    form = await _parse(request, limits)
+    form = await read_form(request, limits, f"a file in the field `{VIEWS}` for each view")
     try:
         errors = [
             InvalidValue(where=f"form.{_safe(key)}", what=f"unknown field; there are {VIEWS} and {BODY_PART}")
@@ -102,7 +102,7 @@ def decode_study(study: UploadedStudy, limits: Limits) -> tuple[list[DecodedView
                 "too-large",
                 f"the views have more than {limits.max_pixels:,} pixels together: send fewer views or smaller ones",
             )
-        part = study.body_part or _from_header(image.metadata.get("body_part"))
+        part = study.body_part or body_part_of(image)
         views.append(DecodedView(file.index, file.name, image.format, image.pixels, part))
     return views, unreadable
 
@@ -141,15 +141,23 @@ def safe_name(name: str | None) -> str | None:
     return _safe(last)[:_LONGEST_NAME].strip("._") or None
 
 
-async def _parse(request: Request, limits: Limits) -> FormData:
+async def read_form(request: Request, limits: Limits, what: str, most_text: int = 1024) -> FormData:
+    """Read a multipart body, to be closed after use, refusing it as soon as it is larger than the limits.
+
+    Args:
+        what: is to be sent, for the message.
+        most_text: bytes of a field that is no file.
+    Raises:
+        Problem: another content type, a broken form, too large, too many files.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
-        raise Problem("not-a-form", f"send multipart/form-data with a file in the field `{VIEWS}` for each view")
+        raise Problem("not-a-form", f"send multipart/form-data with {what}")
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and (len(stated) > _LONGEST_LENGTH or int(stated) > limits.max_body):
         raise _too_large(limits)
     parser = MultiPartParser(
-        request.headers, _limited(request, limits), max_files=limits.max_views, max_fields=8, max_part_size=1024
+        request.headers, _limited(request, limits), max_files=limits.max_views, max_fields=8, max_part_size=most_text
     )
     # Starlette would put parts above 1 MB into files; the body is bounded, and images of patients stay off disks.
     parser.spool_max_size = limits.max_body + 1
@@ -190,8 +198,9 @@ def _body_part(given: Sequence[UploadFile | str], errors: list[InvalidValue]) ->
     return part
 
 
-def _from_header(value: object) -> str:
-    part = str(value or "").strip().upper()
+def body_part_of(image: DecodedImage) -> str:
+    """The DICOM body part that a file's header states, "" where it states none or nonsense."""
+    part = str(image.metadata.get("body_part") or "").strip().upper()
     return part if _BODY_PART.fullmatch(part) else ""
 
 

@@ -49,7 +49,8 @@ class TrainJob(Section):
         "learn from the validation split too: nothing is held back, no epoch is chosen, the last one is kept",
     )
     add: tuple[str, ...] = setting(
-        (), "URIs of cohorts whose train split is learned too, such as what readers corrected (`mskray ingest feedback`)"
+        (),
+        "URIs of cohorts whose train split is learned too, such as what readers corrected (`mskray ingest feedback`)",
     )
     experiment: str = setting("mskray", "MLflow experiment", min_length=1)
     resources: Resources = Resources()

@@ -1,20 +1,9 @@
 """What a reader corrects."""
 
-from typing import Annotated
-
 from pydantic import Field
 
+from mskray.cohorts.corrections import CorrectedBox
 from mskray.serving.schemas.common import Answer
-
-
-class CorrectedBox(Answer):
-    """Where the finding is, in pixels of the decoded view."""
-
-    name: str = Field(description="What is there.", examples=["effusion"], min_length=1, max_length=64)
-    x: Annotated[float, Field(ge=0, le=1e6)] = Field(description="Left edge, px.", examples=[412.5])
-    y: Annotated[float, Field(ge=0, le=1e6)] = Field(description="Upper edge, px.", examples=[300.0])
-    width: Annotated[float, Field(gt=0, le=1e6)] = Field(description="Columns, px.", examples=[220.0])
-    height: Annotated[float, Field(gt=0, le=1e6)] = Field(description="Rows, px.", examples=[180.5])
 
 
 class Feedback(Answer):
