@@ -48,7 +48,7 @@ def test_order_of_rows_does_not_matter(predictions: Predictions) -> None:
 
 
 def test_pairs_tell_more_than_two_intervals(predictions: Predictions) -> None:
-    """A model that is a little better on the very same studies: the difference is sure, though the intervals overlap."""
+    """A model that is a little better on the very same studies: that is sure, though the intervals overlap."""
     old = predictions(patients=200, views=1)
     new = old.copy()
     right = np.where(new["label"] == 1, new["prob_abnormal"], new["prob_normal"])

@@ -1,4 +1,4 @@
-"""The whole loop: a model is served, readers correct it, their corrections are learned, and old and new are compared."""
+"""The whole loop: a model is served, readers correct it, corrections are learned, and old and new are compared."""
 
 import json
 from collections.abc import Iterator
