@@ -43,8 +43,8 @@ def compare_models(
     places = [locate(old), locate(new)]
     for place in (*places, locate(cohort_uri)):
         check_access(place)
-    cohort, described = open_cohort(cohort_uri), [ensemble.describe(place) for place in places]
-    one, other = described
+    described = [ensemble.describe(place) for place in places]
+    cohort, (one, other) = open_cohort(cohort_uri), described
     if (one.task, one.classes) != (other.task, other.classes):
         raise UserError(
             f"{old} tells {', '.join(one.classes)} apart ({one.task}), {new} {', '.join(other.classes)} "

@@ -62,10 +62,10 @@ class TrainJob(Section):
 
     def with_added(self, cohort: Cohort, chosen: Family, report: Report = silent) -> Cohort:
         """Return a cohort as the job sees it, with what is added. Raises UserError where that does not fit."""
-        if self.add and not chosen.tells_classes:
+        if self.add and chosen.learns:
             raise UserError(
-                f"family {chosen.name} learns where things are, not classes: --add does not know which of two sets of "
-                "boxes of an image counts; ingest one cohort that holds all"
+                f"family {chosen.name} learns {chosen.learns}: --add replaces one label of an image that comes again, "
+                "and could lose the rest; ingest one cohort that holds all"
             )
         for uri in self.add:
             cohort, taken = add(cohort, open_cohort(uri), chosen.task(cohort, self.task))
@@ -147,6 +147,7 @@ def _train(
 ) -> Bundle:
     settings = {each.key: attrgetter(each.key)(config) for each in describe(chosen.Config)}
     params = {"family": chosen.name, "cohort": str(cohort.location), "task": task.name, **settings}
+    params |= {"added": ", ".join(job.add)} if job.add else {}
     listeners = trackers(out.join("tensorboard"), job.experiment, f"{out.name}-{fingerprint}", params)
     run = Run(out.join("run"), fingerprint, task, job.resources, report, listeners, held_back=not job.merge)
     try:
