@@ -9,7 +9,8 @@ SHA-256 of their stored pixels, which are the same for the same picture in the s
 
 - An image that validation or test holds too is left out, and with it every image of its patient.
 - Where both cohorts were made with the same hash key, so is every image of a patient who is held out; pseudonyms under
-  different keys say nothing of each other, and then a held-out patient is recognised by a held-out image alone.
+  different keys say nothing of each other, and then a held-out patient is recognised by a held-out image alone. So it
+  is with what readers corrected: a store of feedback has a key of its own.
 - An image of the train split that comes again with a label of the task gives way: the later label counts, and no image
   is learned twice. An image that comes again without a label changes nothing.
 

@@ -213,7 +213,7 @@ def comparison_tables(found: Comparison) -> list[PageTable]:
     ]
     tables = [
         PageTable("Figures of studies", ("figure", *found.names, "difference"), figures),
-        PageTable("Studies by who called them right", ("", "studies"), rows),
+        PageTable("Studies by who called them right", ("called", "studies"), rows),
     ]
     if changes.called:
         called = [(name, f"{number:,}") for name, number in changes.called.items()]

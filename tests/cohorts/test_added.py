@@ -123,6 +123,7 @@ def test_nobody_who_is_held_out_is_learned(
     images[1] = np.frombuffer(held, np.uint8).reshape(PICTURES.shape)
     view, addition = add(seen, other(images), SIDE)
     assert addition.left_out == left_out, "the image, and the other of its patient"
+    assert view.alone().manifest == seen.manifest
     learned = {image for image, *_ in everything(view, "train").values()}
     assert (held in learned) == (left_out == 0)
 

@@ -123,7 +123,8 @@ def test_corrections_are_learned_and_compared(
     assert sum(map(len, found["findings"])) == sum(len(shown.boxes) for shown in sent) > 0
     assert found["label_abnormality"].sum() == sum(shown.truth == "abnormal" for shown in sent) > 0
 
-    bundle, job = tmp_path / "new", small_job(phantom_cohort, locate(tmp_path / "new"))
+    bundle = tmp_path / "new"
+    job = small_job(phantom_cohort, locate(bundle), loop={"epochs": 1, "checkpoint_every": 4})
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     said = command("train", str(tmp_path / "job.yaml"), "--add", str(added), capsys=capsys)
     assert f"added {added}: {len(new)} images, in place of 0" in said
