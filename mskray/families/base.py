@@ -94,6 +94,8 @@ class Family(ABC):
     """Level and figure by which a search compares its models, unless it is told otherwise."""
     tells_classes: ClassVar[bool] = True
     """Whether it answers with class probabilities, and not with boxes or corners."""
+    learns: ClassVar[str] = ""
+    """What it learns of an image beside one label of one task, such as boxes; "" where that is all."""
     epoch_keys: ClassVar[Mapping[str, str]] = MappingProxyType({"": "loop.epochs"})
     """Where it learns in epochs: the config key of how many, for each of its trainings by its name in a history."""
 
