@@ -1,5 +1,6 @@
 """A cohort's train split learned beside another's: what is taken, what gives way, what is held out, what is refused."""
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from mskray.cohorts import Cohort, ImageFormat, Task, open_cohort
 from mskray.cohorts.added import add
 from mskray.errors import UserError
 from mskray.imaging.inputs import InputFormat
+from mskray.prediction.readers import cohort_reader, pixel_arrays
 from mskray.training.feed import describe_split
-from mskray.training.samples import EachImage
+from mskray.training.samples import EachImage, Studies
 from mskray.unseen import check_held_out, check_not_learned
 
 SIZES = {"train": 12, "validation": 6, "test": 6}
@@ -30,7 +32,7 @@ def labels(count: int, side: int = 1) -> dict[str, np.ndarray]:
 
 
 def write(folder: Path, splits: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]], **more: Any) -> Cohort:
-    return write_cohort(folder, splits, **{"image": PICTURES, "kind": "radiograph", "shard_rows": 5, **more})
+    return write_cohort(folder, splits, **{"image": PICTURES, "kind": "radiograph", "shard_rows": 4, **more})
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +84,29 @@ def test_train_holds_both_and_nothing_else_changes(main: Cohort, other: Callable
     seen.verify()
 
 
-def test_what_workers_read_of_it(main: Cohort, other: Callable[..., Cohort]) -> None:
+@pytest.mark.parametrize(("samples", "count"), [(EachImage(SIDE.column), 19), (Studies(SIDE.column, views=2), 10)])
+def test_what_workers_read_of_it(
+    main: Cohort, other: Callable[..., Cohort], samples: EachImage | Studies, count: int
+) -> None:
+    """What goes to a worker is the split or the cohort, and nothing that the driver has read."""
     seen, _ = add(main, other(pictures(7, seed=9)), SIDE)
-    split, known = describe_split(seen, "train", EachImage(SIDE.column), InputFormat(48))
+    described, known = describe_split(seen, "train", samples, InputFormat(48))
+    split = pickle.loads(pickle.dumps(described))
     loaded = [split.load(shard) for shard in range(len(split.counts))]
-    assert sum(len(each["image"]) for each in loaded) == 19 == len(known)
+    assert sum(len(each["image"]) for each in loaded) == count == len(known)
     assert np.concatenate([each["label"] for each in loaded]).tolist() == known.tolist()
+
+
+def test_what_extracts_features_reads_of_it(main: Cohort, other: Callable[..., Cohort]) -> None:
+    seen, _ = add(main, other(pictures(7, seed=9)), SIDE)
+    read = cohort_reader(pickle.loads(pickle.dumps(seen)), SIDE.column)
+    found = {}
+    for number in range(len(seen.shards("train"))):
+        rows = read({"split": np.array(["train"]), "shard": np.array([number])})
+        names, known = rows["instance_id"].to_pylist(), rows["label"].to_pylist()
+        for name, image, label in zip(names, pixel_arrays(rows), known, strict=True):
+            found[name] = (image.tobytes(), label)
+    assert found == {name: (image, side) for name, (image, side, _) in everything(seen, "train").items()}
 
 
 def test_a_correction_takes_the_place_of_what_it_corrects(main: Cohort, other: Callable[..., Cohort]) -> None:
