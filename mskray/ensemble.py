@@ -181,6 +181,8 @@ def describe(uri: str | Location) -> Ensemble:
         raise UserError(f"ensemble {location}: {DESCRIPTION} is damaged at {first['loc']}: {first['msg']}") from None
     if made.outliers is None:
         return made
+    if made.outliers.member >= len(made.members):
+        raise UserError(f"ensemble {location}: {DESCRIPTION} is damaged: outliers.member is none of its members")
     file = location.join(made.outliers.file)
     return made.model_copy(update={"outliers": made.outliers.model_copy(update={"file": str(file)})})
 

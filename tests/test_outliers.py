@@ -86,6 +86,18 @@ def test_the_file_gives_the_same_scores_and_a_changed_one_is_refused(
     found = describe(folder).outliers
     assert found is not None
     assert found.file == str(folder.join(OUTLIERS))
+    save_ensemble(
+        Ensemble(
+            name="x",
+            task="t",
+            classes=("a", "b"),
+            members=(member,),
+            outliers=test.model_copy(update={"member": 1}),
+        ),
+        locate(tmp_path / "other"),
+    )
+    with pytest.raises(UserError, match=r"outliers\.member is none of its members"):
+        describe(str(tmp_path / "other"))
     values = looked(hands(4, 5))
     np.testing.assert_allclose(read_outliers(found)(values), outliers(values), rtol=1e-3, atol=1e-3)
     content = (tmp_path / OUTLIERS).read_bytes()
