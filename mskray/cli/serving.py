@@ -60,7 +60,7 @@ def serve(
         display.end()
         print(f"answers by {now} (before: {before})")
         return
-    choose_proxy(tokens, certificate)
+    choose_proxy(host, certificate)
     from mskray.serving.run import Place, serve_forever
 
     offer = Offer(ensemble=model, apart=apart, pairs=pairs, spines=spines, vertebrae=vertebrae)
