@@ -13,7 +13,8 @@ from pydicom.uid import generate_uid
 
 from mskray.dicom import Group, secondary_capture, structured_report
 from mskray.dicom.archive import Archive
-from mskray.dicom.web import Outcome, Watcher
+from mskray.dicom.study import Part
+from mskray.dicom.web import Outcome, Reader, Watcher
 from mskray.errors import Fault, UserError
 from mskray.storage import Location, locate
 
@@ -64,6 +65,15 @@ class Model:
         return [structured_report(images, groups, ALGORITHM), overlay]
 
 
+def watcher_of(archive, model, ledger, name, **options) -> Watcher:
+    """A watcher with one reader, which takes every image of a study at once."""
+
+    def read(study):
+        yield Part(model(given)) if (given := study.fetch(study.images)) else Part()
+
+    return Watcher(archive, lambda: [Reader("studies", name, read)], ledger, **options)
+
+
 def polled(watcher: Watcher, times: int = 2) -> list[Outcome]:
     return [outcome for _ in range(times) for outcome in watcher.poll()]
 
@@ -73,7 +83,7 @@ def test_a_study_is_answered_once(orthanc, archive, ledger):
     for uid, images in names:
         archive.store(uid, images)
     model = Model()
-    watcher = Watcher(archive, model, ledger, "m1")
+    watcher = watcher_of(archive, model, ledger, "m1")
     done = polled(watcher)
     assert {(each.study, each.state, len(each.results)) for each in done} == {(uid, "stored", 2) for uid, _ in names}
     held = orthanc.instances()
@@ -81,12 +91,12 @@ def test_a_study_is_answered_once(orthanc, archive, ledger):
     assert polled(watcher, 3) == []
     assert sorted(model.asked) == [1, 2]
     # Restarted, the watcher knows what it did; of another model it does it again.
-    assert polled(Watcher(archive, model, ledger, "m1"), 3) == []
-    assert len(polled(Watcher(archive, Model(), ledger, "m2"), 2)) == 2
+    assert polled(watcher_of(archive, model, ledger, "m1"), 3) == []
+    assert len(polled(watcher_of(archive, Model(), ledger, "m2"), 2)) == 2
     assert orthanc.instances() == held
     # What is read back is what was stored.
     first = done[0]
-    found = {names[1]: archive.fetch(first.study, *names) for names in archive.images(first.study)}
+    found = {names[1]: archive.fetch(first.study, *names[:2]) for names in archive.images(first.study)}
     overlay = next(image for uid, image in found.items() if uid in first.results)
     assert overlay.Manufacturer == "mskray"
 
@@ -94,10 +104,10 @@ def test_a_study_is_answered_once(orthanc, archive, ledger):
 def test_without_its_ledger_it_stores_nothing_twice_and_predicts_on_no_overlay(orthanc, archive, ledger):
     uid, images = study("one", 2)
     archive.store(uid, images)
-    polled(Watcher(archive, Model(), ledger, "m"))
+    polled(watcher_of(archive, Model(), ledger, "m"))
     held = orthanc.instances()
     model = Model()
-    (again,) = polled(Watcher(archive, model, ledger.join("other"), "m"))
+    (again,) = polled(watcher_of(archive, model, ledger.join("other"), "m"))
     assert again.state == "stored"
     assert model.asked == [2]
     assert orthanc.instances() == held
@@ -113,10 +123,10 @@ def test_killed_before_the_ledger_was_written_it_leaves_each_object_once(orthanc
     with monkeypatch.context() as patch:
         patch.setattr(Location, "write_json", dies)
         with pytest.raises(KeyboardInterrupt):
-            polled(Watcher(archive, Model(), ledger, "m"))
+            polled(watcher_of(archive, Model(), ledger, "m"))
     held = orthanc.instances()
     assert len(held) == 3
-    (outcome,) = polled(Watcher(archive, Model(), ledger, "m"))
+    (outcome,) = polled(watcher_of(archive, Model(), ledger, "m"))
     assert outcome.state == "stored"
     assert orthanc.instances() == held
 
@@ -126,7 +136,7 @@ def test_an_archive_that_restarts_is_asked_again(orthanc, archive, ledger):
     archive.store(uid, images)
     said: list[Outcome | Fault] = []
     stop = threading.Event()
-    watcher = Watcher(archive, Model(), ledger, "m")
+    watcher = watcher_of(archive, Model(), ledger, "m")
     orthanc.stop()
     thread = threading.Thread(target=watcher.watch, args=(stop, said.append, 0.1))
     thread.start()
@@ -149,7 +159,7 @@ def test_an_archive_that_restarts_is_asked_again(orthanc, archive, ledger):
 def test_a_study_that_grows_is_answered_when_it_is_whole_and_again_when_more_comes(archive, ledger):
     uid, images = study("one", 3)
     model = Model()
-    watcher = Watcher(archive, model, ledger, "m")
+    watcher = watcher_of(archive, model, ledger, "m")
     archive.store(uid, images[:1])
     assert polled(watcher, 1) == []
     archive.store(uid, images[1:2])
@@ -178,7 +188,7 @@ def test_one_odd_study_does_not_stop_the_others(archive, ledger):
             raise ZeroDivisionError("by zero")
         return Model()(images)
 
-    watcher = Watcher(archive, predict, ledger, "m", settled=False)
+    watcher = watcher_of(archive, predict, ledger, "m", settled=False)
     first = {each.study: (each.state, each.reason) for each in polled(watcher, 1)}
     assert first == {
         uids["good"]: ("stored", ""),
@@ -192,7 +202,7 @@ def test_one_odd_study_does_not_stop_the_others(archive, ledger):
         (uids["odd"], "failed", 3),
     ]
     assert len(asked) == 5
-    assert watcher.done(uids["good"]).state == "stored"
+    assert watcher.done("m", uids["good"]).state == "stored"
 
 
 def test_filters_choose_what_is_watched(archive, ledger):
@@ -201,12 +211,12 @@ def test_filters_choose_what_is_watched(archive, ledger):
         for image in images:
             image.StudyDescription = name
         archive.store(uid, images)
-    watcher = Watcher(archive, Model(), ledger, "m", filters={"StudyDescription": "two"}, settled=False)
+    watcher = watcher_of(archive, Model(), ledger, "m", filters={"StudyDescription": "two"}, settled=False)
     assert [each.study for each in polled(watcher, 1)] == [study("two")[0]]
 
 
 def test_a_wrong_password_is_one_line_and_ends_the_watch(orthanc, ledger):
-    watcher = Watcher(Archive(orthanc.url, user=USER, password="no"), Model(), ledger, "m")
+    watcher = watcher_of(Archive(orthanc.url, user=USER, password="no"), Model(), ledger, "m")
     with pytest.raises(UserError, match=r"refuses to list studies \(401\): check the token") as refused:
         watcher.watch(threading.Event())
     assert not isinstance(refused.value, Fault)
