@@ -187,9 +187,16 @@ class Watcher:
             if before is not None and tried and (before.state != "failed" or tried >= _MOST_ATTEMPTS):
                 continue
             again = again or tried > 0
-            if not reason and not mine:
-                state, reason = "nothing", _nothing(images)
-            begun = Outcome(study, state, seen, reader.model, reason=reason, attempts=tried + 1, what=reader.what)
+            alone = not (mine or reason)
+            begun = Outcome(
+                study,
+                "nothing" if alone else state,
+                seen,
+                reader.model,
+                reason=_nothing(images) if alone else reason,
+                attempts=tried + 1,
+                what=reader.what,
+            )
             due.append(_Due(reader, begun, mine))
         whole = _fingerprint([reason, *(held.instance for held in images)])
         if due and self._settled and not again and self._arriving.get(study) != whole:

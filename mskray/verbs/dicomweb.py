@@ -1,9 +1,9 @@
 """`mskray dicomweb ARCHIVE --server URL --ledger URI`: every new study of an archive is answered there, as DICOM.
 
-The archive is any DICOMweb service, such as Orthanc's; the server is one that `mskray serve` started. By what it serves,
-a study's radiographs, each sagittal series of a spine and, with --pairs, pictures beside earlier ones get structured
-reports, segmentations, maps and overlays. What was done stands in the ledger, so that either side and this command may
-be restarted at any time; a server that changes its model is noticed, and its new model answers anew what it can.
+The archive is any DICOMweb service, such as Orthanc's; the server is one that `mskray serve` started. By what that
+answers, a study's radiographs, each sagittal series of a spine and, with --pairs, pictures beside earlier ones get
+structured reports, segmentations, maps and overlays. What was done stands in the ledger, so that either side and this
+command may be restarted at any time; a new model of the server is noticed, and answers what the one before did.
 """
 
 import os

@@ -78,11 +78,16 @@ def read_pairs(client: Client, expected: str, models: Models) -> Callable[[Study
 
 def place_of(image: Dataset) -> Place:
     """Return what a picture shows, as far as its header tells."""
-    side = _word(image, "ImageLaterality") or _word(image, "Laterality")
-    words = (_word(image, each) for each in ("Modality", "BodyPartExamined"))
-    views = (_word(image, each) for each in ("ViewPosition", "SeriesDescription"))
-    person = (str(image.get(each, "") or "") for each in ("PatientID", "IssuerOfPatientID", "PatientBirthDate"))
-    return Place(*person, *words, side, *views)
+    return Place(
+        patient=str(image.get("PatientID", "") or ""),
+        issuer=str(image.get("IssuerOfPatientID", "") or ""),
+        born=str(image.get("PatientBirthDate", "") or ""),
+        modality=_word(image, "Modality"),
+        body_part=_word(image, "BodyPartExamined"),
+        side=_word(image, "ImageLaterality") or _word(image, "Laterality"),
+        view=_word(image, "ViewPosition"),
+        series=_word(image, "SeriesDescription"),
+    )
 
 
 def _pictures(study: Study) -> list[tuple[Place, Dataset]]:

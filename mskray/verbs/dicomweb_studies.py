@@ -126,12 +126,12 @@ def _picture(
     return secondary_capture([image], drawn, algorithm, title, instance_number=number)
 
 
-def _shares(overlay: Overlay, rows: int, columns: int) -> NDArray[np.float32]:
+def _shares(overlay: Overlay, rows: int, columns: int) -> NDArray[np.floating]:
     """(rows, columns) in 0–1: the overlay at its place in the view, 0 around it."""
-    values = np.array(overlay.array, np.float32) / 255
+    values: NDArray[np.floating] = np.array(overlay.array, np.float32) / 255
     if (overlay.x, overlay.y, overlay.width, overlay.height) == (0, 0, columns, rows):
         return values  # `draw` fits what covers the whole
     # From the overlay's pixel to the view's: both count from their first pixel's centre, edges are half a pixel off.
     across, down = overlay.width / values.shape[1], overlay.height / values.shape[0]
     move = np.array([[across, 0, overlay.x + across / 2 - 0.5], [0, down, overlay.y + down / 2 - 0.5]])
-    return np.asarray(cv2.warpAffine(values, move, (columns, rows), flags=cv2.INTER_LINEAR), np.float32)
+    return cv2.warpAffine(values, move, (columns, rows), flags=cv2.INTER_LINEAR).astype(np.float32)
