@@ -22,6 +22,8 @@ from mskray.errors import Fault, UserError
 from mskray.storage import Location
 
 _MOST_ATTEMPTS = 3
+_MOST_FAULTS = 2
+"""In a row, of a reader in a poll: one may be a study's own, such as one that a server breaks at."""
 
 Read = Callable[[Study], Iterator[Part]]
 """From a study to what is stored beside it, a part at a time. UserError where it has no answer, Failed where it may
@@ -124,13 +126,15 @@ class Watcher:
     def poll(self, stop: threading.Event | None = None) -> Iterator[Outcome]:
         """Look once at every study, and answer those that are new. Fault and UserError as the archive's methods.
 
-        A reader that cannot answer now does not keep the others from it: its Fault is raised when they are done.
+        A reader that cannot answer now does not keep the others from it, nor one study the other studies: its first
+        Fault is raised when all is done. After two in a row it is not asked again in this poll.
         """
         able = list(self._readers())
         models = [reader.model for reader in able]
         if models != self._models:
             self._models, self._idle = models, {}
         fault: Fault | None = None
+        in_a_row = dict.fromkeys(models, 0)
         for study, count in self._archive.studies(self._filters):
             if count is not None and self._idle.get(study) == count:
                 continue
@@ -141,11 +145,15 @@ class Watcher:
                 if stop is not None and stop.is_set():
                     return
                 try:
-                    yield self._answered(each)
+                    outcome = self._answered(each)
                 except Fault as found:
                     fault = fault or found
-                    able.remove(each.reader)
-            if fault and not able:
+                    in_a_row[each.reader.model] += 1
+                    continue
+                in_a_row[each.reader.model] = 0
+                yield outcome
+            able = [reader for reader in able if in_a_row[reader.model] < _MOST_FAULTS]
+            if not able:
                 break
         if fault:
             raise fault

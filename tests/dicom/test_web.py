@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -203,6 +204,59 @@ def test_one_odd_study_does_not_stop_the_others(archive, ledger):
     ]
     assert len(asked) == 5
     assert watcher.done("m", uids["good"]).state == "stored"
+
+
+@pytest.mark.parametrize(("away", "asked"), [(1, 4), (4, 2)])
+def test_a_reader_that_is_away_keeps_neither_others_nor_other_studies_waiting(archive, ledger, away, asked):
+    for name in ("one", "two", "three", "four"):
+        archive.store(*study(name))
+    there, faults = Model(), []
+
+    def fails(study):
+        faults.append(study.uid)
+        if len(faults) <= away:
+            raise Fault("the server starts")
+        yield Part(Model()(study.fetch(study.images)))
+
+    def answers(study):
+        yield Part(there(study.fetch(study.images)))
+
+    made = [Reader("spines", "m1", fails), Reader("studies", "m2", answers)]
+    watcher = Watcher(archive, lambda: made, ledger, settled=False)
+    said: list[str] = []
+    with pytest.raises(Fault, match="the server starts"):
+        said.extend(outcome.what for outcome in watcher.poll())
+    assert (len(faults), len(there.asked)) == (asked, 4)
+    assert Counter(said) == {"studies": 4, **({"spines": 4 - away} if away < 4 else {})}
+    away = 0
+    assert {(each.what, each.state) for each in watcher.poll()} == {("spines", "stored")}
+    assert len(there.asked) == 4
+    assert polled(watcher) == []
+
+
+def test_a_reader_is_given_its_own_images_and_another_model_answers_alone(archive, ledger):
+    uid, images = study("both", 2)
+    images[1].Modality, images[1].SeriesInstanceUID = "MR", generate_uid(entropy_srcs=["other"])
+    archive.store(uid, images)
+    seen: list[tuple[str, list[str]]] = []
+
+    def reader(what: str, model: str, modality: str) -> Reader:
+        def read(study):
+            seen.append((model, [held.modality for held in study.images]))
+            yield Part(reason="not today")
+            yield Part(reason="not today")
+
+        return Reader(what, model, read, frozenset({modality}))
+
+    made = [reader("studies", "a", "CR"), reader("spines", "b", "MR"), reader("pairs", "c", "DX")]
+    watcher = Watcher(archive, lambda: made, ledger, settled=False)
+    assert [(each.what, each.state, each.reason) for each in polled(watcher)] == [
+        ("studies", "refused", "not today (2 ×)"),
+        ("spines", "refused", "not today (2 ×)"),
+    ]
+    made[1] = reader("spines", "b2", "MR")
+    assert [each.what for each in polled(watcher)] == ["spines"]
+    assert seen == [("a", ["CR"]), ("b", ["MR"]), ("b2", ["MR"])]
 
 
 def test_filters_choose_what_is_watched(archive, ledger):

@@ -21,7 +21,6 @@ from mskray.dicom.study import Study
 from mskray.families.vertebra_finding import Spine
 from mskray.imaging.spine import FoundVertebra
 from mskray.imaging.volumes import Volume
-from mskray.serving.problems import unavailable
 from mskray.serving.schemas.spines import Reached, SpineReading
 from mskray.serving.spines import SpineReader
 
@@ -37,14 +36,14 @@ class KnowingReader(SpineReader):
 
 
 class Answering(Local):
-    """Models in this process, one of which is away for a moment: spines from the `away`-th on, once."""
+    """Models in this process; what reads spines breaks at the series that `breaks_at` counts down to, once."""
 
-    away = 0
+    breaks_at = 0
 
     async def spine(self, volume: Volume, copies: int | None) -> AsyncIterator[Reached | SpineReading]:
-        self.away -= 1
-        if self.away == 0:
-            raise unavailable("the replica starts")
+        self.breaks_at -= 1
+        if self.breaks_at == 0:
+            raise RuntimeError("out of memory")
         async for each in super().spine(volume, copies):
             yield each
 

@@ -106,7 +106,7 @@ def test_a_mixed_archive_is_answered_by_what_each_study_holds(
     first, second = knee("first", "20190102", 1), knee("second", "20210304", 2)
     series = {
         "t2": spine_series("t2"),
-        "t1": spine_series("t1", BodyPartExamined=None),
+        "t1": spine_series("t1", BodyPartExamined=None, FrameOfReferenceUID="1.2.840.7"),
         "axial": spine_series("axial", turn=AXIAL),
         "head": spine_series("head", BodyPartExamined="HEAD"),
     }
@@ -154,6 +154,12 @@ def test_a_mixed_archive_is_answered_by_what_each_study_holds(
         uids = {each.SOPInstanceUID for each in series[name]}
         assert sum(bool(referred_to(each) & uids) for each in made) == 4  # a report, a segmentation, two maps
     assert not any(referred_to(each) & {one.SOPInstanceUID for one in series["axial"]} for each in made)
+
+    # What lies in one series shares its coordinates.
+    frames: dict[str, set[str]] = {}
+    for each in made:
+        frames.setdefault(each.SeriesInstanceUID, set()).add(str(each.get("FrameOfReferenceUID", "")))
+    assert {len(found) for found in frames.values()} == {1}
 
     # Nothing is done twice, and done again it is the same.
     assert look() == {}
@@ -224,7 +230,7 @@ def test_pairs_are_made_only_where_they_are_asked_for(look: Looking, url: str, v
             readers(client, client.models(), pairs=True)
 
 
-def test_a_model_that_changes_or_is_away_in_mid_study_loses_and_doubles_nothing(
+def test_a_model_that_changes_or_breaks_in_mid_study_loses_and_doubles_nothing(
     look: Looking, orthanc: Orthanc, backend: Answering, bundles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look.store(radiographs("film"), spine_series("t1"), spine_series("t2"))
@@ -238,8 +244,8 @@ def test_a_model_that_changes_or_is_away_in_mid_study_loses_and_doubles_nothing(
         return await voted(views, explain)
 
     monkeypatch.setattr(backend, "vote", rolled_out)
-    backend.away = 2
-    with pytest.raises(Fault):
+    backend.breaks_at = 2
+    with pytest.raises(Fault, match=r"the server changes its model: this is asked again|a defect of the server"):
         look()
     stored = made_by_us(held(orthanc))
     assert Counter(each.Modality for each in stored) == {"SR": 1, "SEG": 1, "OT": 2}  # of the first series
