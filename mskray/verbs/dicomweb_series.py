@@ -22,7 +22,9 @@ from mskray.verbs.dicomweb_models import spine_algorithm
 from mskray.verbs.dicomweb_spines import spine_results
 
 MODALITY = "MR"
-_PARTS = re.compile(r"|(WHOLE|TOTAL)?SPINE|(T|TH|L|S|LS|TL|TLS|LUMBAR|LUMBO?SACRAL|THORACIC|THORACOLUMBAR)SPINE|LUMBAR")
+_PARTS = re.compile(
+    r"|(WHOLE|TOTAL|T|TH|L|S|LS|TL|TLS|LUMBAR|LUMBO?SACRAL|THORACIC|THORACOLUMBAR)?SPINE|(SPINE)?(LUMBAR|THORACIC)"
+)
 """Body parts whose pictures may show levels from T12 down, letters alone; "" is not known. Necks have no such level."""
 _EXPLAIN = "hotspots"
 
@@ -34,7 +36,7 @@ def read_spines(client: Client, models: Models) -> Callable[[Study], Iterator[Pa
     def read(study: Study) -> Iterator[Part]:
         for held in study.series:
             first = study.fetch(held[:1])
-            if reason := _not_looked_at(first):
+            if reason := left_alone(first):
                 yield Part(reason=reason)
                 continue
             volumes, reasons = sagittal([*first, *study.fetch(held[1:])])
@@ -66,7 +68,7 @@ def sagittal(images: Sequence[Dataset]) -> tuple[list[list[Dataset]], list[str]]
     return volumes, reasons
 
 
-def _not_looked_at(images: Sequence[Dataset]) -> str | None:
+def left_alone(images: Sequence[Dataset]) -> str | None:
     """Why a series is left alone, by the header of its first image; None where it is read."""
     if not images:
         return "no picture of a scanner"

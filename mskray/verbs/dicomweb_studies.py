@@ -120,7 +120,7 @@ def _picture(
 ) -> Dataset:
     """A radiograph with a member's reasons laid over it."""
     title = f"{overlay.member}: {overlay.method} for {overlay.label}"
-    share = view.members[overlay.member].get(overlay.label)
+    share = view.members.get(overlay.member, {}).get(overlay.label)
     said = title if share is None else f"{title}, its probability {share:.2f}"
     drawn = draw(pixels, _shares(overlay, *pixels.shape), title=said)
     return secondary_capture([image], drawn, algorithm, title, instance_number=number)

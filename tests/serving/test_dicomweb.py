@@ -25,6 +25,7 @@ from mskray.serving.schemas.studies import KeyArea, Overlay, StudyAnswer
 from mskray.serving.settings import Limits
 from mskray.serving.tokens import Access
 from mskray.verbs.dicomweb import PASSWORD_VARIABLE
+from mskray.verbs.dicomweb_series import left_alone
 from mskray.verbs.dicomweb_studies import groups, read_studies, study_results
 from mskray.verbs.predict_remote import TOKEN_VARIABLE
 
@@ -97,6 +98,28 @@ def test_reasons_become_pictures_over_their_part_of_the_image(
     assert colour[int(48 * scale), int(40 * scale)] > 40
     if outside is not None:
         assert colour[int(outside[1] * scale), int(outside[0] * scale)] == 0
+
+
+@pytest.mark.parametrize(
+    ("modality", "part", "read"),
+    [
+        ("MR", "LSPINE", True),
+        ("MR", "SPINE", True),
+        ("MR", "TSPINE", True),
+        ("MR", "L-Spine", True),
+        ("MR", "Lumbar spine", True),
+        ("MR", "LUMBOSACRAL SPINE", True),
+        ("MR", "", True),
+        ("MR", None, True),
+        ("MR", "CSPINE", False),
+        ("MR", "KNEE", False),
+        ("MR", "HEAD", False),
+        ("CT", "LSPINE", False),
+    ],
+)
+def test_series_that_cannot_show_lower_levels_are_left_alone(modality: str, part: str | None, read: bool) -> None:
+    (image,) = study("series", Modality=modality, BodyPartExamined=part)
+    assert (left_alone([image]) is None) == read
 
 
 @pytest.mark.parametrize(

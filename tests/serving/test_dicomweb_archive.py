@@ -189,25 +189,39 @@ def test_every_object_that_is_stored_is_valid(look: Looking, orthanc: Orthanc, t
     }
 
 
-@pytest.mark.parametrize(
-    ("changed", "expected"),
-    [
-        ({}, "stored"),
-        ({"Laterality": "R"}, "refused no earlier picture of the same place"),
-        ({"BodyPartExamined": "WRIST"}, "refused no earlier picture of the same place"),
-        ({"SeriesDescription": "knee lateral"}, "refused no earlier picture of the same place"),
-        ({"PatientID": "MRN-8"}, "refused no earlier picture of the same place"),
-        ({"PatientBirthDate": "19700101"}, "refused no earlier picture of the same place"),
-        ({"StudyDate": "20220101"}, "refused no earlier picture of the same place"),
-        ({"StudyDate": "20210304", "StudyTime": "080000"}, "stored"),
-    ],
-)
-def test_a_pair_is_one_place_of_one_patient(look: Looking, changed: dict[str, str], expected: str) -> None:
-    earlier, later = knee("earlier", "20190102", 1), knee("later", "20210304", 2)
-    for keyword, value in changed.items():
-        setattr(earlier[0], keyword, value)
-    look.store(earlier, later)
-    assert look()["pairs", str(later[0].StudyInstanceUID)] == expected
+PAIRS: list[tuple[dict[str, str], str]] = [
+    ({}, "stored"),
+    ({"StudyDate": "20210304", "StudyTime": "080000"}, "stored"),
+    ({"StudyDate": "20210304"}, "refused no earlier picture of the same place"),
+    ({"StudyDate": "20220101"}, "refused no earlier picture of the same place"),
+    ({"StudyDate": ""}, "refused no earlier picture of the same place"),
+    ({"Laterality": "R"}, "refused no earlier picture of the same place"),
+    ({"ViewPosition": "LL"}, "refused no earlier picture of the same place"),
+    ({"BodyPartExamined": "WRIST"}, "refused no earlier picture of the same place"),
+    ({"SeriesDescription": "knee lateral"}, "refused no earlier picture of the same place"),
+    ({"SeriesDescription": " Knee  AP "}, "stored"),
+    ({"PatientID": "another"}, "refused no earlier picture of the same place"),
+    ({"PatientBirthDate": "19700101"}, "refused no earlier picture of the same place"),
+]
+
+
+def test_a_pair_is_one_place_of_one_patient(look: Looking) -> None:
+    expected = {}
+    for number, (changed, outcome) in enumerate(PAIRS):
+        patient = {"PatientID": f"MRN-{number}*"}
+        look.store(knee(f"earlier {number}", "20190102", 1, **{**patient, **changed}))
+        later = knee(f"later {number}", "20210304", 2, **patient)
+        look.store(later)
+        expected[str(later[0].StudyInstanceUID)] = outcome
+    twins = [knee(f"twin {number}", "20210304", 2, PatientID="MRN-7") for number in range(2)]
+    for image in (twin[0] for twin in twins):
+        image.StudyInstanceUID = twins[0][0].StudyInstanceUID
+    look.store([twin[0] for twin in twins])
+    expected[str(twins[0][0].StudyInstanceUID)] = (
+        "refused pictures that headers do not tell apart have no earlier one each (2 ×)"
+    )
+    said = look()
+    assert {study: said["pairs", study] for study in expected} == expected
 
 
 def test_of_several_earlier_pictures_the_latest_is_taken(look: Looking, orthanc: Orthanc) -> None:
