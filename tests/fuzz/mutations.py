@@ -200,9 +200,12 @@ def _tiff_fields(data: bytes) -> Iterator[tuple[int, str]]:
 
 
 def _dicom_fields(data: bytes) -> Iterator[tuple[int, str]]:
-    for found in re.finditer(rb"\x28\x00..US\x02\x00", data, re.DOTALL):
-        yield from ((found.start() + 8, "<H"), (found.start() + 6, "<H"))
-    for found in re.finditer(rb"\xe0\x7f\x10\x00O[BW]|\xfe\xff\x00\xe0", data):
+    """Numbers of the image's group and lengths of its pixels, in either byte order, with and without a stated type."""
+    for found in re.finditer(rb"\x28\x00..(US\x02\x00|\x02\x00\x00\x00)", data, re.DOTALL):
+        yield from ((found.start() + 8, "<H"), (found.start() + 4, "<I"))
+    for found in re.finditer(rb"\x00\x28..US\x00\x02", data, re.DOTALL):
+        yield from ((found.start() + 8, ">H"), (found.start() + 6, ">H"))
+    for found in re.finditer(rb"\xe0\x7f\x10\x00|\x7f\xe0\x00\x10|\xfe\xff\x00\xe0", data):
         yield from ((found.start() + 8, "<I"), (found.start() + 4, "<I"))
 
 
