@@ -19,29 +19,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from block_spine import BlockSpine
-from disc_layouts import metaimage
-from serving_setup import INGRESS, MEMBERS, SPINES, TOKEN, Server, encoded, make_ensemble, picture, serving
-from small_spinenet import fitted as fitted_grader
-from small_spinenet import recipe
-from spine_run import vertebra_bundle
+from serving_setup import (
+    INGRESS,
+    MEMBERS,
+    SPINES,
+    TOKEN,
+    Server,
+    encoded,
+    make_ensemble,
+    make_spine_models,
+    picture,
+    serving,
+    spine_file,
+)
 
-from mskray.bundles import save_bundle
 from mskray.client import Client
 from mskray.ensemble import load
 from mskray.errors import UserError
 from mskray.families import Images
-from mskray.families.vertebra_detector import VertebraDetectorConfig
-from mskray.storage import locate
 
 TOLERANCE = 1e-4
 """Between batches of other sizes the last bits of a probability differ."""
 _PICTURES = 64
 _JOB_S = 300.0
-_DETECTOR = {
-    "network": {"backbone": "mobilenet_v3_small", "weights": "none", "channels": 8},
-    "data": {"image_size": 64},
-}
 
 
 @dataclass
@@ -74,22 +74,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         uri = make_ensemble(folder, ("mobilenet_v3_small", "resnet18"), 96)
-        save_bundle(fitted_grader(recipe()), locate(folder / "grader"), "f00")
-        vertebra_bundle(folder / "detector", VertebraDetectorConfig.model_validate(_DETECTOR))
         known = _known(uri)
-        arguments = [uri, "--spines", str(folder / "grader"), "--vertebrae", str(folder / "detector")]
+        grader, detector = make_spine_models(folder)
         store = folder / "store"
-        with serving([*arguments, "--store", str(store)], folder / "serve.log") as server:
-            fine = disturb(server, known, folder, store, given)
+        arguments = [uri, "--spines", grader, "--vertebrae", detector, "--store", str(store)]
+        with serving(arguments, folder / "serve.log", given.haproxy) as server:
+            fine = disturb(server, known, spine_file(folder), store, given)
     sys.exit(0 if fine else 1)
 
 
 def disturb(
-    server: Server, known: list[tuple[bytes, np.ndarray]], folder: Path, store: Path, given: argparse.Namespace
+    server: Server, known: list[tuple[bytes, np.ndarray]], volume: bytes, store: Path, given: argparse.Namespace
 ) -> bool:
     """Ask, kill, and print what came of it; return whether all is as asked."""
     tally, end, killed = Tally(), time.monotonic() + 60 * given.minutes, []
-    volume = metaimage(folder / "spine.mha", BlockSpine(("L3", "L4", "L5")).volume).read_bytes()
     with ThreadPoolExecutor(given.clients + int(given.minutes * 60 / given.every) + 2) as pool:
         asking = [pool.submit(ask, server, known, place, end, tally, given.attempts) for place in range(given.clients)]
         jobs: list[Future[None]] = []
@@ -161,6 +159,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--head-start", type=float, default=0.5, help="seconds that a job has before the kill")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--attempts", type=int, default=6, help="of the client, whose default it is")
+    parser.add_argument("--haproxy", action="store_true", help="HAProxy in place of Serve's own proxy")
     return parser.parse_args()
 
 

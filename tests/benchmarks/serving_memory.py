@@ -3,9 +3,9 @@
     .venv/bin/python tests/benchmarks/serving_memory.py --requests 20000
 
 Pictures of many sizes, damaged ones and broken forms over kept connections; beside them, all the time, clients that
-send half a body and go away, and clients that send a byte a second. The resident memory of ingress, members and proxy is
-told each thousand requests. Asked: from the warm-up (a fifth) to the end each grows by less than 5 %, and when all is
-over no request is open. The exit status is 1 where that is missed.
+send half a body and go away, and clients that send a byte a second. The resident memory of ingress, members and proxy
+is told each thousand requests. Asked: from the warm-up (a fifth) to the end each grows by less than 5 %, and when all
+is over no request is open. The exit status is 1 where that is missed.
 """
 
 import argparse

@@ -21,10 +21,16 @@ import psutil
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "serving")]
 
+from block_spine import BlockSpine  # noqa: E402
+from disc_layouts import metaimage  # noqa: E402
 from serving_samples import encoded, fitted, multipart, radiograph  # noqa: E402
+from small_spinenet import fitted as fitted_grader  # noqa: E402
+from small_spinenet import recipe  # noqa: E402
+from spine_run import vertebra_bundle  # noqa: E402
 
 from mskray.bundles import save_bundle  # noqa: E402
 from mskray.ensemble import join, save_ensemble  # noqa: E402
+from mskray.families.vertebra_detector import VertebraDetectorConfig  # noqa: E402
 from mskray.serving.tokens import TOKEN_VARIABLE  # noqa: E402
 from mskray.storage import locate  # noqa: E402
 
@@ -43,6 +49,19 @@ def make_ensemble(folder: Path, backbones: Sequence[str] = BACKBONES, size: int 
         save_bundle(fitted(seed, ("KNEE",), backbone, size, images=16), locate(uris[-1]), fingerprint=backbone)
     save_ensemble(join(uris, "small"), locate(folder / "ensemble"))
     return str(folder / "ensemble")
+
+
+def make_spine_models(folder: Path) -> tuple[str, str]:
+    """Write bundles of random weights that grade discs and find vertebrae; return their paths."""
+    network = {"backbone": "mobilenet_v3_small", "weights": "none", "channels": 8}
+    config = VertebraDetectorConfig.model_validate({"network": network, "data": {"image_size": 64}})
+    save_bundle(fitted_grader(recipe()), locate(folder / "grader"), "f00")
+    return str(folder / "grader"), vertebra_bundle(folder / "detector", config)
+
+
+def spine_file(folder: Path) -> bytes:
+    """Return a MetaImage file of a sagittal spine."""
+    return metaimage(folder / "spine.mha", BlockSpine(("L3", "L4", "L5")).volume).read_bytes()
 
 
 def picture(seed: int, rows: int = 512, columns: int = 448) -> np.ndarray:

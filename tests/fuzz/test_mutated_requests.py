@@ -48,7 +48,7 @@ def kept_apart(name: str) -> str:
 
 
 texts = st.text(st.characters(codec="utf-8"), max_size=40)
-words = texts | st.sampled_from(["..", "%2e%2e", "%00", "0" * 32, "f" * 32, "../../etc/passwd", "a.png", "KNEE", "𝒳"])
+words = texts | st.sampled_from(["..", "%2e%2e", "%00", "\0", "0" * 32, "f" * 32, "../../etc/passwd", "a.png", "KNEE", "𝒳"])
 header_values = st.text(st.characters(codec="latin-1"), max_size=60)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | texts,
@@ -114,7 +114,7 @@ def others(draw: st.DrawFn) -> Sent:
         case 1:
             return Sent("GET", f"/v1/results/{kept_apart(draw(words))}/{kept_apart(draw(words))}")
         case 2:
-            value = draw(json_values | st.fixed_dictionaries({"ensemble": words}))
+            value = draw(json_values | st.fixed_dictionaries({"ensemble": words | st.just("\ud800")}))
             body = changed(json.dumps(value).encode(), draw(changes(2)) if draw(st.booleans()) else [])
             return Sent("PUT", "/v1/models", body, {"content-type": "application/json"})
         case 3:
