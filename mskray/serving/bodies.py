@@ -1,4 +1,4 @@
-"""No body without end: FastAPI reads a JSON body whole, before it asks who sends it. Forms are limited by `forms` too."""
+"""No body without end: FastAPI reads a JSON body whole, and before it asks who sends it."""
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send

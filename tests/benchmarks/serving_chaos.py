@@ -2,10 +2,11 @@
 
     .venv/bin/python tests/benchmarks/serving_chaos.py --minutes 5
 
-Clients of `mskray.client` ask for studies of one picture whose probabilities are known. Every minute a job is handed
-in, then the process of a replica is killed (SIGKILL): of the ingress, of the members, of the spines' reader, in turn;
-there is one of each, so that for some seconds nothing answers. A client that is refused or cut off asks again; what it
-gives up on is lost. The exit status is 1 where an answer was wrong, a request lost, or a job not done exactly once.
+Clients of `mskray.client` ask for studies of one picture whose probabilities are known. Every minute some jobs are
+handed in, then the process of a replica is killed (SIGKILL): of the ingress, of the members, of the spines' reader, in
+turn; there is one of each, so that for some seconds nothing answers. A client that is refused or cut off asks again;
+what it gives up on is lost. The exit status is 1 where an answer was wrong, a request lost, or a job not done exactly
+once.
 """
 
 import argparse
@@ -41,6 +42,8 @@ from mskray.families import Images
 TOLERANCE = 1e-4
 """Between batches of other sizes the last bits of a probability differ."""
 _PICTURES = 64
+_HEAD_STARTS_S = (1.0, 0.4, 0.15, 0.05)
+"""After each a job is handed in; the kill follows the last one, whose form is still being read."""
 _JOB_S = 300.0
 
 
@@ -88,15 +91,16 @@ def disturb(
 ) -> bool:
     """Ask, kill, and print what came of it; return whether all is as asked."""
     tally, end, killed = Tally(), time.monotonic() + 60 * given.minutes, []
-    with ThreadPoolExecutor(given.clients + int(given.minutes * 60 / given.every) + 2) as pool:
+    with ThreadPoolExecutor(given.clients + 16) as pool:
         asking = [pool.submit(ask, server, known, place, end, tally, given.attempts) for place in range(given.clients)]
         jobs: list[Future[None]] = []
         for kind in itertools.cycle((INGRESS, MEMBERS, SPINES)):
             if time.monotonic() + given.every > end:
                 break
-            time.sleep(given.every - given.head_start)
-            jobs.append(pool.submit(read, server, volume, given.attempts))
-            time.sleep(given.head_start)
+            time.sleep(given.every - sum(_HEAD_STARTS_S))
+            for seconds in _HEAD_STARTS_S:
+                jobs.append(pool.submit(read, server, volume, given.attempts))
+                time.sleep(seconds)
             victims = server.replicas(kind)
             for victim in victims:
                 victim.kill()
@@ -156,7 +160,6 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--every", type=float, default=60.0, help="seconds between two kills")
-    parser.add_argument("--head-start", type=float, default=0.5, help="seconds that a job has before the kill")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--attempts", type=int, default=6, help="of the client, whose default it is")
     parser.add_argument("--haproxy", action="store_true", help="HAProxy in place of Serve's own proxy")

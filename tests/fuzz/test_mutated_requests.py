@@ -48,7 +48,9 @@ def kept_apart(name: str) -> str:
 
 
 texts = st.text(st.characters(codec="utf-8"), max_size=40)
-words = texts | st.sampled_from(["..", "%2e%2e", "%00", "\0", "0" * 32, "f" * 32, "../../etc/passwd", "a.png", "KNEE", "𝒳"])
+words = texts | st.sampled_from(
+    ["..", "%2e%2e", "%00", "\0", "0" * 32, "f" * 32, "../../etc/passwd", "a.png", "KNEE", "𝒳"]
+)
 header_values = st.text(st.characters(codec="latin-1"), max_size=60)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | texts,
