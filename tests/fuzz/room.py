@@ -78,7 +78,7 @@ class Room:
             asyncio.wait_for(asked(self._app, method, path, body, headers), 2 * LONGEST_S)
         )
         template = self._template(path.partition("?")[0])
-        count(method, template or "elsewhere", answered.status)
+        count(method, template, answered.status)
         self._check(method, template, answered)
         assert time.monotonic() - began < LONGEST_S, "took too long"
         assert self._memory.memory_info().rss - self._before < _MOST_BYTES, "took too much memory"
@@ -109,7 +109,10 @@ class Room:
             jsonschema.Draft202012Validator(schema).validate(json.loads(answered.body))
 
 
-def count(method: str, route: str, status: int) -> None:
+def count(method: str, route: str | None, status: int) -> None:
+    """Count an answer; what is asked of no route by no method of its own is told together."""
+    if route is None or method not in ("GET", "POST", "PUT"):
+        method, route = "elsewhere,", "other methods"
     RESULTS[f"{method} {route}", f"{status // 100}xx"] += 1
 
 

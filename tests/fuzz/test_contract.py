@@ -32,7 +32,7 @@ def described(app: FastAPI) -> BaseSchema:
 
 
 @routes.parametrize()
-@examples(small=10, share=0.02)
+@examples(small=8, share=0.01)
 def test_routes(case: schemathesis.Case) -> None:
     response = case.call()
     count(case.method, case.path, response.status_code)

@@ -22,7 +22,7 @@ LONGEST_S = 10.0
 pytestmark = pytest.mark.timeout(300 + COUNT)
 
 
-@examples(small=300, share=1.0)
+@examples(small=200, share=1.0)
 @given(kind=st.sampled_from(sorted(PICTURES)), damage=changes())
 def test_pictures(kind: str, damage: list[Change]) -> None:
     began = time.monotonic()
@@ -33,7 +33,7 @@ def test_pictures(kind: str, damage: list[Change]) -> None:
     assert time.monotonic() - began < LONGEST_S
 
 
-@examples(small=60, share=0.2)
+@examples(small=40, share=0.2)
 @given(kind=st.sampled_from(sorted(VOLUMES)), data=st.data())
 def test_volumes(kind: str, data: st.DataObject) -> None:
     contents = list(VOLUMES[kind])
