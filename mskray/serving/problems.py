@@ -27,6 +27,7 @@ _PREFIX = "urn:mskray:"
 
 KINDS: dict[str, tuple[int, str]] = {
     "malformed-form": (400, "The form cannot be read"),
+    "malformed-json": (400, "The JSON cannot be read"),
     "wrong-token": (401, "A valid bearer token is needed"),
     "not-allowed": (403, "The token is not for this"),
     "too-large": (413, "The request is too large"),
@@ -130,6 +131,9 @@ def install(app: FastAPI) -> None:
 
     async def ours(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if error.status_code == HTTPStatus.BAD_REQUEST and not isinstance(error, Problem):
+            # FastAPI's word for a body that is no text, or nested without end.
+            error = Problem("malformed-json", "send one JSON object in UTF-8, as /openapi.json describes it")
         if isinstance(error, Problem):
             return _written(details_of(error, request_id(request)), error.headers)
         phrase = HTTPStatus(error.status_code).phrase
@@ -220,5 +224,6 @@ def _plain(request: Request, status: int, phrase: str, detail: str | None) -> Pr
 
 
 def _written(details: ProblemDetails, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    content = details.model_dump(mode="json", exclude_none=True)
+    # Fields that say nothing are left out; those of `views` and `errors` are all needed by who reads them.
+    content = {name: value for name, value in details.model_dump(mode="json").items() if value is not None}
     return JSONResponse(content, details.status, headers=dict(headers) if headers else None, media_type=MEDIA_TYPE)
