@@ -5,17 +5,13 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
 from block_spine import BlockSpine
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from certificates import self_signed
 from disc_layouts import metaimage
 from ray.util import list_named_actors
 from serving_samples import TOKEN, encoded, radiograph
@@ -40,26 +36,8 @@ PICTURES = [encoded(radiograph(seed, 64 + 8 * seed), "PNG") for seed in range(1,
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    """For 127.0.0.1, signed by itself."""
-    folder, key = tmp_path_factory.mktemp("tls"), ec.generate_private_key(ec.SECP256R1())
-    name, now = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")]), datetime.now(UTC)
-    own = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(own, critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "chain.pem").write_bytes(made.public_bytes(pem))
-    (folder / "key.pem").write_bytes(private)
-    return Certificate(str(folder / "chain.pem"), str(folder / "key.pem"))
+    both = str(self_signed(tmp_path_factory.mktemp("tls") / "server.pem"))
+    return Certificate(both, both)
 
 
 @pytest.fixture(scope="module")
