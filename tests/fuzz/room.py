@@ -53,7 +53,7 @@ def build_app(folder: Path) -> FastAPI:
         PairReader(load_members(join([str(folder / "pairs")], "change"), "change")),
         SpineReader(str(folder / "grader"), str(folder / "detector")),
     )
-    return build_api(backend, LIMITS, Access(), store=str(folder / "store"))
+    return build_api(backend, LIMITS, Access(), store=str(folder / "store"), feedback=str(folder / "feedback"))
 
 
 class Room:
