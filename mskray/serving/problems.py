@@ -29,6 +29,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "malformed-form": (400, "The form cannot be read"),
     "wrong-token": (401, "A valid bearer token is needed"),
     "not-allowed": (403, "The token is not for this"),
+    "no-page": (404, "There is no such page"),
     "too-large": (413, "The request is too large"),
     "not-a-form": (415, "The body is not multipart/form-data"),
     "no-views": (422, "The study has no views"),
