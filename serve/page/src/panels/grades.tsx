@@ -64,9 +64,11 @@ export function Grades({ discs, tasks, chosen, onChoose }: GradesProps) {
                             type="button"
                             class={`grade g${severity(tasks[task]!, given.label)}`}
                             aria-pressed={open}
-                            aria-label={`${each.level} ${taskWords(task)}: ${given.label}, ${percent(given.probabilities[given.label])}`}
                             onClick={() => onChoose({ disc: place, task })}
                           >
+                            <i class="unseen">
+                              {each.level} {taskWords(task)}:
+                            </i>
                             <b>{given.label}</b>
                             <span>{percent(given.probabilities[given.label])}</span>
                           </button>

@@ -13,8 +13,8 @@ interface VerdictProps {
   calibrated: boolean;
 }
 
-export function percent(share: number | undefined): string {
-  return share === undefined ? "–" : `${(share * 100).toFixed(share > 0 && share < 0.01 ? 1 : 0)} %`;
+export function percent(share: number | undefined, digits = 0): string {
+  return share === undefined ? "–" : `${(share * 100).toFixed(digits)} %`;
 }
 
 /** The class whose probability a bar shows: of two the second, which the threshold is about. */
@@ -25,14 +25,13 @@ export function watched(classes: string[]): string | null {
 export function Verdict(props: VerdictProps) {
   const { label, classes, probabilities, threshold } = props;
   const positive = watched(classes);
-  const alarming = classes.indexOf(label) > 0;
   return (
     <Card title={props.of} kind="verdict">
-      <p class={`called ${alarming ? "alarming" : ""}`}>{label}</p>
+      <p class={`called ${label === positive ? "alarming" : ""}`}>{label}</p>
       {positive !== null ? (
         <>
           <p class="figure">
-            {percent(probabilities[positive])} <span>probability of {positive}</span>
+            {percent(probabilities[positive], 1)} <span>probability of {positive}</span>
           </p>
           <Bar name={positive} share={probabilities[positive] ?? 0} threshold={threshold} />
           {threshold !== null && (

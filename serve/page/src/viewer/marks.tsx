@@ -25,12 +25,18 @@ export function Marks(props: { marks: Mark[]; rows: number; columns: number; sca
   return (
     <svg class="marks" viewBox={`0 0 ${columns} ${rows}`} width={columns} height={rows} aria-hidden="true">
       {marks.map((mark) => {
-        const [x, y] = mark.kind === "body" ? middle(mark.corners) : mark.corners[0]!;
+        const own = mark.kind === "area" || mark.kind === "body";
+        // A reader's box has its name below, because one that corrects an area begins where that does.
+        const [x, y] = mark.kind === "body" ? middle(mark.corners) : mark.corners[own ? 0 : 3]!;
+        const points = mark.corners.join(" ");
         return (
           <g class={`mark ${mark.kind}`}>
-            <polygon class="under" points={mark.corners.join(" ")} />
-            <polygon points={mark.corners.join(" ")} />
-            <text transform={`translate(${x} ${y}) scale(${1 / scale} ${1 / (scale * aspect)})`} y={-5}>
+            <polygon class="under" points={points} stroke-width={4 / scale} />
+            <polygon points={points} stroke-width={2 / scale} />
+            <text
+              transform={`translate(${x} ${y}) scale(${1 / scale} ${1 / (scale * aspect)})`}
+              y={mark.kind === "body" ? 0 : own ? -5 : 16}
+            >
               {mark.name}
             </text>
           </g>

@@ -45,12 +45,12 @@ export function Toolbar(props: ToolbarProps) {
         <legend class="unseen">Window</legend>
         <Slider
           name="Level"
-          value={-look.shift}
+          value={look.shift}
           min={-1}
           max={1}
           step={0.01}
           shown={Math.round(centre)}
-          onChange={(value) => onLook((now) => ({ ...now, shift: -value }))}
+          onChange={(value) => onLook((now) => ({ ...now, shift: value }))}
         />
         <Slider
           name="Width"
