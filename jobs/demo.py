@@ -115,7 +115,8 @@ def _ask(model: str, cohort_uri: str) -> None:
     import requests
 
     from mskray.cohorts import open_cohort
-    from mskray.serving.run import start, stop
+    from mskray.serving.run import Place, start, stop
+    from mskray.serving.settings import Offer
 
     cohort = open_cohort(cohort_uri)
     rows = cohort.metadata("test", ["instance_id", "study_id", "body_part", "label_abnormality"]).to_pylist()
@@ -125,7 +126,7 @@ def _ask(model: str, cohort_uri: str) -> None:
         ("views", (f"view{index}.png", cv2.imencode(".png", images[row["instance_id"]])[1].tobytes(), "image/png"))
         for index, row in enumerate(study)
     ]
-    url = start(model, port=0)
+    url = start(Offer(ensemble=model), Place(port=0))
     try:
         answer = requests.post(f"{url}/v1/studies", files=files, data={"body_part": study[0]["body_part"]}, timeout=60)
         answer.raise_for_status()

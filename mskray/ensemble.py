@@ -6,7 +6,7 @@
 ensemble of one, so that whatever predicts knows only `Voter`.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -136,6 +136,9 @@ class Voter:
         return Vote(scaled.astype(np.float32), members, single.parts, single.boxes, errors)
 
 
+Loader = Callable[[Member, str, str], tuple[Bundle, Predictor]]
+
+
 def join(
     uris: Sequence[str],
     name: str,
@@ -216,9 +219,13 @@ def load(uri: str | Location, device: str = "cpu") -> Voter:
     return load_members(describe(uri), str(uri), device)
 
 
-def load_members(ensemble: Ensemble, name: str, device: str = "cpu") -> Voter:
-    """Load the members of a described ensemble; `name` stands for it in errors. Raises UserError as `load`."""
-    members = [_load_member(member, name, device) for member in ensemble.members]
+def load_members(ensemble: Ensemble, name: str, device: str = "cpu", load: "Loader | None" = None) -> Voter:
+    """Load the members of a described ensemble; `name` stands for it in errors. Raises UserError as `load`.
+
+    Args:
+        load: what loads one, given its place, `name` and `device`; here, in this process, when None.
+    """
+    members = [(load or _load_member)(member, name, device) for member in ensemble.members]
     return Voter(ensemble, members, _load_remover(ensemble, name, device))
 
 

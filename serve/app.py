@@ -11,33 +11,39 @@ import os
 
 from ray import serve
 
-from mskray.config import Section, setting
+from mskray.config import setting
 from mskray.errors import UserError
-from mskray.serving.application import build
-from mskray.serving.settings import Limits
+from mskray.serving.application import Rules, build
+from mskray.serving.settings import Limits, Offer
 from mskray.serving.tokens import TOKEN_VARIABLE, access
+from mskray.storage import locate
 
 ENSEMBLE_VARIABLE = "MSKRAY_ENSEMBLE"
 
 
-class Arguments(Section):
-    """`args` of a Serve config, or `key=value` words of `serve run`."""
+class Arguments(Offer):
+    """`args` of a Serve config, or `key=value` words of `serve run`; of nothing that is offered MSKRAY_ENSEMBLE is."""
 
-    ensemble: str = setting("", f"URI of an ensemble or bundle; {ENSEMBLE_VARIABLE} if empty")
     tokens: str = setting("", f"URI of a file of tokens (`mskray tokens`); beside it {TOKEN_VARIABLE} counts")
     audit: str = setting("", "URI of the audit's folder; empty for no audit")
+    store: str = setting("", "URI of a folder for links, jobs and feedback; empty for none of these")
     limits: Limits = Limits()
 
 
 def app(arguments: Arguments) -> serve.Application:
-    """Build the application. Raises UserError without an ensemble or without a token."""
-    ensemble = arguments.ensemble or os.environ.get(ENSEMBLE_VARIABLE, "")
-    if not ensemble:
-        raise UserError(f"no ensemble to serve: set {ENSEMBLE_VARIABLE}, or args.ensemble in the Serve config")
+    """Build the application. Raises UserError where nothing is offered, and without a token."""
+    offer = Offer(**{name: getattr(arguments, name) for name in Offer.model_fields})
+    if not (offer.ensemble or offer.pairs or offer.spines):
+        offer = offer.model_copy(update={"ensemble": os.environ.get(ENSEMBLE_VARIABLE, "")})
+        if not offer.ensemble:
+            raise UserError(f"no ensemble to serve: set {ENSEMBLE_VARIABLE}, or args.ensemble in the Serve config")
+    offer.check()
     known = access(arguments.tokens or None)
     if known.open:
         raise UserError(
             f"give args.tokens, or set {TOKEN_VARIABLE} to a secret (`openssl rand -hex 32`): every client has to "
             "send one"
         )
-    return build(ensemble, arguments.limits, known, arguments.audit or None)
+    feedback = str(locate(arguments.store).join("feedback")) if arguments.store else None
+    rules = Rules(arguments.limits, known, arguments.audit or None, arguments.store or None, feedback)
+    return build(offer, rules)

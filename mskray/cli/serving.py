@@ -1,6 +1,7 @@
 """The served ensemble, and who may ask it.
 
-mskray serve ENSEMBLE --tokens tokens.json --audit audit
+mskray serve ENSEMBLE --tokens tokens.json --audit audit --store store
+mskray serve OTHER --roll-out
 mskray dicomweb http://HOST:8042/dicom-web --server http://127.0.0.1:8000 --ledger ledger
 mskray tokens add tokens.json ward-3 --scope predict --days 90
 mskray tokens list tokens.json
@@ -25,17 +26,45 @@ File = Annotated[str, typer.Argument(metavar="FILE", help="URI of the file.")]
 
 @app.command()
 def serve(
-    model: Annotated[str, typer.Argument(metavar="ENSEMBLE|BUNDLE")],
+    model: Annotated[str, typer.Argument(metavar="[ENSEMBLE|BUNDLE]", help="Answers studies of radiographs.")] = "",
+    pairs: Annotated[str, typer.Option(help="URI of an ensemble or bundle that judges pairs.")] = "",
+    spines: Annotated[str, typer.Option(help="URI of a spinenet that grades discs; with --vertebrae.")] = "",
+    vertebrae: Annotated[str, typer.Option(help="URI of the vertebra_detector that finds these discs.")] = "",
+    apart: Annotated[
+        int, typer.Option(min=0, max=64, help="Deployments to spread the members over; 0 for all in one.")
+    ] = 0,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     tokens: Annotated[str | None, typer.Option(help="URI of a file that `mskray tokens add` makes.")] = None,
     audit: Annotated[str | None, typer.Option(help="URI of a folder for the table of who asked what.")] = None,
+    store: Annotated[str | None, typer.Option(help="URI of a folder for feedback, jobs and overlays.")] = None,
+    tls: Annotated[
+        tuple[str, str] | None, typer.Option(metavar="CERTIFICATE KEY", help="PEM files: answer over TLS.")
+    ] = None,
+    roll_out: Annotated[
+        bool, typer.Option("--roll-out", help="Have the server that runs there answer by this ensemble, and end.")
+    ] = False,
 ) -> None:
-    """Serve a model over HTTP until Ctrl-C."""
-    from mskray.serving.run import serve_forever
+    """Serve models over HTTP until Ctrl-C: studies, pairs, spines."""
+    from mskray.serving.settings import Certificate, Offer, choose_proxy
 
     display = Display()
-    serve_forever(model, host, port, tokens=tokens, audit=audit, report=display)
+    certificate = Certificate(*tls) if tls else None
+    if roll_out:
+        from mskray.verbs.roll_out import roll_out as change
+
+        others = (pairs, spines, vertebrae, tokens, audit, store, apart)
+        if not model or any(others):
+            raise UserError("--roll-out takes an ensemble, and --host, --port, --tls of the server that runs")
+        before, now = change(model, host, port, certificate, report=display)
+        display.end()
+        print(f"answers by {now} (before: {before})")
+        return
+    choose_proxy(tokens, certificate)
+    from mskray.serving.run import Place, serve_forever
+
+    offer = Offer(ensemble=model, apart=apart, pairs=pairs, spines=spines, vertebrae=vertebrae)
+    serve_forever(offer, Place(host, port, tokens, audit, store, certificate), report=display)
     display.end()
 
 

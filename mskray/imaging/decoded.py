@@ -6,12 +6,15 @@ Users import them from `mskray.imaging.decode`.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 #: The largest Rows or Columns that a DICOM header can state (an unsigned 16-bit number), kept for every format.
 MAX_SIDE = 65_535
+
+#: Pixels of several files together, where only each has a limit.
+NO_LIMIT = 1 << 62
 
 
 class DecodeError(Exception):
@@ -47,6 +50,10 @@ class DecodeLimits:
     max_bytes: int = 512 * 1024 * 1024
     max_pixels: int = 120_000_000
     max_frames: int = 4_096
+
+    def within(self, pixels: int) -> "DecodeLimits":
+        """These limits, with no more than so many pixels."""
+        return replace(self, max_pixels=min(self.max_pixels, pixels))
 
     def check(self, rows: int, columns: int, frames: int = 1) -> None:
         """Raise `DecodeError` where a header's dimensions are void or beyond the limits."""

@@ -112,9 +112,14 @@ def open_picture(data: bytes, limits: DecodeLimits) -> tuple[Dataset, UID, dicom
     return header, syntax, shape
 
 
+def may_be_deflated(data: bytes) -> bool:
+    """Whether a DICOM file's beginning names the deflated transfer syntax."""
+    return DeflatedExplicitVRLittleEndian.encode() in data[:2048]
+
+
 def _check_deflated(data: bytes, limits: DecodeLimits) -> None:
     """A deflated data set inflates while it is read, up to a thousandfold: measure it first."""
-    if DeflatedExplicitVRLittleEndian.encode() not in data[:2048]:
+    if not may_be_deflated(data):
         return
     stream = BytesIO(data)
     stream.seek(132 if data[128:132] == b"DICM" else 0)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mskray.imaging.regions import Fit, Placement
 from mskray.imaging.spine import Vertebra
+from mskray.imaging.volumes.montage import stack_plane
 from mskray.imaging.volumes.volume import Volume
 
 SLICES, SIZE = 9, 256
@@ -53,6 +54,14 @@ class SpineCell:
     @property
     def _offset(self) -> NDArray[np.float64]:
         return np.array([self.placement.offset_x, self.placement.offset_y])
+
+
+def unfit_for_spines(volume: Volume) -> str | None:
+    """Why no spine is looked for in a volume; None for sagittal slices, several, or voxels as long as wide."""
+    if min(volume.pixels.shape) < 2:
+        return "a volume of one slice: at least 2 are needed"
+    plane = stack_plane(volume)
+    return None if plane in (None, "sagittal") else f"{plane} slices: bodies are found on sagittal ones"
 
 
 def spine_cell(volume: Volume, size: int = SIZE, slices: int = SLICES, beside: int = 0) -> SpineCell:

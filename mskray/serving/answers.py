@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mskray.bundles import read_card
+from mskray.bundles import Bundle, read_card
 from mskray.ensemble import Ensemble, Vote, Voter, doubt
 from mskray.evaluation.calibration import decision
 from mskray.families import Prediction
@@ -25,14 +25,7 @@ class Answering:
     def __init__(self, voter: Voter) -> None:
         self._voter = voter
         self.described = describe(voter, "studies")
-        ensemble = self.described.ensemble
-        self._model = ModelName(
-            name=ensemble.name,
-            hash=ensemble.hash,
-            task=ensemble.task,
-            calibrated=ensemble.calibration.fitted_on is not None,
-            members=[MemberName(name=member.name, hash=member.hash) for member in self.described.members],
-        )
+        self._model = model_name(self.described)
 
     def study(self, views: list[DecodedView], vote: Vote, predictions: Sequence[Prediction], rows: slice) -> StudyVote:
         """Answer one study of a batch: its views are `rows` of the vote and of each member's prediction."""
@@ -42,24 +35,29 @@ class Answering:
         said = list(zip(self._voter.names, predictions, strict=True))
         places = range(rows.start, rows.stop)
         return StudyVote(
-            views=[self._by_class(row) for row in vote.probabilities[rows]],
-            members=[{name: self._by_class(each.probabilities[place]) for name, each in said} for place in places],
+            views=[by_class(self._voter.classes, row) for row in vote.probabilities[rows]],
+            members=[
+                {name: by_class(self._voter.classes, each.probabilities[place]) for name, each in said}
+                for place in places
+            ],
             parts=[{name: found for name, each in said if (found := self._parts(each, place))} for place in places],
             boxes=[self._boxes(view, predictions, place) for view, place in zip(views, places, strict=True)],
             study=StudyResult(
-                probabilities=self._by_class(mean),
+                probabilities=by_class(self._voter.classes, mean),
                 label=self._voter.classes[called],
                 threshold=self.described.ensemble.threshold,
                 views=len(views),
             ),
-            warnings=[*_strangers(views, self.described.members), *_dark(views)],
+            warnings=doubts(views, self.described.members),
             model=self._model,
         )
 
     def _parts(self, prediction: Prediction, place: int) -> dict[str, Probabilities]:
         """What parts of a member say of the same question."""
         answers = ((name, each[place]) for name, each in prediction.parts.items())
-        return {name: self._by_class(row) for name, row in answers if len(row) == len(self._voter.classes)}
+        return {
+            name: by_class(self._voter.classes, row) for name, row in answers if len(row) == len(self._voter.classes)
+        }
 
     def _boxes(self, view: DecodedView, predictions: Sequence[Prediction], place: int) -> list[KeyArea]:
         """Where members looked, in pixels of the view as it was decoded."""
@@ -74,20 +72,27 @@ class Answering:
                     found.append(KeyArea(member=member, name=name, x=x, y=y, width=width, height=height))
         return found
 
-    def _by_class(self, row: np.ndarray) -> Probabilities:
-        # A float32 softmax may exceed 1 by its last digit.
-        return dict(zip(self._voter.classes, np.clip(row, 0, 1).tolist(), strict=True))
+
+def by_class(classes: Sequence[str], row: np.ndarray) -> Probabilities:
+    """Name probabilities (classes,)."""
+    # A float32 softmax may exceed 1 by its last digit.
+    return dict(zip(classes, np.clip(row, 0, 1).tolist(), strict=True))
+
+
+def doubts(views: list[DecodedView], members: list[MemberInfo]) -> list[Doubt]:
+    """Why an answer of these members about these views may be worth less."""
+    return [*_strangers(views, members), *_dark(views)]
 
 
 def _strangers(views: list[DecodedView], members: list[MemberInfo]) -> list[Doubt]:
     """Doubts about body parts that members do not know."""
-    doubts = []
+    found = []
     for part in dict.fromkeys(view.body_part for view in views if view.body_part):
         message = doubt(((member.name, member.body_parts) for member in members), part)
         if message:
             places = [view.index for view in views if view.body_part == part]
-            doubts.append(Doubt(code="body-part-not-trained", views=places, message=message))
-    return doubts
+            found.append(Doubt(code="body-part-not-trained", views=places, message=message))
+    return found
 
 
 def _dark(views: list[DecodedView]) -> list[Doubt]:
@@ -110,21 +115,38 @@ def describe(voter: Voter, serves: Served) -> Described:
             calibration=CalibrationInfo(**ensemble.calibration.model_dump()),
         ),
         members=[
-            MemberInfo(
-                serves=serves,
-                card=read_card(member.uri),
-                name=name,
-                family=bundle.family,
-                task=bundle.task,
-                classes=list(bundle.classes),
-                body_parts=list(bundle.body_parts),
-                metrics={key: float(value) for key, value in bundle.best.items() if _is_figure(value)},
-                hash=bundle.hash,
-                cohort_hash=bundle.cohort.get("content_hash", ""),
-                weight=member.weight / total,
-            )
+            member_info(serves, bundle, member.uri, name, member.weight / total)
             for name, bundle, member in zip(voter.names, voter.bundles, ensemble.members, strict=True)
         ],
+    )
+
+
+def member_info(serves: Served, bundle: Bundle, uri: str, name: str, weight: float) -> MemberInfo:
+    """Describe one bundle at `uri` and what it is for."""
+    return MemberInfo(
+        serves=serves,
+        card=read_card(uri),
+        name=name,
+        family=bundle.family,
+        task=bundle.task,
+        classes=list(bundle.classes),
+        body_parts=list(bundle.body_parts),
+        metrics={key: float(value) for key, value in bundle.best.items() if _is_figure(value)},
+        hash=bundle.hash,
+        cohort_hash=bundle.cohort.get("content_hash", ""),
+        weight=weight,
+    )
+
+
+def model_name(described: Described) -> ModelName:
+    """Which model answers, for each of its answers."""
+    ensemble = described.ensemble
+    return ModelName(
+        name=ensemble.name,
+        hash=ensemble.hash,
+        task=ensemble.task,
+        calibrated=ensemble.calibration.fitted_on is not None,
+        members=[MemberName(name=member.name, hash=member.hash) for member in described.members],
     )
 
 

@@ -4,14 +4,17 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from mskray.imaging.volumes import Volume
-from mskray.serving.schemas.models import Models
+from mskray.serving.schemas.models import Models, Served
 from mskray.serving.schemas.pairs import PairVote
 from mskray.serving.schemas.spines import Reached, SpineReading
 from mskray.serving.schemas.studies import DecodedView, StudyVote
 
 
 class Backend(Protocol):
-    """Models by what they answer. Each method raises Problem: not served here, too busy, starting again."""
+    """Models by what they answer. Each method raises Problem: too busy, starting again."""
+
+    served: tuple[Served, ...]
+    """What can be asked of it."""
 
     async def models(self) -> Models: ...
 

@@ -11,6 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ import torch
 
 from mskray.ensemble import Voter
 from mskray.errors import UserError
-from mskray.families import Images, Prediction
+from mskray.families import Images, Prediction, Predictor
 from mskray.serving.answers import Answering
 from mskray.serving.drift import Drift, score
 from mskray.serving.meters import MemberMeters
@@ -40,12 +41,13 @@ class VoteQueue:
 
     Args:
         voter: the loaded ensemble; it is tried on a blank image before this returns.
+        together: whether the members share this process; else each is asked at the same time as the others.
         held_out: (n,) scores of studies that it was judged on, see `drift.held_out_scores`.
     Raises:
         UserError: it reads no single radiographs.
     """
 
-    def __init__(self, voter: Voter, held_out: np.ndarray | None = None) -> None:
+    def __init__(self, voter: Voter, held_out: np.ndarray | None = None, *, together: bool = True) -> None:
         kind = voter.bundles[0].kind
         if kind != "radiograph":
             raise UserError(f"{voter.ensemble.name} reads {kind}s: a bundle or ensemble for radiographs can be served")
@@ -53,13 +55,14 @@ class VoteQueue:
         self._meters, self._drift = MemberMeters(), Drift(np.zeros(0) if held_out is None else held_out)
         self._waiting: deque[_Waiting] = deque()
         self._working: asyncio.Task[None] | None = None
+        self._pool = None if together else ThreadPoolExecutor(len(voter.names))
         self._predict(Images([np.zeros((64, 64), np.uint8)]))
 
     @property
     def described(self) -> Described:
         return self._answering.described
 
-    async def vote(self, views: list[DecodedView]) -> StudyVote:
+    async def vote(self, views: list[DecodedView], explain: Sequence[str] = ()) -> StudyVote:
         """Vote on a study, together with whatever else waits."""
         waiting = _Waiting(views, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
@@ -130,13 +133,16 @@ class VoteQueue:
 
     def _predict(self, images: Images) -> list[Prediction]:
         """Each member's, in order."""
-        seen, predictions, seconds = self._voter.seen(images), [], []
-        for name, predictor in zip(self._voter.names, self._voter.predictors, strict=True):
+        seen = self._voter.seen(images)
+
+        def timed(predictor: Predictor) -> tuple[Prediction, float]:
             began = time.monotonic()
-            predictions.append(predictor(seen))
-            seconds.append((name, time.monotonic() - began))
-        self._meters.predicted(len(images), len(self._waiting), seconds)
-        return predictions
+            return predictor(seen), time.monotonic() - began
+
+        asked = (self._pool.map if self._pool else map)(timed, self._voter.predictors)
+        predictions, seconds = zip(*asked, strict=True)
+        self._meters.predicted(len(images), len(self._waiting), zip(self._voter.names, seconds, strict=True))
+        return list(predictions)
 
 
 def use_threads(cpus: float) -> None:

@@ -5,7 +5,7 @@ curl -i localhost:8000/nowhere        HTTP 404, application/problem+json
 
 import logging
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mskray.serving.schemas.common import UnreadableView
 
 MEDIA_TYPE = "application/problem+json"
-SCHEMA_NAME = "Problem"
+SCHEMA_NAME = "ProblemDetails"
 _LATER = {"Retry-After": "5"}
 _GENERIC = "about:blank"
 _PREFIX = "urn:mskray:"
@@ -32,12 +32,19 @@ KINDS: dict[str, tuple[int, str]] = {
     "no-page": (404, "There is no such page"),
     "too-large": (413, "The request is too large"),
     "not-a-form": (415, "The body is not multipart/form-data"),
-    "no-views": (422, "The study has no views"),
-    "too-many-views": (422, "The study has too many views"),
+    "not-found": (404, "There is no such thing"),
+    "not-served": (404, "This server does not answer that"),
+    "key-in-use": (409, "A request with this key is being answered"),
+    "no-files": (422, "The form has no file"),
+    "too-many-files": (422, "The form has too many files"),
+    "key-used": (422, "The key was used for another request"),
     "unreadable-views": (422, "Views of the study cannot be read"),
+    "unreadable-volume": (422, "There is no volume to read a spine in"),
+    "unjudged-pair": (422, "The pair cannot be judged"),
     "invalid-value": (422, "A value is not allowed"),
     "too-busy": (429, "The server has too much to do"),
     "unavailable": (503, "The ensemble does not answer"),
+    "no-store": (503, "This server keeps nothing"),
 }
 """What can go wrong beside what HTTP itself names: kind to status and title."""
 
@@ -77,9 +84,7 @@ class Problem(HTTPException):
         more: `views` or `errors` of `ProblemDetails`.
     """
 
-    def __init__(
-        self, kind: str, detail: str, headers: Mapping[str, str] | None = None, **more: Sequence[BaseModel]
-    ) -> None:
+    def __init__(self, kind: str, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> None:
         status, self.title = KINDS[kind]
         self.kind, self.more = kind, more
         super().__init__(status, detail, headers=dict(headers) if headers else None)
@@ -95,6 +100,27 @@ def too_busy(detail: str) -> Problem:
     return Problem("too-busy", detail, _LATER)
 
 
+def invalid(*errors: InvalidValue) -> Problem:
+    """Return the problem of values that are not allowed."""
+    return Problem("invalid-value", "; ".join(f"{each.where}: {each.what}" for each in errors), errors=errors)
+
+
+def details_of(problem: Problem, request: str | None) -> ProblemDetails:
+    """Return what is answered where this is raised, for whoever answers later.
+
+    Args:
+        request: id of the request.
+    """
+    return ProblemDetails(
+        type=_PREFIX + problem.kind,
+        title=problem.title,
+        status=problem.status_code,
+        detail=problem.detail,
+        request_id=request,
+        **problem.more,
+    )
+
+
 def request_id(request: Request) -> str | None:
     """Return the request's id, which `Accounts` gives every request."""
     return request.headers.get("x-request-id")
@@ -106,25 +132,20 @@ def install(app: FastAPI) -> None:
     async def ours(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         if isinstance(error, Problem):
-            return _respond(
-                request, _PREFIX + error.kind, error.title, error.status_code, error.detail, error.headers, **error.more
-            )
+            return _written(details_of(error, request_id(request)), error.headers)
         phrase = HTTPStatus(error.status_code).phrase
         # Starlette repeats the phrase where it has nothing to add.
         detail = _WHAT_TO_DO.get(error.status_code, None if error.detail == phrase else error.detail)
-        return _respond(request, _GENERIC, phrase, error.status_code, detail, error.headers)
+        return _written(_plain(request, error.status_code, phrase, detail), error.headers)
 
-    async def invalid(request: Request, error: Exception) -> JSONResponse:
+    async def not_valid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        status, title = KINDS["invalid-value"]
-        errors = [
-            InvalidValue(where=".".join(str(part) for part in each["loc"]), what=each["msg"]) for each in error.errors()
-        ]
-        detail = "; ".join(f"{each.where}: {each.what}" for each in errors)
-        return _respond(request, _PREFIX + "invalid-value", title, status, detail, errors=errors)
+        found = [(".".join(str(part) for part in each["loc"]), each["msg"]) for each in error.errors()]
+        problem = invalid(*(InvalidValue(where=where, what=what) for where, what in found))
+        return _written(details_of(problem, request_id(request)))
 
     app.add_exception_handler(HTTPException, ours)
-    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(RequestValidationError, not_valid)
     app.add_middleware(Unexpected)
 
 
@@ -155,7 +176,7 @@ class Unexpected:
             if started:
                 raise
             request, phrase = Request(scope), HTTPStatus.INTERNAL_SERVER_ERROR.phrase
-            response = _respond(request, _GENERIC, phrase, 500, "a defect of the server; its log has this request id")
+            response = _written(_plain(request, 500, phrase, "a defect of the server; its log has this request id"))
             await response(scope, receive, send)
 
 
@@ -186,17 +207,19 @@ _WHAT_TO_DO = {
 }
 
 
-def _respond(
-    request: Request,
-    kind: str,
-    title: str,
-    status: int,
-    detail: str | None,
-    headers: Mapping[str, str] | None = None,
-    **more: Any,
-) -> JSONResponse:
-    details = ProblemDetails(
-        type=kind, title=title, status=status, detail=detail, request_id=request_id(request), **more
+def _plain(request: Request, status: int, phrase: str, detail: str | None) -> ProblemDetails:
+    """What HTTP itself names."""
+    return ProblemDetails(
+        type=_GENERIC,
+        title=phrase,
+        status=status,
+        detail=detail,
+        request_id=request_id(request),
+        views=None,
+        errors=None,
     )
+
+
+def _written(details: ProblemDetails, headers: Mapping[str, str] | None = None) -> JSONResponse:
     content = details.model_dump(mode="json", exclude_none=True)
-    return JSONResponse(content, status, headers=dict(headers) if headers else None, media_type=MEDIA_TYPE)
+    return JSONResponse(content, details.status, headers=dict(headers) if headers else None, media_type=MEDIA_TYPE)

@@ -1,16 +1,19 @@
-"""Start the served ensemble, wait until it answers, stop it.
+"""Start the served models, wait until they answer, stop them.
 
 mskray serve s3://models/knees --port 8000
 """
 
 import signal
 import socket
+import ssl
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -18,14 +21,14 @@ from ray import serve
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import ApplicationStatus
 
-from mskray.bundles import read_description
 from mskray.cluster import Need, require, session
-from mskray.ensemble import describe, load
 from mskray.errors import UserError
 from mskray.progress import Progress, Report, silent
-from mskray.serving.application import build
-from mskray.serving.settings import Limits, check_exposure
-from mskray.serving.tokens import Access, access
+from mskray.serving.application import Rules, build
+from mskray.serving.offered import check_kinds, check_loads, uris
+from mskray.serving.rollouts import Pointer
+from mskray.serving.settings import Certificate, Limits, Offer, check_exposure
+from mskray.serving.tokens import access
 from mskray.storage import check_access, locate
 
 APPLICATION = "mskray"
@@ -36,28 +39,46 @@ _GRACE_S = 30.0
 _FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
 
 
-def serve_forever(
-    ensemble: str,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    limits: Limits = Limits(),
-    *,
-    tokens: str | None = None,
-    audit: str | None = None,
-    report: Report = silent,
-) -> None:
+@dataclass(frozen=True)
+class Place:
+    """Where a server listens, and where it keeps what it is told.
+
+    Args:
+        port: 0 takes a free one.
+        tokens: URI of the file of tokens; None where MSKRAY_SERVE_TOKEN is all.
+        audit: URI of the audit's folder; None for no audit.
+        store: URI of a folder for what answers link to, jobs and feedback; None for none of these.
+        certificate: what it shows over TLS; None for plain HTTP.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    tokens: str | None = None
+    audit: str | None = None
+    store: str | None = None
+    certificate: Certificate | None = None
+
+    def url(self, host: str) -> str:
+        scheme = "https" if self.certificate else "http"
+        return f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
+
+
+def serve_forever(offer: Offer, place: Place = Place(), limits: Limits = Limits(), *, report: Report = silent) -> None:
     """Serve until Ctrl-C or SIGTERM, then shut Serve down, and Ray too where it was started for this.
+
+    Without a store, links and jobs live in a folder that ends with the server, and no feedback is taken.
 
     Raises:
         UserError: see `start`.
     """
     # What cannot be served is refused before Ray starts.
-    _check_places(host, tokens, audit)
-    _free_port(host, port)
-    _check_kind(ensemble)
-    with session(), _termination_interrupts():
+    offer.check()
+    _rules(place, limits)
+    _free_port(place)
+    check_kinds(offer)
+    with tempfile.TemporaryDirectory(prefix="mskray-serve-") as own, session(), _termination_interrupts():
         try:
-            url = start(ensemble, host, port, limits=limits, tokens=tokens, audit=audit, report=report)
+            url = start(offer, place, limits, scratch=own, report=report)
             try:
                 report(Progress(f"serving at {url}, Ctrl-C stops"))
                 threading.Event().wait()
@@ -68,36 +89,33 @@ def serve_forever(
 
 
 def start(
-    ensemble: str,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    *,
+    offer: Offer,
+    place: Place = Place(),
     limits: Limits = Limits(),
-    tokens: str | None = None,
-    audit: str | None = None,
+    *,
+    scratch: str | None = None,
     timeout_s: float = 180.0,
     report: Report = silent,
 ) -> str:
-    """Serve an ensemble or bundle on the running Ray session and return its URL once it answers.
+    """Serve on the running Ray session and return the URL once it answers.
 
-    Everything that can be known to fail is tried here before Serve starts: the port, the token, loading every member.
+    Everything that can be known to fail is tried here before Serve starts: the port, the token, loading every model.
 
     Args:
-        port: 0 takes a free one.
-        tokens: URI of the file of tokens; None where MSKRAY_SERVE_TOKEN is all.
-        audit: URI of the audit's folder; None for no audit.
+        scratch: a folder that stands in for the store, feedback apart, where `place` has none.
         timeout_s: how long the replicas may take to load and warm up, in seconds.
     Raises:
-        UserError: the port is in use, others could reach it without a token, the ensemble cannot be loaded, the
-            cluster is too small or runs Serve already, or it is not ready in time. Nothing is left running then.
+        UserError: the port is in use, others could reach it without a token, a model cannot be loaded, the cluster is
+            too small or runs Serve already, or it is not ready in time. Nothing is left running then.
     """
-    known, audit = _check_places(host, tokens, audit)
-    port = _free_port(host, port)
-    uri = str(locate(ensemble))
-    report(Progress("checking the model"))
-    _check_kind(uri)
-    load(uri)
-    cpus = _cpus()
+    offer.check()
+    rules = _rules(place, limits, scratch)
+    place = replace(place, port=_free_port(place))
+    offer = offer.model_copy(update={name: str(locate(uri)) for name, uri in uris(offer).items()})
+    report(Progress("checking the models"))
+    check_kinds(offer)
+    check_loads(offer)
+    cpus = _cpus(len(uris(offer)))
     require(Need("serving", 1, cpus), reading_cpus=0.0)
     status = serve.status()
     if status.proxies or status.applications:
@@ -105,24 +123,21 @@ def start(
             "Ray Serve runs on this cluster already: end it with `serve shutdown`, or add this ensemble to its "
             "config (serve/config.yaml) and `serve deploy` it"
         )
+    if rules.store is not None:
+        Pointer(locate(rules.store)).clear()  # of an earlier server: this one begins with what was asked for
     report(Progress("starting Ray Serve"))
     deadline = time.monotonic() + timeout_s
     try:
-        options = HTTPOptions(host=host, port=port, request_timeout_s=limits.max_seconds + _GRACE_S)
-        serve.start(proxy_location="HeadOnly", http_options=options)
-        target = serve.RunTarget(
-            build(uri, limits, known, audit, cpus),
-            name=APPLICATION,
-            route_prefix="/",
-        )
+        serve.start(proxy_location="HeadOnly", http_options=_http(place, limits))
+        target = serve.RunTarget(build(offer, rules, cpus), name=APPLICATION, route_prefix="/")
         serve.run_many([target], wait_for_applications_running=False)
         report(Progress("loading the members"))
         _wait_until_running(deadline, timeout_s)
-        _wait_until_answering(_url(_own_address(host), port), deadline, timeout_s)
+        _wait_until_answering(place.url(_own_address(place.host)), deadline, timeout_s)
     except BaseException:
         stop()
         raise
-    return _url(host, port)
+    return place.url(place.host)
 
 
 def stop() -> None:
@@ -130,29 +145,37 @@ def stop() -> None:
     serve.shutdown()
 
 
-def _check_places(host: str, tokens: str | None, audit: str | None) -> tuple[Access, str | None]:
-    """Return who may ask, and the audit's whole URI.
+def _http(place: Place, limits: Limits) -> HTTPOptions:
+    shown = place.certificate
+    return HTTPOptions(
+        host=place.host,
+        port=place.port,
+        request_timeout_s=limits.max_seconds + _GRACE_S,
+        ssl_certfile=shown.chain if shown else None,
+        ssl_keyfile=shown.key if shown else None,
+    )
+
+
+def _rules(place: Place, limits: Limits, scratch: str | None = None) -> Rules:
+    """Return how the ingress answers, with whole URIs.
 
     Raises:
-        UserError: others could ask without a token, a place that cannot be read or written.
+        UserError: others could ask without a token, a place that cannot be read or written, no certificate.
     """
-    known = access(tokens)
-    check_exposure(host, known)
-    if audit is None:
-        return known, None
-    check_access(locate(audit), write=True)
-    return known, str(locate(audit))
+    known = access(place.tokens)
+    check_exposure(place.host, known)
+    if place.certificate is not None:
+        place.certificate.check()
+    for uri in filter(None, (place.audit, place.store)):
+        check_access(locate(uri), write=True)
+    audit, store = (None if uri is None else str(locate(uri)) for uri in (place.audit, place.store))
+    feedback = None if store is None else str(locate(store).join("feedback"))
+    return Rules(limits, known, audit, store or (scratch and str(locate(scratch))), feedback)
 
 
-def _check_kind(ensemble: str) -> None:
-    """Raise UserError for what is neither ensemble nor bundle, and for one that reads other things than pictures."""
-    kind = read_description(describe(ensemble).members[0].uri).kind  # members are all of one kind
-    if kind != "radiograph":
-        raise UserError(f"{locate(ensemble)} reads {kind}s; pictures are served: use mskray predict with a cohort")
-
-
-def _free_port(host: str, port: int) -> int:
+def _free_port(place: Place) -> int:
     """Return the port if nobody listens on it. Ray's own socket shares a port with a server of the same user."""
+    host, port = place.host, place.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -160,16 +183,21 @@ def _free_port(host: str, port: int) -> int:
             probe.bind((host, port))
         except OSError as error:
             raise UserError(
-                f"cannot listen on {host} port {port}: {error.strerror or error}: choose another --port or --host"
+                f"cannot listen on {host} port {port}: {error.strerror or error}: choose another --port or --host; a "
+                "server of mskray there answers by another ensemble with --roll-out"
             ) from None
         return int(probe.getsockname()[1])
 
 
-def _cpus() -> float:
-    """Take what is free on the cluster less one CPU, which HTTP and decoding use, within 1 to `_MOST_CPUS`."""
+def _cpus(models: int) -> float:
+    """Take what is free on the cluster less one CPU, which HTTP and decoding use, within 1 to `_MOST_CPUS`.
+
+    Several models share it: on a small cluster each books a part of a CPU, and the busy one has it.
+    """
     largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
     free = min(largest, ray.available_resources().get("CPU", 0.0))
-    return float(min(_MOST_CPUS, max(1, int(free) - 1)))
+    most = float(min(_MOST_CPUS, max(1, int(free) - 1)))
+    return most if models == 1 else max(0.1, round(most / models, 1))
 
 
 def _wait_until_running(deadline: float, timeout_s: float) -> None:
@@ -189,9 +217,10 @@ def _wait_until_running(deadline: float, timeout_s: float) -> None:
 
 
 def _wait_until_answering(url: str, deadline: float, timeout_s: float) -> None:
+    tls = url.startswith("https")
     while True:
         try:
-            with urllib.request.urlopen(f"{url}/readyz", timeout=5):
+            with urllib.request.urlopen(f"{url}/readyz", timeout=5, context=_anybody() if tls else None):
                 return
         except (urllib.error.URLError, OSError) as error:
             if time.monotonic() > deadline:
@@ -214,8 +243,11 @@ def _own_address(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
 
 
-def _url(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+def _anybody() -> ssl.SSLContext:
+    """Trust for this machine's own server, whose certificate is for its name in the network."""
+    made = ssl.create_default_context()
+    made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
+    return made
 
 
 @contextmanager

@@ -6,10 +6,15 @@ Without tokens the server listens on this machine alone. With them, every /v1 ro
 """
 
 import ipaddress
+import os
+import ssl
+from dataclasses import dataclass
 
 from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.serving.tokens import TOKEN_VARIABLE, Access
+
+_HAPROXY = "RAY_SERVE_ENABLE_HA_PROXY"
 
 
 class Limits(Section):
@@ -22,6 +27,56 @@ class Limits(Section):
     max_seconds: float = setting(120.0, "time from a study's first byte to its answer", unit="s", ge=0.1, le=3600)
     max_open: int = setting(16, "studies read and decoded at a time: each is in memory", unit="studies", ge=1, le=1024)
     max_waiting: int = setting(64, "studies that wait their turn; more are refused", unit="studies", ge=0, le=4096)
+
+
+class Offer(Section):
+    """What a server answers."""
+
+    ensemble: str = setting("", "URI of an ensemble or bundle for radiographs: studies")
+    apart: int = setting(
+        0, "deployments that the ensemble's members are spread over; 0 for all fused in one", ge=0, le=64
+    )
+    pairs: str = setting("", "URI of an ensemble or bundle for pairs")
+    spines: str = setting("", "URI of a bundle that grades discs")
+    vertebrae: str = setting("", "URI of a vertebra_detector, which `spines` needs")
+
+    def check(self) -> None:
+        """Raise UserError where it offers nothing, or a half."""
+        if bool(self.spines) != bool(self.vertebrae):
+            raise UserError("spines are read by two bundles: give --spines (a spinenet) and --vertebrae (a detector)")
+        if not (self.ensemble or self.pairs or self.spines):
+            raise UserError("nothing to serve: give an ensemble, --pairs, or --spines with --vertebrae")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a server shows over TLS: paths of PEM files on its machine.
+
+    Args:
+        chain: the certificate and those that it stands on.
+        key: its private key.
+    """
+
+    chain: str
+    key: str
+
+    def check(self) -> None:
+        """Raise UserError where the files cannot be read or do not belong together."""
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.chain, self.key)
+        except (OSError, ssl.SSLError) as error:
+            why = error.strerror or getattr(error, "reason", None) or str(error)
+            raise UserError(f"certificate {self.chain} with key {self.key}: {why}: give two PEM files") from None
+
+
+def choose_proxy(tokens: str | None, certificate: Certificate | None) -> None:
+    """Have a local Ray answer through HAProxy, which takes twice the requests; before Ray is imported.
+
+    Behind it every replica listens on all addresses of the machine, so it is used only where each request needs a
+    token; and it speaks no TLS.
+    """
+    safe = bool(tokens or os.environ.get(TOKEN_VARIABLE)) and certificate is None
+    os.environ.setdefault(_HAPROXY, "1" if safe else "0")
 
 
 def is_loopback(host: str) -> bool:

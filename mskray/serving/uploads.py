@@ -1,43 +1,22 @@
-"""A multipart body to decoded views, within limits that hold while it arrives.
+"""The views of a study: a form's files, those of a zip too, decoded.
 
-What a file is, its content says, never its name or its stated type. Nothing is written to disk, and neither names nor
-headers are logged: both may name a patient.
+What a file is, its content says, never its name or its stated type.
 """
 
-import hashlib
 import re
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-
-from fastapi import Request
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from mskray.imaging.decode import DecodeError, DecodeLimits, decode
 from mskray.serving.archives import ArchiveError, is_archive, unpack
-from mskray.serving.problems import InvalidValue, Problem
+from mskray.serving.forms import Files, Form, Shape, Text, Upload, safe_name, too_many
+from mskray.serving.problems import InvalidValue, Problem, invalid
 from mskray.serving.schemas.common import UnreadableView
 from mskray.serving.schemas.studies import DecodedView
 from mskray.serving.settings import Limits
 
 VIEWS, BODY_PART = "views", "body_part"
 _BODY_PART = re.compile(r"[A-Z0-9][A-Z0-9 _-]{0,63}")
-_LONGEST_NAME = 80
-_LONGEST_LENGTH = 15
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A file as it came. `name` is already made safe."""
-
-    index: int
-    name: str | None
-    data: bytes
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the bytes: what the audit knows a file by."""
-        return hashlib.sha256(self.data).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -48,34 +27,28 @@ class UploadedStudy:
     body_part: str
 
 
-async def read_study(request: Request, limits: Limits) -> UploadedStudy:
-    """Read a multipart body, refusing it as soon as it is larger than the limits.
+BODY_PART_FIELD = Text(
+    BODY_PART, 64, "DICOM body part of all pictures; without it, that of each DICOM header counts.", "KNEE"
+)
 
-    Raises:
-        Problem: another content type, a broken form, too large, no views, too many, a field that is not known.
-    """
-    form = await _parse(request, limits)
-    try:
-        errors = [
-            InvalidValue(where=f"form.{_safe(key)}", what=f"unknown field; there are {VIEWS} and {BODY_PART}")
-            for key in sorted(set(form) - {VIEWS, BODY_PART})
-        ]
-        views = form.getlist(VIEWS)
-        if any(isinstance(view, str) for view in views):
-            errors.append(InvalidValue(where=f"form.{VIEWS}", what="must be files, each with a filename"))
-        part = _body_part(form.getlist(BODY_PART), errors)
-        if errors:
-            raise Problem("invalid-value", "; ".join(f"{each.where}: {each.what}" for each in errors), errors=errors)
-        if not views:
-            raise Problem("no-views", f"send each view as a file in the field `{VIEWS}`")
-        files = [
-            Upload(index, safe_name(view.filename), await view.read())
-            for index, view in enumerate(views)
-            if isinstance(view, UploadFile)
-        ]
-    finally:
-        await form.close()
-    return UploadedStudy(tuple(files), part)
+
+def study_shape(limits: Limits) -> Shape:
+    """What a study's form holds."""
+    views = f"The study's views, a file each or zipped; together at most {limits.max_pixels:,} pixels."
+    return Shape((Files(VIEWS, limits.max_views, views),), (BODY_PART_FIELD,))
+
+
+def study_of(form: Form) -> UploadedStudy:
+    """Return the study of a form of `study_shape`. Raises Problem: no body part of DICOM."""
+    return UploadedStudy(form.files[VIEWS], body_part_of(form))
+
+
+def body_part_of(form: Form) -> str:
+    """Return what a form with `BODY_PART_FIELD` says, upper case, "" for nothing. Raises Problem."""
+    part = form.texts[BODY_PART].upper()
+    if part and not _BODY_PART.fullmatch(part):
+        raise invalid(InvalidValue(where=f"form.{BODY_PART}", what="must be one DICOM body part, such as KNEE"))
+    return part
 
 
 def decode_study(study: UploadedStudy, limits: Limits) -> tuple[list[DecodedView], list[UnreadableView]]:
@@ -122,78 +95,29 @@ def _unpacked(files: Sequence[Upload], limits: Limits, unreadable: list[Unreadab
                 index += 1
         except ArchiveError as error:
             if error.too_many:
-                raise _too_many(limits) from None
+                raise too_many(limits.max_views) from None
             if error.too_large:
                 raise Problem("too-large", f"{error.reason}: send fewer views or smaller files") from None
             unreadable.append(UnreadableView(index=index, name=file.name, reason=error.reason))
             index += 1
     if index > limits.max_views:
-        raise _too_many(limits)
+        raise too_many(limits.max_views)
 
 
-def safe_name(name: str | None) -> str | None:
-    """Return a file name without folders, in plain characters; None where nothing is left.
-
-    >>> safe_name("../../knees/left knee.png")
-    'left_knee.png'
-    """
-    last = re.split(r"[/\\]", name or "")[-1]
-    return _safe(last)[:_LONGEST_NAME].strip("._") or None
-
-
-async def _parse(request: Request, limits: Limits) -> FormData:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
-        raise Problem("not-a-form", f"send multipart/form-data with a file in the field `{VIEWS}` for each view")
-    stated = request.headers.get("content-length", "")
-    if stated.isdecimal() and (len(stated) > _LONGEST_LENGTH or int(stated) > limits.max_body):
-        raise _too_large(limits)
-    parser = MultiPartParser(
-        request.headers, _limited(request, limits), max_files=limits.max_views, max_fields=8, max_part_size=1024
+def check_readable(read: int, unreadable: Sequence[UnreadableView], partial: bool) -> None:
+    """Raise Problem where views cannot be read, or with `partial` none can."""
+    bad = len(unreadable)
+    total = read + bad
+    if not bad or (partial and bad < total):
+        return
+    hint = "" if bad == total else ", or ask for the others alone with ?partial=true"
+    raise Problem(
+        "unreadable-views",
+        f"{bad} of {total} views cannot be read: send them again as PNG, JPEG, TIFF or DICOM, or a zip of such{hint}",
+        views=unreadable,
     )
-    # Starlette would put parts above 1 MB into files; the body is bounded, and images of patients stay off disks.
-    parser.spool_max_size = limits.max_body + 1
-    try:
-        return await parser.parse()
-    except MultiPartException as error:
-        if error.message.startswith("Too many files"):
-            raise _too_many(limits) from None
-        raise Problem("malformed-form", f"the multipart body is broken: {error.message}") from None
-
-
-async def _limited(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > limits.max_body:
-            raise _too_large(limits)
-        yield chunk
-
-
-def _too_many(limits: Limits) -> Problem:
-    return Problem("too-many-views", f"a study may have {limits.max_views} views: send fewer in a request")
-
-
-def _too_large(limits: Limits) -> Problem:
-    return Problem("too-large", f"a request may have {limits.max_body:,} bytes: send fewer views or smaller files")
-
-
-def _body_part(given: Sequence[UploadFile | str], errors: list[InvalidValue]) -> str:
-    if not given:
-        return ""
-    part = given[0].strip().upper() if len(given) == 1 and isinstance(given[0], str) else None
-    if part == "":
-        return ""
-    if part is None or not _BODY_PART.fullmatch(part):
-        errors.append(InvalidValue(where=f"form.{BODY_PART}", what="must be one DICOM body part, such as KNEE"))
-        return ""
-    return part
 
 
 def _from_header(value: object) -> str:
     part = str(value or "").strip().upper()
     return part if _BODY_PART.fullmatch(part) else ""
-
-
-def _safe(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)

@@ -13,21 +13,15 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from mskray.bundles import Bundle
 from mskray.cohorts.corners import VolumeCorners, read_corners
-from mskray.cohorts.schema import ImageFormat
-from mskray.cohorts.shards import to_cell
 from mskray.errors import UserError
-from mskray.families import Images, Predictor, load_predictor
-from mskray.imaging.decode import DecodeError
-from mskray.imaging.discs import disc_volume
-from mskray.imaging.intensity import full_range
-from mskray.imaging.spine import DISCS, Vertebra
+from mskray.families.disc_grading import CutDisc, DiscGrader, discs_between, load_disc_grader
+from mskray.imaging.spine import Vertebra
 from mskray.imaging.volumes.volume import Volume, to_sagittal
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
@@ -81,9 +75,7 @@ def grade(bundle: str, source: str, corners: str, out: str, *, gpu: bool = False
         check_access(where, write)
     bodies = read_corners(locate(corners))
     report(Progress("loading the model"))
-    described, predictor = load_predictor(model, "cuda" if gpu else "cpu")
-    if described.kind != "disc" or not described.tasks:
-        raise UserError(f"bundle {bundle} is a {described.family} of {described.kind}s: discs are graded by a spinenet")
+    described, grader = load_disc_grader(model, "cuda" if gpu else "cpu")
     columns = [*_FIXED, *(name for task, classes in described.tasks.items() for name in _columns(task, classes))]
     before = {_key(row): row for row in _read(target, columns)}
     done = Graded()
@@ -101,7 +93,7 @@ def grade(bundle: str, source: str, corners: str, out: str, *, gpu: bool = False
                 done.rejected.append((name, f"no bodies of it in {corners}: run find-vertebrae"))
                 continue
             made_of = f"{described.hash[:16]}-{content_hash(volume)[:16]}"
-            discs = {level: f"{made_of}-{_hash(pair)}" for level, pair in _discs(bodies[name].bodies)}
+            discs = {level: f"{made_of}-{_hash(pair)}" for level, pair in discs_between(bodies[name].bodies)}
             if not discs:
                 done.rejected.append((name, f"no two neighbouring bodies of it in {corners}"))
                 undrawn += 1
@@ -111,7 +103,7 @@ def grade(bundle: str, source: str, corners: str, out: str, *, gpu: bool = False
                 done.rows += known
                 done.kept += len(known)
             else:
-                done.rows += _grade(described, predictor, name, to_sagittal(volume), bodies[name], discs)
+                done.rows += _grade(grader, name, to_sagittal(volume), bodies[name], discs)
             report(Progress("looked at", number, unit="volumes"))
             if number % _BETWEEN_WRITES == 0:
                 store()
@@ -129,42 +121,26 @@ def grade(bundle: str, source: str, corners: str, out: str, *, gpu: bool = False
     return done
 
 
-def _discs(bodies: Mapping[str, Vertebra]) -> Iterator[tuple[str, tuple[Vertebra, Vertebra]]]:
-    """Each disc, from above, of which both bodies are known."""
-    for level in DISCS:
-        upper, lower = level.split("/")
-        if upper in bodies and lower in bodies:
-            yield level, (bodies[upper], bodies[lower])
-
-
 def _grade(
-    described: Bundle,
-    predictor: Predictor,
-    name: str,
-    volume: Volume,
-    corners: VolumeCorners,
-    made_of: Mapping[str, str],
+    grader: DiscGrader, name: str, volume: Volume, corners: VolumeCorners, made_of: Mapping[str, str]
 ) -> list[Row]:
     """The rows of one volume's discs."""
     rows: list[Row] = []
-    stacks: list[np.ndarray] = []
-    image, notes = ImageFormat.model_validate(described.image), "; ".join((*volume.notes, *corners.assumed))
-    for level, (upper, lower) in _discs(corners.bodies):
+    cut: list[tuple[Row, CutDisc]] = []
+    notes = "; ".join((*volume.notes, *corners.assumed))
+    for level, (upper, lower) in discs_between(corners.bodies):
         row: Row = {"volume": name, "level": level, "note": notes, "made_of": made_of[level]}
-        try:
-            disc = disc_volume(volume, upper, lower, slices=image.slices)
-            stacks.append(to_cell(full_range(disc.pixels, np.uint16), image)[0])
-        except DecodeError as error:
-            row["note"] = f"{_NOT_GRADED}{error.reason}"
+        disc = grader.cut(volume, upper, lower)
+        if disc.cut is None:
+            row["note"] = f"{_NOT_GRADED}{disc.reason}"
+        else:
+            cut.append((row, disc.cut))
         rows.append(row)
-    if stacks:
-        said = predictor(Images(stacks)).parts
-        cut = [row for row in rows if not row["note"].startswith(_NOT_GRADED)]
-        for number, row in enumerate(cut):
-            for task, classes in described.tasks.items():
-                row[task] = classes[int(said[task][number].argmax())]
-                values = (f"{float(value):.4f}" for value in said[task][number])
-                row |= dict(zip(_columns(task, classes)[1:], values, strict=True))
+    for (row, _), said in zip(cut, grader.grade([disc for _, disc in cut]), strict=True):
+        for task, classes in grader.tasks.items():
+            row[task] = classes[int(said[task].argmax())]
+            values = (f"{float(value):.4f}" for value in said[task])
+            row |= dict(zip(_columns(task, classes)[1:], values, strict=True))
     return rows
 
 

@@ -11,8 +11,8 @@ from mskray.cohorts.unreadable import unreadable
 from mskray.errors import UserError
 from mskray.imaging.decode import DecodeLimits
 from mskray.imaging.dicom import is_dicom
+from mskray.imaging.spine_cell import unfit_for_spines
 from mskray.imaging.volumes.found import read_volumes
-from mskray.imaging.volumes.montage import stack_plane
 from mskray.imaging.volumes.volume import Volume
 from mskray.storage import FileEntry, Location
 
@@ -46,20 +46,12 @@ def spines_below(place: Location, rejected: Rejected) -> Iterator[tuple[str, Vol
     seen: set[str] = set()
     for name, volume in volumes_below(place, rejected):
         again = "another volume has this name: search its folder alone" if name in seen else None
-        reason = again or _unfit_for_spines(volume)
+        reason = again or unfit_for_spines(volume)
         if reason is None:
             seen.add(name)
             yield name, volume
         else:
             rejected.append((name, reason))
-
-
-def _unfit_for_spines(volume: Volume) -> str | None:
-    """Why no spine is looked for in a volume; None for sagittal slices, several, or voxels as long as wide."""
-    if min(volume.pixels.shape) < 2:
-        return "a volume of one slice: at least 2 are needed"
-    plane = stack_plane(volume)
-    return None if plane in (None, "sagittal") else f"{plane} slices: bodies are found on sagittal ones"
 
 
 def content_hash(volume: Volume) -> str:

@@ -6,7 +6,7 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,13 +21,20 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
 from mskray.bundles import Fitted
-from mskray.ensemble import Voter
+from mskray.ensemble import Voter, load
+from mskray.errors import UserError
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe
 from mskray.imaging.regions import fit_to_canvas
+from mskray.imaging.volumes import Volume
 from mskray.serving.catalogue import catalogue
 from mskray.serving.members import VoteQueue
+from mskray.serving.pairs import PairReader
+from mskray.serving.problems import InvalidValue, invalid
 from mskray.serving.schemas.models import Models
+from mskray.serving.schemas.pairs import PairVote
+from mskray.serving.schemas.spines import Reached, SpineReading
 from mskray.serving.schemas.studies import DecodedView, StudyVote
+from mskray.serving.spines import SpineReader
 
 SECRET_NAME, SECRET_PATIENT = "Mustermann-Erika-1964", "Mustermann^Erika"
 """What may stand in no log."""
@@ -111,16 +118,40 @@ def fitted(seed: int, body_parts: tuple[str, ...]) -> Fitted:
 
 
 class Local:
-    """The ensemble in this process, behind the routes."""
+    """Models in this process, behind the routes."""
 
-    def __init__(self, voter: Voter) -> None:
-        self._queue = VoteQueue(voter)
+    def __init__(
+        self, voter: Voter | None = None, pairs: PairReader | None = None, spines: SpineReader | None = None
+    ) -> None:
+        self._queue, self._pairs, self._spines = VoteQueue(voter) if voter else None, pairs, spines
+        self.served = tuple(self._catalogue().served)
+
+    def _catalogue(self) -> Models:
+        return catalogue(
+            self._queue.described if self._queue else None,
+            self._pairs.described if self._pairs else None,
+            self._spines.described if self._spines else None,
+        )
 
     async def models(self) -> Models:
-        return catalogue(self._queue.described)
+        return self._catalogue()
 
-    async def vote(self, views: list[DecodedView]) -> StudyVote:
-        return await self._queue.vote(views)
+    async def vote(self, views: list[DecodedView], explain: Sequence[str] = ()) -> StudyVote:
+        return await self._queue.vote(views, explain)
+
+    async def pair(self, before: DecodedView, after: DecodedView) -> PairVote:
+        return await asyncio.to_thread(self._pairs.vote, before, after)
+
+    async def spine(self, volume: Volume, copies: int | None) -> AsyncIterator[Reached | SpineReading]:
+        said = self._spines.read(volume, copies)
+        while (each := await asyncio.to_thread(next, said, None)) is not None:
+            yield each
+
+    async def roll_out(self, ensemble: str) -> None:
+        try:
+            self._queue = VoteQueue(await asyncio.to_thread(load, ensemble))
+        except UserError as error:
+            raise invalid(InvalidValue(where="body.ensemble", what=str(error))) from None
 
     async def metrics(self) -> bytes:
         return b"ray_mskray_open_requests 1.0\n"

@@ -1,7 +1,7 @@
 """The routes without Ray: errors as a table, limits while the body arrives, the OpenAPI document."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jsonschema
@@ -24,10 +24,12 @@ FORM = "multipart/form-data; boundary=edge"
 class Failing:
     """An ensemble that breaks, with a name in what it says."""
 
+    served = ("studies",)
+
     async def models(self) -> Models:
         raise RuntimeError(SECRET_NAME)
 
-    async def vote(self, views: list[DecodedView]) -> StudyVote:
+    async def vote(self, views: list[DecodedView], explain: Sequence[str] = ()) -> StudyVote:
         raise RuntimeError(SECRET_NAME)
 
     async def metrics(self) -> bytes:
@@ -58,22 +60,22 @@ ERRORS: list[tuple[str, str, dict[str, str], bytes, int, str]] = [
     ("GET", "/nowhere", {}, b"", 404, "about:blank"),
     ("POST", STUDY + "/", {}, b"", 404, "about:blank"),
     ("GET", STUDY, {}, b"", 405, "about:blank"),
-    ("PUT", "/v1/models", {}, b"", 405, "about:blank"),
+    ("DELETE", "/v1/models", {}, b"", 405, "about:blank"),
     ("POST", STUDY, {}, b"", 415, "not-a-form"),
     ("POST", STUDY, {"content-type": "application/json"}, b"{}", 415, "not-a-form"),
     ("POST", STUDY, {"content-type": "image/png"}, PNG, 415, "not-a-form"),
     ("POST", STUDY, {"content-type": "multipart/form-data"}, views(PNG), 400, "malformed-form"),
     ("POST", STUDY, {"content-type": FORM}, b"no form at all", 400, "malformed-form"),
     ("POST", STUDY, {"content-type": FORM}, part("filename=a", PNG) + b"--edge--\r\n", 400, "malformed-form"),
-    ("POST", STUDY, {"content-type": FORM}, b"", 422, "no-views"),
-    ("POST", STUDY, {"content-type": FORM}, b"--edge--\r\n", 422, "no-views"),
-    ("POST", STUDY, {"content-type": FORM}, part('name="body_part"', b"KNEE") + b"--edge--\r\n", 422, "no-views"),
+    ("POST", STUDY, {"content-type": FORM}, b"", 422, "no-files"),
+    ("POST", STUDY, {"content-type": FORM}, b"--edge--\r\n", 422, "no-files"),
+    ("POST", STUDY, {"content-type": FORM}, part('name="body_part"', b"KNEE") + b"--edge--\r\n", 422, "no-files"),
     ("POST", STUDY, {"content-type": FORM}, part('name="views"', b"no file") + b"--edge--\r\n", 422, "invalid-value"),
     ("POST", STUDY, {"content-type": FORM}, part('name="patient"', b"x") + views(PNG), 422, "invalid-value"),
     ("POST", STUDY, {"content-type": FORM}, part('name="body_part"', b"<b>") + views(PNG), 422, "invalid-value"),
     ("POST", STUDY, {"content-type": FORM}, part('name="body_part"', b"A") * 2 + views(PNG), 422, "invalid-value"),
     ("POST", STUDY + "?partial=perhaps", {"content-type": FORM}, views(PNG), 422, "invalid-value"),
-    ("POST", STUDY, {"content-type": FORM}, views(PNG, PNG, PNG, PNG), 422, "too-many-views"),
+    ("POST", STUDY, {"content-type": FORM}, views(PNG, PNG, PNG, PNG), 422, "too-many-files"),
     ("POST", STUDY, {"content-type": FORM}, views(b"%PDF-1.7"), 422, "unreadable-views"),
     ("POST", STUDY, {"content-type": FORM}, views(PNG, PNG[:-40]), 422, "unreadable-views"),
     ("POST", STUDY + "?partial=true", {"content-type": FORM}, views(b"", b"GIF89a"), 422, "unreadable-views"),
@@ -110,7 +112,7 @@ def test_errors(
 def check_problem(answered: Answered, status: int, document: dict[str, Any]) -> dict[str, Any]:
     problem = json.loads(answered.body)
     assert (answered.status, answered.headers["content-type"]) == (status, "application/problem+json"), problem
-    check_schema(problem, "Problem", document)
+    check_schema(problem, "ProblemDetails", document)
     assert problem["status"] == status
     assert problem["detail"]
     return problem
@@ -219,23 +221,27 @@ def test_a_request_without_an_id_gets_one(app: FastAPI) -> None:
     assert first != second
 
 
+KINDS = {"/metrics": "text/plain", "/v1/pixels": "application/x-npy", "/v1/results/{id}/{name}": "image/png"}
+
+
 def test_openapi_is_complete(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1")
-    assert set(document["paths"]) == {"/v1/studies", "/v1/models", "/healthz", "/readyz", "/metrics"}
+    below = ("batches", "jobs/{id}", "models", "pairs", "pixels", "results/{id}/{name}", "spines", "studies")
+    assert set(document["paths"]) == {*(f"/v1/{name}" for name in below), "/healthz", "/readyz", "/metrics"}
     for path, operations in document["paths"].items():
         for operation in operations.values():
             assert operation["summary"]
             assert operation["description"]
             assert bool(operation.get("security")) == (path.startswith("/v1/") or path == "/metrics")
-            kind = "text/plain" if path == "/metrics" else "application/json"
-            assert kind in operation["responses"]["200"]["content"]
+            (success,) = (each for each in operation["responses"] if each.startswith("2"))
+            assert KINDS.get(path, "application/json") in operation["responses"][success]["content"]
             for status, response in operation["responses"].items():
                 assert response["description"]
-                if status != "200":
+                if status != success:
                     (media,) = response["content"]
                     assert media == "application/problem+json"
                     for example in response["content"][media]["examples"].values():
-                        check_schema(example["value"], "Problem", document)
+                        check_schema(example["value"], "ProblemDetails", document)
     for name, schema in document["components"]["schemas"].items():
         jsonschema.Draft202012Validator.check_schema(schema)
         assert schema["description"], name

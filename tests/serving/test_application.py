@@ -9,9 +9,10 @@ from ray.exceptions import ActorDiedError, RayActorError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from mskray.serving.application import answer_of, build
+from mskray.serving.application import Rules, build
 from mskray.serving.problems import Problem
-from mskray.serving.settings import Limits
+from mskray.serving.remote import answer_of
+from mskray.serving.settings import Limits, Offer
 from mskray.serving.tokens import Access
 
 
@@ -44,8 +45,8 @@ def test_the_ingress_does_not_import_torch() -> None:
 
 def test_no_queue_is_without_end() -> None:
     limits = Limits(max_open=3, max_waiting=5)
-    ingress = build("s3://models/knees", limits, Access())._bound_deployment
-    members = ingress.init_args[0]._bound_deployment
+    ingress = build(Offer(ensemble="s3://models/knees"), Rules(limits, Access()))._bound_deployment
+    members = ingress.init_args[0].studies._bound_deployment
     for deployment in (ingress, members):
         assert 0 < deployment.max_queued_requests < 1000
     assert ingress.max_ongoing_requests > limits.max_open + limits.max_waiting, "health is answered beside them"

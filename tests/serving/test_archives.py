@@ -89,8 +89,8 @@ def test_names_lead_nowhere(send: Callable[..., tuple[int, dict]], tmp_path: Pat
         (b"PK\x03\x04", 422, "damaged zip"),
         (with_flag(zipped({"a.png": PNG})), 422, "encrypted zip"),
         (zipped({"inner.zip": zipped({"a.png": PNG})}), 422, ""),  # a zip in a zip is no image
-        (zipped({f"{number}.png": PNG for number in range(5)}), 422, "may have 4 views"),
-        (zipped({f"{number}.png": b"" for number in range(5000)}), 422, "may have 4 views"),
+        (zipped({f"{number}.png": PNG for number in range(5)}), 422, "may have 4 files"),
+        (zipped({f"{number}.png": b"" for number in range(5000)}), 422, "may have 4 files"),
         (zipped({"bomb.png": bytes(50_000_000)}), 413, "2,000,000 bytes when unpacked"),
         (zipped({f"{number}.png": bytes(900_000) for number in range(3)}), 413, "bytes when unpacked"),
     ],

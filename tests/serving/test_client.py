@@ -132,7 +132,7 @@ def test_the_wait_that_the_server_asks_for_is_kept(
     url: str, served: tuple[str, Flaky], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr("mskray.client.time.sleep", waited.append)
+    monkeypatch.setattr("mskray.client.synchronous.time.sleep", waited.append)
     flaky = served[1]
     flaky.asked, flaky.times, flaky.status, flaky.headers = 0, 2, 429, [(b"retry-after", b"7")]
     try:
@@ -151,7 +151,7 @@ def test_the_wait_that_the_server_asks_for_is_kept(
         (lambda url: Client(url, "wrong").models(), "answered 401: send the server"),
         (lambda url: Client(url, TOKEN).predict_study([]), "a study needs a view"),
         (lambda url: Client(url, TOKEN).predict_study([b"%PDF"]), "1 of 1 views cannot be read"),
-        (lambda url: Client(url, TOKEN).predict_study(["no/such.png"]), "view no/such.png: No such file"),
+        (lambda url: Client(url, TOKEN).predict_study(["no/such.png"]), "file no/such.png: No such file"),
         (lambda url: Client(url + "/elsewhere", TOKEN).models(), "answered 404"),
     ],
 )

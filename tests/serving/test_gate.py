@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 
 import pytest
 from serving_samples import Answered, Local, asked, encoded, multipart, radiograph
@@ -23,12 +24,12 @@ class Slow(Local):
         self.go = asyncio.Event()
         self.running = self.most = 0
 
-    async def vote(self, views: list[DecodedView]) -> StudyVote:
+    async def vote(self, views: list[DecodedView], explain: Sequence[str] = ()) -> StudyVote:
         self.running += 1
         self.most = max(self.most, self.running)
         try:
             await self.go.wait()
-            return await super().vote(views)
+            return await super().vote(views, explain)
         finally:
             self.running -= 1
 

@@ -35,8 +35,8 @@ from mskray.ensemble import Voter
 from mskray.errors import UserError
 from mskray.families import Images
 from mskray.imaging.decode import decode
-from mskray.serving.run import start, stop
-from mskray.serving.settings import Limits
+from mskray.serving.run import Place, start, stop
+from mskray.serving.settings import Limits, Offer
 from mskray.serving.tokens import TOKEN_VARIABLE, add_token, remove_token
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def ward(rooms: tuple[str, str]) -> str:
 def url(ray_cluster: str, ensemble_uri: str, rooms: tuple[str, str], ward: str) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(TOKEN_VARIABLE, TOKEN)
-        yield start(ensemble_uri, port=0, limits=LIMITS, tokens=rooms[0], audit=rooms[1])
+        yield start(Offer(ensemble=ensemble_uri), Place(port=0, tokens=rooms[0], audit=rooms[1]), LIMITS)
     stop()
 
 
@@ -197,7 +197,7 @@ def test_errors(
     response = connection.getresponse()
     problem = json.loads(response.read())
     assert (response.status, response.headers["content-type"]) == (status, "application/problem+json"), problem
-    check_schema(problem, "Problem", document)
+    check_schema(problem, "ProblemDetails", document)
     assert problem["request_id"] == response.headers["X-Request-Id"]
     connection.close()
 
@@ -333,5 +333,5 @@ def test_the_audit_knows_who_asked(url: str, rooms: tuple[str, str], ward: str) 
 
 def test_serve_runs_once_on_a_cluster(url: str, ensemble_uri: str) -> None:
     with pytest.raises(UserError, match="runs on this cluster already"):
-        start(ensemble_uri, port=0)
+        start(Offer(ensemble=ensemble_uri), Place(port=0))
     assert requests.get(f"{url}/healthz", timeout=60).status_code == 200

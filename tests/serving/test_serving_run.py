@@ -18,8 +18,8 @@ from serving_samples import TOKEN, encoded, radiograph
 
 from mskray.errors import UserError
 from mskray.progress import Progress
-from mskray.serving.run import serve_forever, start, stop
-from mskray.serving.settings import Limits
+from mskray.serving.run import Place, serve_forever, start, stop
+from mskray.serving.settings import Limits, Offer
 from mskray.serving.tokens import TOKEN_VARIABLE
 from serve.app import ENSEMBLE_VARIABLE, Arguments, app
 
@@ -76,7 +76,7 @@ def test_what_is_refused_before_serve_starts(
         else:
             ensemble = str(damaged(Path(ensemble_uri).parent / "first", tmp_path / "bundle", what))
         with pytest.raises(UserError, match=message) as raised:
-            start(ensemble, host, port)
+            start(Offer(ensemble=ensemble), Place(host, port))
     assert "\n" not in str(raised.value)
     assert not serve.status().proxies
 
@@ -110,11 +110,11 @@ def test_sigterm_stops_and_another_model_starts_on_the_same_port(ray_cluster: st
 
     served: list[str] = []
     before = signal.getsignal(signal.SIGTERM)
-    serve_forever(str(models / "first"), port=port, report=terminate_once_it_serves)
+    serve_forever(Offer(ensemble=str(models / "first")), Place(port=port), report=terminate_once_it_serves)
     assert signal.getsignal(signal.SIGTERM) is before
     with pytest.raises(requests.ConnectionError):
         requests.get(f"{url}/healthz", timeout=60)
-    assert start(str(models / "second"), port=port) == url
+    assert start(Offer(ensemble=str(models / "second")), Place(port=port)) == url
     served.append(name_of_the_model(url))
     stop()
     assert served == ["first", "second"]
@@ -127,8 +127,9 @@ def name_of_the_model(url: str) -> str:
 
 SERVE = """
 import sys
-from mskray.serving.run import serve_forever
-serve_forever(sys.argv[1], port=int(sys.argv[2]), report=print)
+from mskray.serving.run import Place, serve_forever
+from mskray.serving.settings import Offer
+serve_forever(Offer(ensemble=sys.argv[1]), Place(port=int(sys.argv[2])), report=print)
 """
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from serving_samples import dicom, encoded, radiograph
 
+from mskray.serving.forms import Upload, safe_name
 from mskray.serving.problems import Problem
 from mskray.serving.settings import Limits
-from mskray.serving.uploads import Upload, UploadedStudy, decode_study, safe_name
+from mskray.serving.uploads import UploadedStudy, decode_study
 
 
 @pytest.mark.parametrize(

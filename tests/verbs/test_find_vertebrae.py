@@ -22,6 +22,7 @@ from mskray.imaging.spine_levels import ASSUMED
 from mskray.imaging.volumes import Volume
 from mskray.progress import Progress
 from mskray.serving.run import serve_forever
+from mskray.serving.settings import Offer
 from mskray.storage import locate
 from mskray.verbs.find_vertebrae import find_vertebrae
 
@@ -247,4 +248,4 @@ def test_a_model_that_reads_no_pictures_is_not_served(tmp_path: Path) -> None:
     description = json.loads((bundle / "bundle.json").read_text())
     (bundle / "bundle.json").write_text(json.dumps(description | {"kind": "disc"}))
     with pytest.raises(UserError, match="reads discs; pictures are served"):
-        serve_forever(str(bundle))
+        serve_forever(Offer(ensemble=str(bundle)))

@@ -18,7 +18,8 @@ from mskray.families import families, family
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe
 from mskray.progress import Progress
 from mskray.serving.members import VoteQueue
-from mskray.serving.run import serve_forever
+from mskray.serving.run import Place, serve_forever
+from mskray.serving.settings import Offer
 from mskray.storage import locate
 from mskray.training.run import Run
 from mskray.verbs import train as train_verb
@@ -158,7 +159,10 @@ def test_a_port_in_use_is_refused_before_anything_starts(bundle: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        refused(lambda: serve_forever(str(bundle), port=port), f"cannot listen on 127.0.0.1 port {port}")
+        refused(
+            lambda: serve_forever(Offer(ensemble=str(bundle)), Place(port=port)),
+            f"cannot listen on 127.0.0.1 port {port}",
+        )
 
 
 def test_what_could_not_be_judged_is_not_calibrated_on() -> None:

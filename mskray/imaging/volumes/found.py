@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mskray.imaging.decoded import DecodeError, DecodeLimits
+from mskray.imaging.decoded import NO_LIMIT, DecodeError, DecodeLimits
 from mskray.imaging.dicom import is_dicom
 from mskray.imaging.volumes.metaimage import is_metaimage, read_metaimage
 from mskray.imaging.volumes.nifti import is_nifti, read_nifti
@@ -44,10 +44,12 @@ class Found:
         raise DecodeError(f"no volume {number} of a folder of {count}: `mskray montage` says how each is called")
 
 
-def read_volumes(files: Iterable[tuple[str, bytes]], limits: DecodeLimits = DecodeLimits()) -> Found:
+def read_volumes(
+    files: Iterable[tuple[str, bytes]], limits: DecodeLimits = DecodeLimits(), together: int = NO_LIMIT
+) -> Found:
     """Read files of DICOM series, NIfTI and MetaImage; what is none of these is rejected with its reason.
 
-    files: (path with "/", bytes). limits: for each file and each volume.
+    files: (path with "/", bytes). limits: for each file and each volume. together: most voxels of all volumes.
     """
     names: list[str] = []
     volumes: list[Volume] = []
@@ -58,13 +60,14 @@ def read_volumes(files: Iterable[tuple[str, bytes]], limits: DecodeLimits = Deco
             dicom.append((path, data))
             continue
         try:
-            volume = _read_one(data, limits)
+            volume = _read_one(data, limits.within(together))
         except DecodeError as error:
             rejected.append((path, error.reason))
         else:
+            together -= volume.pixels.size
             names.append(path)
             volumes.append(volume)
-    series = read_series(dicom, limits)
+    series = read_series(dicom, limits, together)
     return Found((*names, *_folders(series.files)), (*volumes, *series.volumes), (*rejected, *series.rejected))
 
 

@@ -10,7 +10,7 @@ volume is rejected with its reason, and the rest is read without it.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mskray.imaging.decoded import DecodeError, DecodeLimits
+from mskray.imaging.decoded import NO_LIMIT, DecodeError, DecodeLimits
 from mskray.imaging.volumes.slices import Contrast, Slice, read_slices
 from mskray.imaging.volumes.stack import stack
 from mskray.imaging.volumes.volume import Volume
@@ -56,10 +56,12 @@ def only_volume(volumes: Sequence[Volume], rejected: Rejected) -> Volume:
     raise DecodeError(max(reasons, key=reasons.count) if reasons else "no files")
 
 
-def read_series(files: Iterable[tuple[str, bytes]], limits: DecodeLimits = DecodeLimits()) -> Series:
+def read_series(
+    files: Iterable[tuple[str, bytes]], limits: DecodeLimits = DecodeLimits(), together: int = NO_LIMIT
+) -> Series:
     """Read DICOM files, of any number of series and in any order, into volumes.
 
-    files: (name, bytes). limits: for each file, and for each volume as a whole.
+    files: (name, bytes). limits: for each file, and for each volume as a whole. together: most voxels of all volumes.
     """
     slices: list[Slice] = []
     rejected: list[tuple[str, str]] = []
@@ -75,11 +77,12 @@ def read_series(files: Iterable[tuple[str, bytes]], limits: DecodeLimits = Decod
             chosen = [each for each in series if each.contrast == contrast]
             try:
                 kept = _of_one_geometry(chosen, rejected)
-                volume, sources = stack(kept, _told_apart(contrast, series), limits, rejected)
+                volume, sources = stack(kept, _told_apart(contrast, series), limits.within(together), rejected)
             except DecodeError as error:
                 known = {name for name, _ in rejected}
                 rejected += [(each.name, error.reason) for each in chosen if each.name not in known]
             else:
+                together -= volume.pixels.size
                 volumes.append(volume)
                 names.append(sources)
     return Series(tuple(volumes), tuple(names), tuple(rejected))

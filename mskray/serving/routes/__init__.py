@@ -1,1 +1,1 @@
-"""The routes, by what they answer."""
+"""The HTTP routes, a file for each thing that is asked for. Each makes a router over a `Desk`."""

@@ -47,7 +47,10 @@ class MemberInfo(Answer):
     )
     hash: str = Field(description="SHA-256 over the bundle's weights and all that decides a prediction.")
     cohort_hash: str = Field(description="Content hash of the cohort that it learned from.")
-    weight: float = Field(description="Its share of the vote; the shares of what it serves sum to 1.", examples=[0.5])
+    weight: float = Field(
+        description="Its share of the vote; the shares of an ensemble sum to 1. Of what reads spines, each has 1.",
+        examples=[0.5],
+    )
     card: str = Field(description="Its model card, Markdown.", examples=["# densenet169\n"])
 
 

@@ -1,6 +1,7 @@
 """Studies of radiographs: what is asked of the members, and what is answered."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
@@ -33,6 +34,10 @@ class KeyArea(Answer):
     y: float = Field(description="Upper edge, px.", examples=[300.0])
     width: float = Field(description="Columns, px.", examples=[220.0])
     height: float = Field(description="Rows, px.", examples=[180.5])
+
+
+ExplainMethod = Literal["grad_cam", "guided_backprop", "saliency"]
+"""The names of `mskray.explain.methods.METHODS`, which the ingress cannot import: torch would come with it."""
 
 
 class Overlay(Answer):

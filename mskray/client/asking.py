@@ -1,0 +1,145 @@
+"""What the two clients share: where and how often to ask, when to ask again, what an answer is."""
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import httpx2
+from pydantic import ValidationError
+
+import mskray
+from mskray.client.requests import Request
+from mskray.errors import UserError
+from mskray.serving.problems import ProblemDetails
+from mskray.serving.schemas.common import Answer
+from mskray.serving.schemas.jobs import Job
+from mskray.serving.schemas.spines import SpineAnswer
+
+_AGAIN = (429, 502, 503, 504)
+_LONGEST_WAIT_S = 30.0
+A = TypeVar("A", bound=Answer)
+
+
+class RequestRefused(UserError):
+    """The server said no.
+
+    Args:
+        status: of HTTP; 0 where there was no answer.
+        problem: what the server said, where it was a problem detail.
+    """
+
+    def __init__(self, message: str, status: int = 0, problem: ProblemDetails | None = None) -> None:
+        super().__init__(message)
+        self.status, self.problem = status, problem
+
+
+class Asking:
+    """What both clients know: where, with what token, how long, how often."""
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        timeout_s: float = 150.0,
+        attempts: int = 6,
+        verify: bool | str = True,
+    ) -> None:
+        """Open nothing yet.
+
+        Args:
+            url: of the server, such as "http://127.0.0.1:8000".
+            token: where the server has tokens.
+            timeout_s: how long one attempt may take, in seconds.
+            attempts: how often a server that is busy or away is asked.
+            verify: whether to check its certificate; or the path of the certificates to trust.
+        Raises:
+            UserError: not an http or https address, a token that cannot stand in a header.
+        """
+        if not url.startswith(("http://", "https://")):
+            raise UserError(f"server {url}: give an address that begins with http:// or https://")
+        if token is not None and (not token.isascii() or not token.isprintable() or " " in token):
+            raise UserError("the token has characters that cannot be sent: give it as the server printed it")
+        self.url, self._attempts = url.rstrip("/"), max(1, attempts)
+        headers = {"user-agent": f"mskray/{mskray.__version__}"}
+        if token:
+            headers["authorization"] = f"Bearer {token}"
+        self._options: dict[str, Any] = {
+            "base_url": self.url,
+            "headers": headers,
+            "timeout": httpx2.Timeout(timeout_s, connect=10.0),
+            "verify": verify,
+        }
+
+    def _refusal(self, response: httpx2.Response) -> RequestRefused:
+        try:
+            problem = ProblemDetails.model_validate_json(response.content)
+        except ValidationError:
+            return RequestRefused(f"{self.url} answered {response.status_code}: is it a server of mskray?")
+        told = problem.detail or problem.title
+        return RequestRefused(f"{self.url} answered {problem.status}: {told}", problem.status, problem)
+
+    def _after(self, error: httpx2.HTTPError, wait: float | None) -> float:
+        """Return seconds to wait after no answer. Raises RequestRefused where `wait` has come to its end."""
+        if wait is not None:
+            return wait
+        told = str(error) or type(error).__name__
+        where = f"{self.url} does not answer ({told})"
+        raise RequestRefused(f"{where}: is the address right, and does the server run?") from None
+
+    def _read(self, response: httpx2.Response, kind: type[A]) -> A:
+        if not response.is_success:
+            raise self._refusal(response)
+        try:
+            return kind.model_validate_json(response.content)
+        except ValidationError as error:
+            raise RequestRefused(
+                f"{self.url} gave an answer that mskray {mskray.__version__} cannot read ({error.error_count()} values "
+                "differ): use the same version at both ends"
+            ) from None
+
+    def _content(self, response: httpx2.Response) -> bytes:
+        if not response.is_success:
+            raise self._refusal(response)
+        return response.content
+
+    def _link(self, href: str) -> Request:
+        if not href.startswith("/v1/"):
+            raise UserError(f"{href}: give a link of an answer of {self.url}")
+        return Request("GET", href)
+
+    def _once(self, request: Request) -> Request:
+        """The request with a key, so that asking again does nothing twice."""
+        return replace(request, headers={**request.headers, "idempotency-key": uuid.uuid4().hex})
+
+    def _ended(self, job: Job) -> Job:
+        if job.problem is None:
+            return job
+        told = job.problem.detail or job.problem.title
+        raise RequestRefused(f"{self.url}, job {job.id}: {told}", job.problem.status, job.problem)
+
+    def _spine(self, job: Job) -> SpineAnswer:
+        if job.spine is None:
+            raise RequestRefused(f"{self.url}, job {job.id} ended without a spine")
+        return job.spine
+
+    def _pauses(self) -> Iterator[float]:
+        """Seconds between two looks at a job."""
+        pause = 0.2
+        while True:
+            yield pause
+            pause = min(1.5 * pause, 2.0)
+
+    def _waits(self) -> Iterator[float]:
+        """Seconds to wait before each further attempt, unless the server says how long."""
+        for attempt in range(self._attempts - 1):
+            yield min(0.25 * 2**attempt, _LONGEST_WAIT_S)
+
+
+def after_answer(response: httpx2.Response, wait: float | None) -> float | None:
+    """Return seconds to wait, those that the server asks for if it does; None where the answer is final."""
+    if wait is None or response.status_code not in _AGAIN:
+        return None
+    stated = response.headers.get("retry-after", "")
+    return min(float(stated), _LONGEST_WAIT_S) if stated.isdecimal() else wait

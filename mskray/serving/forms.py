@@ -1,0 +1,201 @@
+"""A multipart body to files and texts, within limits that hold while it arrives.
+
+A route says what its form holds (`Shape`); the same shape describes it in the OpenAPI document. Nothing is written to
+disk, and neither names nor headers are logged: both may name a patient.
+"""
+
+import hashlib
+import re
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from mskray.serving.problems import InvalidValue, Problem, invalid
+from mskray.serving.settings import Limits
+
+_LONGEST_NAME, _LONGEST_LENGTH = 80, 15
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file as it came. `name` is already made safe."""
+
+    index: int
+    name: str | None
+    data: bytes
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the bytes: what the audit knows a file by."""
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Files:
+    """A field of files: 1 to `most`."""
+
+    name: str
+    most: int
+    about: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """A field of text; not `needed`, it is "" where it is not given."""
+
+    name: str
+    longest: int
+    about: str
+    example: str
+    needed: bool = False
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a form holds."""
+
+    files: tuple[Files, ...]
+    texts: tuple[Text, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*(each.name for each in self.files), *(each.name for each in self.texts))
+
+    def openapi(self, limits: Limits) -> dict[str, Any]:
+        """Describe the form: the route reads it itself, so that limits hold while it arrives."""
+        binary = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
+        size = f"Together at most {limits.max_body:,} bytes."
+        properties: dict[str, Any] = {}
+        for each in self.files:
+            about = f"{each.about} {size}"
+            many = {"type": "array", "minItems": 1, "maxItems": each.most, "items": binary}
+            properties[each.name] = {**(binary if each.most == 1 else many), "description": about}
+        for text in self.texts:
+            properties[text.name] = {
+                "type": "string",
+                "maxLength": text.longest,
+                "description": text.about,
+                "examples": [text.example],
+            }
+        needed = [*(each.name for each in self.files), *(each.name for each in self.texts if each.needed)]
+        schema = {"type": "object", "required": needed, "additionalProperties": False, "properties": properties}
+        return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What came: each field of the shape has an entry."""
+
+    files: dict[str, tuple[Upload, ...]]
+    texts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def digests(self) -> list[str]:
+        """SHA-256 of each file, in order."""
+        return [file.digest for each in self.files.values() for file in each]
+
+
+async def read_form(request: Request, limits: Limits, shape: Shape) -> Form:
+    """Read a multipart body, refusing it as soon as it is larger than the limits.
+
+    Raises:
+        Problem: another content type, a broken form, too large, no files, too many, a field that is not known.
+    """
+    sent = await _parse(request, limits, shape)
+    try:
+        told = " and ".join(shape.names)
+        errors = [
+            InvalidValue(where=f"form.{plain(key)}", what=f"unknown field; there are {told}")
+            for key in sorted(set(sent) - set(shape.names))
+        ]
+        files = {each.name: await _files(sent, each, errors) for each in shape.files}
+        texts = {each.name: _text(sent, each, errors) for each in shape.texts}
+    finally:
+        await sent.close()
+    if errors:
+        raise invalid(*errors)
+    for each in shape.files:
+        if not files[each.name]:
+            what = "a file" if each.most == 1 else "each file"
+            raise Problem("no-files", f"send {what} in the field `{each.name}`")
+        if len(files[each.name]) > each.most:
+            raise too_many(each.most)
+    return Form(files, texts)
+
+
+def safe_name(name: str | None) -> str | None:
+    """Return a file name without folders, in plain characters; None where nothing is left.
+
+    >>> safe_name("../../knees/left knee.png")
+    'left_knee.png'
+    """
+    last = re.split(r"[/\\]", name or "")[-1]
+    return plain(last)[:_LONGEST_NAME].strip("._") or None
+
+
+def plain(text: str) -> str:
+    """Return text with an underscore for each run of characters that are not plain."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text)
+
+
+def too_many(most: int) -> Problem:
+    return Problem("too-many-files", f"a request may have {most:,} files here: send fewer")
+
+
+def too_large(limits: Limits) -> Problem:
+    return Problem("too-large", f"a request may have {limits.max_body:,} bytes: send fewer files or smaller ones")
+
+
+async def _files(sent: FormData, field: Files, errors: list[InvalidValue]) -> tuple[Upload, ...]:
+    given = sent.getlist(field.name)
+    if any(isinstance(each, str) for each in given):
+        errors.append(InvalidValue(where=f"form.{field.name}", what="must be files, each with a filename"))
+    there = [each for each in given if isinstance(each, UploadFile)]
+    return tuple([Upload(place, safe_name(each.filename), await each.read()) for place, each in enumerate(there)])
+
+
+def _text(sent: FormData, field: Text, errors: list[InvalidValue]) -> str:
+    given = sent.getlist(field.name)
+    if not given and not field.needed:
+        return ""
+    if len(given) != 1 or not isinstance(given[0], str) or len(given[0]) > field.longest:
+        what = f"must be one text of at most {field.longest:,} characters, such as {field.example}"
+        errors.append(InvalidValue(where=f"form.{field.name}", what=what))
+        return ""
+    return given[0].strip()
+
+
+async def _parse(request: Request, limits: Limits, shape: Shape) -> FormData:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        told = " and ".join(f"`{each.name}`" for each in shape.files)
+        raise Problem("not-a-form", f"send multipart/form-data with files in {told}")
+    stated = request.headers.get("content-length", "")
+    if stated.isdecimal() and (len(stated) > _LONGEST_LENGTH or int(stated) > limits.max_body):
+        raise too_large(limits)
+    most = sum(each.most for each in shape.files)
+    longest = max([1024, *(4 * each.longest for each in shape.texts)])  # a character has at most four bytes
+    parser = MultiPartParser(
+        request.headers, _limited(request, limits), max_files=most, max_fields=8, max_part_size=longest
+    )
+    # Starlette would put parts above 1 MB into files; the body is bounded, and images of patients stay off disks.
+    parser.spool_max_size = limits.max_body + 1
+    try:
+        return await parser.parse()
+    except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise too_many(most) from None
+        raise Problem("malformed-form", f"the multipart body is broken: {error.message}") from None
+
+
+async def _limited(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received > limits.max_body:
+            raise too_large(limits)
+        yield chunk
