@@ -15,12 +15,20 @@ export interface Picture {
   high: number;
 }
 
-/** Return the decoded pixels of files that belong together. `index` picks a picture of a zip of radiographs. */
-export async function fetchPicture(files: File[], asked: Asked = {}, index?: number): Promise<Picture> {
+/** Return the decoded pixels of a picture, or of one of a zip of them. */
+export function fetchPicture(file: File, asked: Asked, index = 0): Promise<Picture> {
+  return fetchPixels([file], `kind=picture&index=${index}`, asked);
+}
+
+/** Return the decoded pixels of the files of a volume. */
+export function fetchVolume(files: File[], asked: Asked): Promise<Picture> {
+  return fetchPixels(files, "kind=volume", asked);
+}
+
+async function fetchPixels(files: File[], query: string, asked: Asked): Promise<Picture> {
   const form = new FormData();
   files.forEach((file) => form.append("files", file, file.name));
-  const query = index === undefined ? "" : `?index=${index}`;
-  const response = await ask(`v1/pixels${query}`, { ...asked, method: "POST", form });
+  const response = await ask(`v1/pixels?${query}`, { ...asked, method: "POST", form });
   const spacing = response.headers.get("X-Spacing-Mm")?.split(",").map(Number) ?? [];
   return readNpy(await response.arrayBuffer(), spacing);
 }

@@ -9,6 +9,7 @@ const MOST_REPEATS = 5;
 /** No server is waited for longer at a time, s. */
 const LONGEST_WAIT = 60;
 const REPEATED = new Set([429, 503]);
+const PROBLEM = "application/problem+json";
 
 /** An answer that is a problem (RFC 9457), or no answer at all. */
 export class Refused extends Error {
@@ -59,11 +60,11 @@ export async function ask(path: string, asked: Asked = {}): Promise<Response> {
       continue;
     }
     const refused = new Refused(await problemOf(response), asked.method ?? "GET");
-    if (!REPEATED.has(response.status) || repeats >= MOST_REPEATS) {
+    const seconds = retryAfter(response);
+    if (seconds === null || repeats >= MOST_REPEATS) {
       throw refused;
     }
     repeats += 1;
-    const seconds = retryAfter(response);
     asked.onWait?.(`${refused.message} – asking again in ${seconds} s (${repeats} of ${MOST_REPEATS})`);
     await pause(seconds * 1000, asked.signal);
     asked.onWait?.(null);
@@ -114,11 +115,18 @@ async function problemOf(response: Response): Promise<Problem> {
   }
 }
 
-/** Seconds, from a number or a date; 5 where the server says nothing. */
-function retryAfter(response: Response): number {
+/**
+ * Seconds after which to ask again; null where that is of no use. The server says so with every problem that passes,
+ * as a number or a date; a proxy before it may not.
+ */
+function retryAfter(response: Response): number | null {
   const told = response.headers.get("Retry-After");
-  const seconds = told === null ? 5 : Number(told);
-  const wanted = Number.isFinite(seconds) ? seconds : (Date.parse(told ?? "") - Date.now()) / 1000;
+  const ours = response.headers.get("Content-Type")?.startsWith(PROBLEM);
+  if (!REPEATED.has(response.status) || (told === null && ours)) {
+    return null;
+  }
+  const seconds = Number(told ?? 5);
+  const wanted = Number.isFinite(seconds) ? seconds : (Date.parse(told!) - Date.now()) / 1000;
   return Math.round(Math.min(Math.max(Number.isFinite(wanted) ? wanted : 5, 1), LONGEST_WAIT));
 }
 

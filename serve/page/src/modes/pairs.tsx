@@ -33,7 +33,7 @@ export function Pairs({ models }: { models: Models }) {
     setPictures((known) => ({ ...known, ...Object.fromEntries(wanted.map((side) => [side, undefined])) }));
     work.run(async (asked) => {
       for (const side of wanted) {
-        const picture = await fetchPicture([next[side]!], asked);
+        const picture = await fetchPicture(next[side]!, asked);
         setPictures((known) => ({ ...known, [side]: picture }));
       }
       return `${wanted.join(" and ")} ready.`;

@@ -9,7 +9,7 @@ import { type Chosen, Grades, taskWords } from "../panels/grades";
 import { Reliability } from "../panels/members";
 import { Progress, useWork } from "../panels/progress";
 import { Warnings } from "../panels/verdict";
-import { type Picture, fetchPicture } from "../pixels";
+import { type Picture, fetchVolume } from "../pixels";
 import { Refused, json, pause } from "../server";
 import { type Layer, fetchMap } from "../viewer/evidence";
 import type { Mark } from "../viewer/marks";
@@ -36,7 +36,7 @@ export function Spines({ models }: { models: Models }) {
     setAnswer(null);
     setChosen(null);
     work.run(async (asked) => {
-      const volume = await fetchPicture(given, asked);
+      const volume = await fetchVolume(given, asked);
       setPicture(volume);
       setSlice(Math.floor(volume.slices / 2));
       return `A volume of ${volume.slices} slices is ready to be read.`;
@@ -100,7 +100,11 @@ export function Spines({ models }: { models: Models }) {
                   <button type="button" onClick={() => setSlice(Math.round(body.slice))}>
                     <b>{body.level}</b>
                     <span>slice {Math.round(body.slice) + 1}</span>
-                    {body.score !== null && <span>score {body.score.toFixed(2)}</span>}
+                    {body.score !== null && (
+                      <span>
+                        <i class="unseen">score</i> {body.score.toFixed(2)}
+                      </span>
+                    )}
                   </button>
                 </li>
               ))}

@@ -45,7 +45,7 @@ export function Studies({ models }: { models: Models }) {
 
   const load = async (given: File[], zip: boolean, wanted: number[], asked: Asked) => {
     for (const place of wanted) {
-      const decoded = await fetchPicture(zip ? given : [given[place]!], asked, zip ? place : undefined);
+      const decoded = await fetchPicture(zip ? given[0]! : given[place]!, asked, zip ? place : 0);
       setPictures((known) => ({ ...known, [place]: decoded }));
     }
   };
