@@ -120,7 +120,7 @@ export function Spines({ models }: { models: Models }) {
             picture,
             title: picture ? `Sagittal${disc ? ` · ${disc.level} ${taskWords(chosen!.task)}` : ""}` : "",
             label: `Sagittal slice ${slice + 1}${disc ? `, evidence for ${disc.level} ${taskWords(chosen!.task)}` : ""}`,
-            layers: layers.filter((layer) => Math.round(layer.slice) === slice),
+            layers: layers.filter((_, place) => place === nearest(disc?.placement?.slices ?? [], slice)),
             marks: answer ? outlines(answer, slice, disc) : [],
             note: files.length ? "The volume is not here yet." : "Drop a sagittal series of a spine to begin.",
           },
@@ -166,7 +166,7 @@ function outlines(answer: SpineAnswer, slice: number, disc: DiscResult | undefin
   const bodies = answer.bodies.filter((body) => Math.abs(body.slice - slice) <= reach);
   const marks: Mark[] = bodies.map(({ level, corners }) => ({ kind: "body", name: level, corners }));
   const placed = disc?.placement;
-  if (placed?.slices.some((each) => Math.round(each) === slice)) {
+  if (placed && nearest(placed.slices, slice) >= 0) {
     const [a, b, c, d, e, f] = placed.matrix;
     const at = (x: number, y: number): [number, number] => [a * x + c * y + e, b * x + d * y + f];
     const { rows, columns } = placed;
@@ -175,18 +175,29 @@ function outlines(answer: SpineAnswer, slice: number, disc: DiscResult | undefin
   return marks;
 }
 
-/** The maps of one grade of a disc, with the slice that each lies in. */
-function useHotspots(disc: DiscResult | undefined, task: string | null): (Layer & { slice: number })[] {
-  const [layers, setLayers] = useState<(Layer & { slice: number })[]>([]);
+/**
+ * Which picture of a disc belongs to a slice of the volume: pictures lie at even distances, which are not the volume's.
+ * Returns −1 beyond the first and the last.
+ */
+function nearest(slices: number[], slice: number): number {
+  const step = Math.abs((slices[1] ?? 0) - (slices[0] ?? 0));
+  const distances = slices.map((each) => Math.abs(each - slice));
+  const least = Math.min(...distances);
+  return least <= Math.max(0.5, step / 2) ? distances.indexOf(least) : -1;
+}
+
+/** The maps of one grade of a disc, in the order of its placement. */
+function useHotspots(disc: DiscResult | undefined, task: string | null): Layer[] {
+  const [layers, setLayers] = useState<Layer[]>([]);
   useEffect(() => {
     setLayers([]);
     const placed = disc?.placement;
     const hrefs = (task && disc?.grades[task]?.hotspots) || [];
     const stop = new AbortController();
     if (placed) {
-      const { matrix, slices } = placed;
+      const { matrix } = placed;
       Promise.all(
-        hrefs.map(async (href, place) => ({ href, matrix, slice: slices[place]!, image: await fetchMap(href, stop.signal) })),
+        hrefs.map(async (href) => ({ href, matrix, image: await fetchMap(href, stop.signal) })),
       ).then(setLayers, () => undefined); // kept for a day: without them the grades are still whole
     }
     return () => stop.abort();

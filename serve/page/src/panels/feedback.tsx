@@ -118,7 +118,7 @@ export function FeedbackForm(props: FeedbackProps) {
             </button>
           </fieldset>
           <label class="field">
-            Why
+            Why (name no patient: it is stored as it stands)
             <textarea
               required
               rows={2}
