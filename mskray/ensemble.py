@@ -107,7 +107,7 @@ class Voter:
         self.ensemble, self._remover = ensemble, remover
         self.classes, self.threshold = ensemble.classes, ensemble.threshold
         self.bundles = tuple(bundle for bundle, _ in members)
-        self.names = tuple(_distinct([bundle.name for bundle in self.bundles]))
+        self.names = tuple(distinct_names([bundle.name for bundle in self.bundles]))
         self.predictors = tuple(predictor for _, predictor in members)
         # Several vote on one question, the first of each; a single one answers all that it knows.
         self.tasks = self.bundles[0].tasks if len(self.bundles) == 1 else {}
@@ -262,6 +262,11 @@ def doubt(members: Iterable[tuple[str, Collection[str]]], part: str) -> str | No
     return f"{', '.join(names)} {were} not trained on {part}: the probabilities may mean nothing"
 
 
+def distinct_names(names: list[str]) -> list[str]:
+    """Number names that occur more than once, so that votes can be told apart."""
+    return [name if names.count(name) == 1 else f"{name} ({index + 1})" for index, name in enumerate(names)]
+
+
 def _load_member(member: Member, name: str, device: str) -> tuple[Bundle, Predictor]:
     bundle, predictor = load_predictor(member.uri, device)
     if bundle.hash != member.hash:
@@ -281,8 +286,3 @@ def _load_remover(ensemble: Ensemble, name: str, device: str) -> FlagPredictor |
             f"ensemble {name}: flag remover {given.uri} has changed since the ensemble was made: make it again"
         )
     return predictor
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """Number names that occur more than once, so that votes can be told apart."""
-    return [name if names.count(name) == 1 else f"{name} ({index + 1})" for index, name in enumerate(names)]

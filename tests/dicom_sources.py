@@ -1,5 +1,6 @@
 """Source images for the tests of DICOM results: radiographs and slices of phantoms, as scanners would write them."""
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
+    EnhancedMRImageStorage,
     ExplicitVRLittleEndian,
     MRImageStorage,
     generate_uid,
@@ -56,6 +58,26 @@ def slices(pixels: np.ndarray, affine: np.ndarray, **elements: Any) -> list[Data
         made.InstanceNumber, made.BodyPartExamined = index + 1, "LSPINE"
         series.append(_finished(made, elements))
     return series
+
+
+def multi_frame(series: list[Dataset]) -> Dataset:
+    """The slices as frames of one enhanced MR object, in their order."""
+    enhanced = deepcopy(series[0])
+    enhanced.SOPClassUID, enhanced.NumberOfFrames = EnhancedMRImageStorage, len(series)
+    shared, frames = Dataset(), []
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [Dataset()], [Dataset()]
+    shared.PixelMeasuresSequence[0].PixelSpacing = enhanced.PixelSpacing
+    shared.PixelMeasuresSequence[0].SliceThickness = enhanced.SliceThickness
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = enhanced.ImageOrientationPatient
+    for each in series:
+        frames.append(Dataset())
+        frames[-1].PlanePositionSequence = [Dataset()]
+        frames[-1].PlanePositionSequence[0].ImagePositionPatient = each.ImagePositionPatient
+    for keyword in ("PixelSpacing", "SliceThickness", "ImageOrientationPatient", "ImagePositionPatient"):
+        delattr(enhanced, keyword)
+    enhanced.SharedFunctionalGroupsSequence, enhanced.PerFrameFunctionalGroupsSequence = [shared], frames
+    enhanced.PixelData = b"".join(each.PixelData for each in series)
+    return enhanced
 
 
 def _image(stored: np.ndarray, series: str, name: str) -> Dataset:

@@ -21,6 +21,17 @@ DISC_SITES: dict[str, Code] = {
     level: Code(value, "SCT", f"{level} disc") for level, value in zip(DISCS, _DISC_CODES, strict=True)
 }
 
+#: PS3.16 CID 7603 but for S1, of which it has no code of its own.
+VERTEBRAE: dict[str, Code] = {
+    "T12": codes.SCT.T12Vertebra,
+    "L1": codes.SCT.L1Vertebra,
+    "L2": codes.SCT.L2Vertebra,
+    "L3": codes.SCT.L3Vertebra,
+    "L4": codes.SCT.L4Vertebra,
+    "L5": codes.SCT.L5Vertebra,
+    "S1": codes.SCT.Vertebra,
+}
+
 #: PS3.16 table L-1, by BodyPartExamined.
 BODY_PARTS: dict[str, Code] = {
     part: Code(value, "SCT", meaning)
@@ -65,6 +76,7 @@ NO_UNITS = Code("1", "UCUM", "no units")
 NEURAL_NETWORK = Code("123110", "DCM", "Artificial Intelligence")
 SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")
 SPATIAL_CONCEPT = Code("309825002", "SCT", "Spatial and Relational Concept")
+ANATOMICAL_STRUCTURE = codes.SCT.AnatomicalStructure
 REGION = Code("C85402", "NCIt", "Imaging Region of Interest")
 KEY_AREA = Code("key_area", SCHEME, "Key area")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mskray.ensemble import distinct_names
 from mskray.families.disc_grading import CutDisc, DiscGrader, discs_between, load_disc_grader
 from mskray.families.vertebra_finding import Spine, VertebraPredictor, load_vertebra_detector
 from mskray.imaging.intensity import full_range
@@ -56,7 +57,10 @@ class SpineReader:
             tasks={task: list(classes) for task, classes in self._grader.tasks.items()},
         )
         bundles = ((found_by, detector_uri), (graded_by, grader_uri))
-        members = [member_info("spines", bundle, uri, bundle.name, 1.0) for bundle, uri in bundles]
+        names = distinct_names([bundle.name for bundle, _ in bundles])
+        members = [
+            member_info("spines", bundle, uri, name, 1.0) for (bundle, uri), name in zip(bundles, names, strict=True)
+        ]
         self.described: tuple[SpineModelInfo, list[MemberInfo]] = model, members
         _warm_up(self._detector, self._grader)
 

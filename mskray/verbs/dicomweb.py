@@ -13,9 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from pydicom import Dataset
 
-import mskray
 from mskray.client import Client, RequestRefused
-from mskray.dicom import Algorithm, Box, Finding, Group, Segment, file_bytes, segmentation, structured_report
+from mskray.dicom import Box, Finding, Group, Segment, file_bytes, segmentation, structured_report
 from mskray.dicom.archive import Archive
 from mskray.dicom.web import Outcome, Watcher
 from mskray.errors import Fault, UserError
@@ -25,6 +24,7 @@ from mskray.serving.schemas.common import Probabilities
 from mskray.serving.schemas.models import Models
 from mskray.serving.schemas.studies import KeyArea, StudyAnswer, ViewResult
 from mskray.storage import check_access, locate
+from mskray.verbs.dicomweb_models import ensemble_algorithm
 from mskray.verbs.predict_remote import TOKEN_VARIABLE
 
 PASSWORD_VARIABLE = "MSKRAY_ARCHIVE_PASSWORD"
@@ -112,13 +112,7 @@ def predictor(client: Client, models: Models) -> Callable[[Sequence[Dataset]], S
 def results(images: Sequence[Dataset], answer: StudyAnswer, models: Models) -> list[Dataset]:
     """Return a structured report on a study's images and, of each image in which members looked somewhere, a
     segmentation."""
-    algorithm = Algorithm(
-        answer.model.name,
-        mskray.__version__,
-        answer.model.hash,
-        {"calibrated": str(answer.model.calibrated).lower()},
-        tuple(Algorithm(each.name, mskray.__version__, each.hash) for each in models.members),
-    )
+    algorithm = ensemble_algorithm(answer.model, models, "studies")
     made = [structured_report(images, groups(answer), algorithm)]
     for place, view in enumerate(answer.views):
         if segments := [Segment(f"{each.member}: {each.name}", (_box(each),)) for each in view.boxes]:

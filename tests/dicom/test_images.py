@@ -5,7 +5,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from dicom_sources import ALGORITHM, KNEE_FINDING, radiograph
+from dicom_sources import ALGORITHM, KNEE_FINDING, multi_frame, radiograph
 from highdicom.pm import ParametricMap
 from highdicom.seg import Segmentation
 from pydicom import Dataset, dcmread
@@ -135,20 +135,7 @@ def test_a_radiographs_map_lies_on_its_pixels(knee):
 
 
 def test_a_multi_frame_source_is_referred_to_by_its_frames(series):
-    enhanced = deepcopy(series[0])
-    enhanced.SOPClassUID, enhanced.NumberOfFrames = "1.2.840.10008.5.1.4.1.1.4.1", len(series)
-    shared, frames = Dataset(), []
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [Dataset()], [Dataset()]
-    shared.PixelMeasuresSequence[0].PixelSpacing = enhanced.PixelSpacing
-    shared.PixelMeasuresSequence[0].SliceThickness = enhanced.SliceThickness
-    shared.PlaneOrientationSequence[0].ImageOrientationPatient = enhanced.ImageOrientationPatient
-    for each in series:
-        frames.append(Dataset())
-        frames[-1].PlanePositionSequence = [Dataset()]
-        frames[-1].PlanePositionSequence[0].ImagePositionPatient = each.ImagePositionPatient
-    for keyword in ("PixelSpacing", "SliceThickness", "ImageOrientationPatient", "ImagePositionPatient"):
-        delattr(enhanced, keyword)
-    enhanced.SharedFunctionalGroupsSequence, enhanced.PerFrameFunctionalGroupsSequence = [shared], frames
+    enhanced = multi_frame(series)
     mask = np.zeros((len(series), enhanced.Rows, enhanced.Columns), bool)
     mask[3, 5:9, 5:9] = True
     back = read(segmentation([enhanced], [Segment("a", mask=mask)], ALGORITHM))

@@ -267,6 +267,16 @@ def test_limits_hold_for_a_file_and_for_the_whole() -> None:
     assert "more than the limit of 100" in each.rejected[0][1]
 
 
+def test_volumes_share_what_they_may_hold_together() -> None:
+    files = [*make_series(4), *make_series(4, series="1.2.9")]
+    assert len(read_series(files, together=8 * 35).volumes) == 2
+    found = read_series(files, together=7 * 35)
+    assert [volume.pixels.size for volume in found.volumes] == [4 * 35]
+    assert {reason for _, reason in found.rejected} == {
+        "5 rows × 7 columns × 4 frames is more than the limit of 105 pixels"
+    }
+
+
 def test_nothing_to_read() -> None:
     found = read_series([])
     assert (found.volumes, found.rejected) == ((), ())

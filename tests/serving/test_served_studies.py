@@ -131,7 +131,11 @@ def test_models_are_described(url: str, document: dict[str, Any], voter: Voter) 
         "calibration": {"temperature": 1.5, "fitted_on": "held-out"},
     }
     first = voter.bundles[0]
+    card = models["members"][0].pop("card")
+    assert card.startswith("# first")
+    assert "Not a medical device" in card
     assert models["members"][0] == {
+        "serves": "studies",
         "name": "first",
         "family": "classifier",
         "task": "abnormality",
