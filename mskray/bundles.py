@@ -29,6 +29,7 @@ from torch import Tensor
 
 import mskray
 from mskray.cards import card
+from mskray.cohorts.views import Addition
 from mskray.errors import UserError
 from mskray.storage import Location, locate
 from mskray.storage.versioned import read_versioned
@@ -87,6 +88,7 @@ class Fitted:
             one builds on are marked "<its name>/".
         labels: training samples of each class.
         cohort: `uri` and `content_hash` of the cohort.
+        added: cohorts whose train split was learned beside its own.
         estimator: what a scikit-learn family has fitted; None for the others.
         sample: what was learned from one at a time, and counted: "image", "study" or "disc".
         tasks: where it answers several at once, the classes of each, `task` among them; empty for one. `labels` are
@@ -114,6 +116,7 @@ class Fitted:
     tasks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     learned: tuple[str, ...] = ("train",)
     search: Search | None = None
+    added: tuple[Addition, ...] = ()
     validated: np.ndarray | None = None
 
 
@@ -142,6 +145,7 @@ class Bundle(BaseModel):
     tasks: dict[str, tuple[str, ...]] = {}
     learned: tuple[str, ...] = ("train",)
     search: Search | None = None
+    added: tuple[Addition, ...] = ()
     fingerprint: str
     created: str
     versions: dict[str, str]

@@ -29,6 +29,7 @@ def card(bundle: "Bundle") -> str:
             "## Data",
             "",
             f"- cohort `{bundle.cohort['uri']}`, content hash `{bundle.cohort['content_hash'][:16]}`",
+            *_added(bundle),
             f"- body parts: {', '.join(bundle.body_parts)}",
             *_labels(bundle, plural),
             f"- images of {shape} px, {bundle.image['dtype']}",
@@ -41,6 +42,15 @@ def card(bundle: "Bundle") -> str:
             "",
         ]
     )
+
+
+def _added(bundle: "Bundle") -> list[str]:
+    """Lines with the cohorts that were learned beside the first."""
+    return [
+        f"- added to its train split: cohort `{each.uri}`, content hash `{each.content_hash[:16]}`: {each.images:,} "
+        f"images, in place of {each.replaced:,} that show the same; {each.left_out:,} left out as held out"
+        for each in bundle.added
+    ]
 
 
 def _questions(bundle: "Bundle") -> str:

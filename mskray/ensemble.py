@@ -8,14 +8,14 @@ ensemble of one, so that whatever predicts knows only `Voter`.
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from mskray import bundles
 from mskray.bundles import Bundle, read_description
 from mskray.cohorts import Cohort, Task
+from mskray.ensemble_json import SCHEMA_VERSION, Calibration, Ensemble, FlagRemover, Member
 from mskray.errors import UserError
 from mskray.evaluation.calibration import apply_temperature
 from mskray.families import Images, Prediction, Predictor, load_predictor
@@ -24,52 +24,18 @@ from mskray.families.vertebra_finding import check_tells_classes_apart
 from mskray.storage import Location, locate
 from mskray.storage.versioned import read_versioned
 
-SCHEMA_VERSION = 1
 DESCRIPTION = "ensemble.json"
 
 
-class Member(BaseModel):
-    """One bundle of an ensemble."""
+@dataclass(frozen=True)
+class Seen(Images):
+    """Radiographs as the members see them.
 
-    model_config = ConfigDict(frozen=True)
+    Args:
+        flags: how many L/R markers were taken out of each; empty where the ensemble has no remover.
+    """
 
-    uri: str
-    hash: str
-    weight: float = Field(default=1.0, gt=0)
-
-
-class FlagRemover(BaseModel):
-    """The flag detector that takes L/R markers out of every image before the members see it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    uri: str
-    hash: str
-
-
-class Calibration(BaseModel):
-    """Temperature scaling of the mean; 1 leaves it as it is. `fitted_on` names cohort and split."""
-
-    model_config = ConfigDict(frozen=True)
-
-    temperature: float = Field(default=1.0, gt=0)
-    fitted_on: str | None = None
-
-
-class Ensemble(BaseModel):
-    """`ensemble.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    schema_version: int = SCHEMA_VERSION
-    name: str
-    voting: Literal["soft"] = "soft"
-    task: str
-    classes: tuple[str, ...]
-    members: tuple[Member, ...] = Field(min_length=1)
-    calibration: Calibration = Calibration()
-    threshold: float = Field(default=0.5, ge=0, le=1)
-    flag_remover: FlagRemover | None = None
+    flags: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -119,11 +85,14 @@ class Voter:
         seen = self.seen(images)
         return self.combine([predictor(seen) for predictor in self.predictors])
 
-    def seen(self, images: Images) -> Images:
+    def seen(self, images: Images) -> Seen:
         """Return the radiographs as the members see them: without flags, where the ensemble has a remover."""
+        seen = Seen(images.pixels, images.body_parts, images.studies)
         if self._remover is None:
-            return images
-        return replace(images, pixels=[each.pixels for each in self._remover.clean(images.pixels)])
+            return seen
+        cleaned = self._remover.clean(images.pixels)
+        flags = [len(each.flags) if each.changed.any() else 0 for each in cleaned]
+        return replace(seen, pixels=[each.pixels for each in cleaned], flags=flags)
 
     def combine(self, predictions: Sequence[Prediction]) -> Vote:
         """Vote, given what each of `predictors` says of the same radiographs as `seen` gives them."""
@@ -194,6 +163,7 @@ def _described_remover(uri: str) -> FlagRemover:
 
 
 def save_ensemble(ensemble: Ensemble, location: Location) -> None:
+    """Write `ensemble.json`; what it names beside itself is written before."""
     location.join(DESCRIPTION).write_json(ensemble.model_dump(mode="json"))
 
 
@@ -208,10 +178,16 @@ def describe(uri: str | Location) -> Ensemble:
         )
     content = read_versioned(location.join(DESCRIPTION), "ensemble", SCHEMA_VERSION)
     try:
-        return Ensemble.model_validate(content)
+        made = Ensemble.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"ensemble {location}: {DESCRIPTION} is damaged at {first['loc']}: {first['msg']}") from None
+    if made.outliers is None:
+        return made
+    if made.outliers.member >= len(made.members):
+        raise UserError(f"ensemble {location}: {DESCRIPTION} is damaged: outliers.member is none of its members")
+    file = location.join(made.outliers.file)
+    return made.model_copy(update={"outliers": made.outliers.model_copy(update={"file": str(file)})})
 
 
 def load(uri: str | Location, device: str = "cpu") -> Voter:

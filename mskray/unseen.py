@@ -31,8 +31,17 @@ def check_foundations(sections: Mapping[str, Any], cohort: Cohort, split: str) -
             raise UserError(f"{key} {uri} {told}: give a bundle that has not seen what the model is judged by")
 
 
+def check_not_learned(bundle: Bundle, cohort: Cohort, split: str) -> None:
+    """As `check_held_out`, and raise UserError where the split is one that the bundle says it learned from."""
+    check_held_out(bundle, cohort, split)
+    learned = (bundle.cohort["content_hash"], *(each.content_hash for each in bundle.added))
+    if split == "train" and cohort.content_hash in learned:
+        raise UserError(f"{bundle.name} learned from train of {cohort.location}: give a split that it has not seen")
+
+
 def _seen(bundle: Bundle, cohort: Cohort, split: str) -> str:
     """Say how a bundle has seen a split; "" where it has not."""
+    cohort = cohort.alone()  # a bundle names the cohort by itself; what was added has no share in what is held out
     if cohort.view.merged or cohort.view.fold:
         return ""  # whoever asks for such a view says what its splits are
     learned = bundle.cohort["content_hash"]

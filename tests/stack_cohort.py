@@ -54,13 +54,17 @@ def write_cohort(
     image: ImageFormat = STACKS,
     kind: str = "disc",
     shard_rows: int = 1 << 16,
+    names: str = "",
 ) -> Cohort:
-    """Write shards of each split's images and labels (-1 where missing); two images are a study and a patient."""
+    """Write shards of each split's images and labels (-1 where missing); two images are a study and a patient.
+
+    Identifiers begin with `names`, or with the split.
+    """
     out, schema = locate(folder), shard_schema(image, tasks, False)
     shards: list[Shard] = []
     counts = {}
     for split, (images, labels) in splits.items():
-        rows = [_row(split, number, image) for number in range(len(images))]
+        rows = [_row(names or split, number, image) for number in range(len(images))]
         columns = [
             cells(images) if is_pixels(field) else pa.array([row.get(field.name) for row in rows], field.type)
             for field in schema

@@ -23,11 +23,18 @@ def list_families(
 def train(
     config: Annotated[str, typer.Argument(metavar="CONFIG.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]…")] = None,
+    add: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COHORT", help="Learn its train split too, such as what readers corrected; repeatable."),
+    ] = None,
 ) -> None:
     """Train a bundle. The same command goes on after an interruption, and does nothing when it is done."""
     from mskray.config import apply_overrides, read_yaml
 
     data = apply_overrides(read_yaml(config), overrides or [])
+    if add:
+        given = data.get("add", [])
+        data["add"] = [*(given if isinstance(given, list) else [given]), *add]
     from mskray.verbs.train import parse_job
     from mskray.verbs.train import train as run
 
@@ -82,6 +89,28 @@ def evaluate(
     display.end()
     print(figure_lines(result))
     print(f"report: {folder.join(REPORT)}")
+
+
+@app.command()
+def compare(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="Bundle or ensemble.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Bundle or ensemble that tells the same apart.")],
+    cohort: Annotated[str, typer.Option(help="URI of the cohort.")],
+    split: Annotated[str, typer.Option(help="Split that neither has seen.")] = "test",
+    out: Annotated[str | None, typer.Option(help="Folder of the report; beside NEW if not given.")] = None,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of the patients.")] = 1000,
+    workers: Workers = 1,
+    gpu: Gpu = False,
+) -> None:
+    """Compare two models on the same held-out studies: paired differences, and which calls change."""
+    from mskray.evaluation.places import COMPARED_PAGE
+    from mskray.verbs.compare import compare_models, comparison_lines
+
+    display = Display()
+    more: Any = {"workers": workers, "gpu": gpu, "resamples": resamples, "report": display}
+    found, folder = compare_models(old, new, cohort, split, out, **more)
+    display.end()
+    print(f"{comparison_lines(found)}\n\nreport: {folder.join(COMPARED_PAGE)}")
 
 
 @app.command()

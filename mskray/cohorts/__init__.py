@@ -5,6 +5,7 @@
 - `ingest`   source → cohort: listing, splits, shards, quarantine
 - `read`     cohort → arrays, tables, Ray data sets
 - `views`    splits exchanged, merged or dealt to folds, without writing
+- `added`    the train split of another cohort learned too, without writing
 
     mskray ingest SOURCE IN --out URI
     mskray cohort show URI

@@ -10,7 +10,7 @@ A `Cohort` is small and can be sent to workers; it holds no open file.
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,9 @@ from mskray.cohorts.schema import (
     Task,
     as_array,
     is_pixels,
-    pixels,
     shard_schema,
 )
+from mskray.cohorts.stored import place_of, some_images, stored_columns
 from mskray.cohorts.views import AS_IS, Fold, Part, View, kept
 from mskray.errors import UserError
 from mskray.storage import Location, locate
@@ -136,8 +136,14 @@ class Cohort:
             raise ValueError(f"fold {number} of {count}: folds are counted from 0")
         return self.folds(count, seed)[number]
 
+    def alone(self) -> "Cohort":
+        """The same view of the cohort without what was added to its train split."""
+        if not self.view.added:
+            return self
+        return open_cohort(self.location, check=False).through(replace(self.view, added=(), alone=""))
+
     def through(self, view: View) -> "Cohort":
-        """See a cohort as it is on disk in another way."""
+        """See a cohort as it is on disk in another way, but for what is added (`mskray.cohorts.added`)."""
         seen = self.exchange() if view.exchanged else self
         seen = seen.merged() if view.merged else seen
         return seen.fold(view.fold.number, view.fold.count, view.fold.seed) if view.fold else seen
@@ -207,11 +213,9 @@ class Cohort:
         """Read every shard and compare it with its hash. Raises UserError that names the first that differs."""
 
         def check(shard: Shard) -> None:
-            if hashlib.sha256(self.location.join(shard.path).read_bytes()).hexdigest() != shard.sha256:
-                raise UserError(
-                    f"shard {self.location.join(shard.path)} is not what was written: "
-                    "delete it and run the ingest again"
-                )
+            place = place_of(self.location, shard)
+            if hashlib.sha256(place.read_bytes()).hexdigest() != shard.sha256:
+                raise UserError(f"shard {place} is not what was written: delete it and run the ingest again")
 
         # Few at a time: each holds a whole shard.
         with ThreadPoolExecutor(2) as pool:
@@ -228,29 +232,14 @@ class Cohort:
         return kept(shard, self._stored(shard, columns))
 
     def _stored(self, shard: Shard, columns: list[str]) -> pa.Table:
-        # With pixels nearly the whole object is needed: one request. Without, a few ranges of it.
-        place = self.location.join(shard.path)
-        if any(is_pixels(self.schema.field(name)) for name in columns):
-            return pq.read_table(pa.BufferReader(place.read_bytes()), columns=columns, use_threads=False)
-        return pq.read_table(place.path, filesystem=place.filesystem, columns=columns, partitioning=None)
+        return stored_columns(place_of(self.location, shard), shard, self.schema, columns)
 
     def _some_images(self, shard: Shard, wanted: set[str]) -> dict[str, np.ndarray]:
         names = self._stored(shard, ["instance_id"])["instance_id"]
         hit = pc.is_in(names, pa.array(sorted(wanted), pa.string())).to_numpy()
         hits = np.flatnonzero(hit & shard.mask if isinstance(shard, Part) else hit)
-        if not len(hits):
-            return {}
-        place, found = self.location.join(shard.path), {}
-        with pq.ParquetFile(place.path, filesystem=place.filesystem) as file:
-            start = 0
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                inside = hits[(hits >= start) & (hits < start + rows)]
-                if len(inside):
-                    images = pixels(file.read_row_group(group, ["image"])["image"], self.schema.field("image"))
-                    found.update({names[int(hit)].as_py(): images[hit - start].copy() for hit in inside})
-                start += rows
-        return found
+        images = some_images(place_of(self.location, shard), self.schema.field("image"), hits)
+        return {names[row].as_py(): image for row, image in images.items()}
 
 
 def open_cohort(place: str | Path | Location, check: bool = True) -> Cohort:

@@ -1,14 +1,16 @@
-"""A cohort seen in another way, without a byte written: two splits exchanged, two joined, or patients dealt to folds.
+"""A cohort seen in another way, without a byte written: splits exchanged or joined, patients dealt, others added.
 
     cohort.exchange()             validation and test change places
     cohort.merged()               train holds train and validation; validation stays readable, its images are learned
     cohort.folds(5, seed=0)[2]    validation is the third of five folds of train's and validation's patients, train
                                   the other four; test is not there, so that no search can look at it
+    add(cohort, other, task)      train holds the train split of another cohort too (`mskray.cohorts.added`)
 
 A view is a `Cohort` like any other: its manifest lists the view's shards, their rows and counts, and its content hash
 is its own, so that nothing learned from a view is taken for another's. Nothing of it is ever stored: `View` says how
 to come to it from the cohort on disk (`Cohort.through`). A shard whose patients lie on both sides of a fold becomes
 two `Part`s, which carry the rows that they keep: whoever holds one can read it, and no identifier is read for that.
+A `Part` of another cohort also says where that lies.
 """
 
 import hashlib
@@ -18,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-from pydantic import ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from mskray.cohorts.schema import MISSING, Counts, Manifest, Shard, SplitCount, Task, content_hash, count_labels
 from mskray.errors import UserError
@@ -37,19 +39,45 @@ class Fold:
     seed: int
 
 
+class Addition(BaseModel):
+    """A cohort whose train split is learned beside that of the main one.
+
+    Args:
+        uri, content_hash: of the cohort.
+        images: of its train split that were taken.
+        replaced: images of the main train split that gave way, because these show the same with a label of their own.
+        left_out: images that were not taken, because they or others of their patient are held out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    uri: str
+    content_hash: str
+    images: int
+    replaced: int
+    left_out: int
+
+
 @dataclass(frozen=True)
 class View:
-    """How a cohort is seen: its splits exchanged or not, and then merged, as one fold, or neither."""
+    """How a cohort is seen: its splits exchanged or not, then merged, as one fold, or neither, then others added.
+
+    Args:
+        alone: content hash of the view before anything was added; "" where nothing was.
+    """
 
     exchanged: bool = False
     merged: bool = False
     fold: Fold | None = None
+    added: tuple[Addition, ...] = ()
+    alone: str = ""
 
     def __str__(self) -> str:
         said = ["validation and test exchanged"] if self.exchanged else []
         said += ["train and validation merged"] if self.merged else []
         if self.fold:
             said.append(f"fold {self.fold.number + 1} of {self.fold.count} (seed {self.fold.seed})")
+        said += [f"{each.uri} added" for each in self.added]
         return ", ".join(said) or "as it is"
 
     def exchange(self) -> "View":
@@ -64,8 +92,12 @@ class View:
         self._check_open("dealt to folds")
         return replace(self, fold=fold)
 
+    def add(self, addition: Addition, before: str) -> "View":
+        """Add a cohort to a view whose content hash was `before`."""
+        return replace(self, added=(*self.added, addition), alone=self.alone or before)
+
     def _check_open(self, what: str) -> None:
-        if self.merged or self.fold:
+        if self.merged or self.fold or self.added:
             raise ValueError(f"a cohort that is already seen with {self} cannot be {what}")
 
 
@@ -79,12 +111,16 @@ class Part(Shard):
     Args:
         stored: rows of the object.
         kept: a bit for each of them, as `numpy.packbits` packs them.
+        home: URI of the cohort whose shard it is; "" for the one that is seen.
+        lacks: columns that the object does not have; they read as missing.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", ser_json_bytes="base64")
 
     stored: int
     kept: bytes
+    home: str = ""
+    lacks: tuple[str, ...] = ()
 
     @property
     def mask(self) -> np.ndarray:
@@ -200,8 +236,8 @@ def _fold(before: Manifest, shards: Sequence[Shard], rows: pa.Table, held: np.nd
     parts: list[Shard] = []
     splits = {}
     for split, mask in zip(LEARNED, (~held, held), strict=True):
-        of_split = [_part(shard, split, here) for shard, here in zip(shards, np.split(mask, ends), strict=True)]
-        parts += [part for part in of_split if part.rows]
+        of_split = [part(shard, split, here) for shard, here in zip(shards, np.split(mask, ends), strict=True)]
+        parts += [each for each in of_split if each.rows]
         inside = rows.filter(pa.array(mask))
         splits[split] = SplitCount(
             images=len(inside),
@@ -211,18 +247,32 @@ def _fold(before: Manifest, shards: Sequence[Shard], rows: pa.Table, held: np.nd
         )
     images, quarantined = len(rows), before.counts.quarantined
     counts = Counts(listed=images + quarantined, images=images, quarantined=quarantined, splits=splits)
+    return of_parts(before, parts, counts)
+
+
+def of_parts(before: Manifest, parts: Sequence[Shard], counts: Counts) -> Manifest:
+    """The manifest of a view that keeps some rows of its shards."""
     found = _manifest(before, parts, counts)
     bits = [part.kept.hex() if isinstance(part, Part) else "" for part in parts]
     digest = hashlib.sha256(json.dumps([found.content_hash, bits]).encode()).hexdigest()
     return found.model_copy(update={"content_hash": digest})
 
 
-def _part(shard: Shard, split: str, mask: np.ndarray) -> Shard:
-    """The rows of a shard in `mask` (rows,), in a split; the shard itself where they are all of it."""
-    if mask.all():
+def part(shard: Shard, split: str, mask: np.ndarray, home: str = "", lacks: Sequence[str] = ()) -> Shard:
+    """The rows of a shard in `mask` (rows,), in a split; the shard itself where they are all of it.
+
+    Args:
+        home, lacks: of a shard of another cohort, see `Part`.
+    """
+    if mask.all() and not home:
         return _moved(shard, split)
-    facts = {**shard.model_dump(), "split": split, "rows": int(mask.sum())}
-    return Part(**facts, stored=len(mask), kept=np.packbits(mask).tobytes())
+    whole, of, without = mask, home, tuple(lacks)
+    if isinstance(shard, Part):  # the mask is of the rows that it keeps
+        whole = shard.mask
+        whole[whole] = mask
+        of, without = (home, without) if home else (shard.home, shard.lacks)
+    facts = {**shard.model_dump(include=set(Shard.model_fields)), "split": split, "rows": int(mask.sum())}
+    return Part(**facts, stored=len(whole), kept=np.packbits(whole).tobytes(), home=of, lacks=without)
 
 
 def _moved(shard: Shard, split: str) -> Shard:

@@ -49,12 +49,26 @@ class Prediction:
             the bundle has `tasks`, each task's answers, (n, its classes).
         boxes: named boxes (n, 4), x, y, w, h in pixels of the cohort's canvas: where the model looked.
         errors: why some of the n could not be judged, by place; their probabilities are NaN.
+        features: (n, channels) float32, the mean over the last spatial map of each whole image; None where the model
+            has no network that takes one.
     """
 
     probabilities: np.ndarray
     parts: Mapping[str, np.ndarray] = field(default_factory=dict)
     boxes: Mapping[str, np.ndarray] = field(default_factory=dict)
     errors: Mapping[int, str] = field(default_factory=dict)
+    features: np.ndarray | None = None
+
+    def part(self, rows: slice) -> "Prediction":
+        """What is said of some of the n, `rows` without a step."""
+        start, end, _ = rows.indices(len(self.probabilities))
+        return Prediction(
+            self.probabilities[rows],
+            {name: each[rows] for name, each in self.parts.items()},
+            {name: each[rows] for name, each in self.boxes.items()},
+            {place - start: reason for place, reason in self.errors.items() if start <= place < end},
+            None if self.features is None else self.features[rows],
+        )
 
 
 class Predictor(Protocol):
@@ -80,6 +94,8 @@ class Family(ABC):
     """Level and figure by which a search compares its models, unless it is told otherwise."""
     tells_classes: ClassVar[bool] = True
     """Whether it answers with class probabilities, and not with boxes or corners."""
+    learns: ClassVar[str] = ""
+    """What it learns of an image beside one label of one task, such as boxes; "" where that is all."""
     epoch_keys: ClassVar[Mapping[str, str]] = MappingProxyType({"": "loop.epochs"})
     """Where it learns in epochs: the config key of how many, for each of its trainings by its name in a history."""
 

@@ -70,7 +70,7 @@ class FeatureSvmPredictor:
         inputs = np.stack([self.input(self._canvas(pixels)) for pixels in images.pixels])
         found = features(self.network, inputs, self.batch_size, self.device)
         parts = images.body_parts or [""] * len(images)
-        return Prediction(self.model.probabilities(found, parts).astype(np.float32))
+        return Prediction(self.model.probabilities(found, parts).astype(np.float32), features=found)
 
     def _canvas(self, pixels: np.ndarray) -> np.ndarray:
         return fit_to_format(pixels, self.image["size"], self.image["fit"], self.image["dtype"])[0]

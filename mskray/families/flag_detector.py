@@ -172,6 +172,7 @@ class FlagDetector(Family):
     Config: ClassVar[type[FlagDetectorConfig]] = FlagDetectorConfig
     judged_by: ClassVar[str] = "image.auroc"
     tells_classes: ClassVar[bool] = False
+    learns: ClassVar[str] = "boxes"
 
     def task(self, cohort: Cohort, name: str) -> Task:
         """Return the task `flags`, whatever tasks the cohort has: boxes are what is learned from."""

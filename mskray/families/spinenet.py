@@ -147,6 +147,7 @@ class SpineNetFamily(Family):
     kinds: ClassVar[tuple[str, ...]] = ("disc", "radiograph")
     Config: ClassVar[type[SpineNetConfig]] = SpineNetConfig
     judged_by: ClassVar[str] = "tasks.balanced_accuracy"
+    learns: ClassVar[str] = "several tasks at once"
 
     def task(self, cohort: Cohort, name: str) -> Task:
         """Return the cohort's first task; which are learned is in the config, not in the job."""

@@ -1,15 +1,20 @@
 """Prediction with any torch recipe, by image or by study: images of any size in, answers and their reasons out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mskray.bundles import Fitted
+from mskray.errors import UserError
 from mskray.explain.methods import evidence, to_boxes
 from mskray.families.base import Images, Prediction
 from mskray.families.explanation import Explanation
 from mskray.imaging.regions import fit_to_format
+from mskray.models.backbones import Backbone
 from mskray.training.recipe import Answer, Recipe, to_batch
 from mskray.training.samples import study_starts
 
@@ -28,12 +33,17 @@ class TorchPredictor:
         self.network = recipe.build()
         self.network.load_state_dict(fitted.state)
         self.network.to(self.device).to(memory_format=torch.channels_last).eval()
+        self._sees: Backbone | None = None
+        with suppress(UserError):
+            self._sees = recipe.explained(self.network)
 
     @torch.inference_mode()
     def __call__(self, images: Images) -> Prediction:
         """Return what the network says of n radiographs."""
         inputs = np.stack([self.prepare(pixels) for pixels in images.pixels])
-        return self.prediction(self.recipe.answer(self.network, to_batch({"image": inputs}, self.device)))
+        with self._watched() as seen:
+            answer = self.recipe.answer(self.network, to_batch({"image": inputs}, self.device))
+        return replace(self.prediction(answer), features=_of_whole(seen, len(images)))
 
     def explain(
         self,
@@ -54,6 +64,19 @@ class TorchPredictor:
                 maps[name] = evidence(name, network, batch["image"], batch["target"], self.image["size"])
         boxes = {name: to_boxes(each) for name, each in maps.items()}
         return Explanation(said, wanted, maps, {**boxes, **said.boxes})
+
+    @contextmanager
+    def _watched(self) -> Iterator[list[Tensor]]:
+        """Give what the network that takes whole images sees meanwhile, (k, channels) each time, in order."""
+        seen: list[Tensor] = []
+        if self._sees is None:
+            yield seen
+            return
+        handle = self._sees.watch(lambda maps: seen.append(maps.detach().mean(dim=(2, 3))))
+        try:
+            yield seen
+        finally:
+            handle.remove()
 
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
         """Return one radiograph as the network's input, (size, size) in the cohort's dtype."""
@@ -98,9 +121,17 @@ class StudyPredictor(TorchPredictor):
         inputs = np.zeros((len(starts), slots, *views.shape[1:]), views.dtype)
         inputs[study[taken], view[taken]] = views
         batch = to_batch({"image": inputs, "views": np.minimum(counts, slots)}, self.device)
-        found = self.prediction(self.recipe.answer(self.network, batch))
+        with self._watched() as seen:
+            answer = self.recipe.answer(self.network, batch)
+        found = self.prediction(answer)
         return Prediction(
             found.probabilities[study],
             {name: part[study] for name, part in found.parts.items()},
             {name: box[study] for name, box in found.boxes.items()},
+            features=_of_whole(seen, len(images)),
         )
+
+
+def _of_whole(seen: list[Tensor], count: int) -> np.ndarray | None:
+    """Features of `count` whole images: what was seen first, later looks are at parts; None where it was not these."""
+    return seen[0].float().cpu().numpy() if seen and len(seen[0]) == count else None

@@ -187,6 +187,7 @@ class VertebraDetector(Family):
     Config: ClassVar[type[VertebraDetectorConfig]] = VertebraDetectorConfig
     judged_by: ClassVar[str] = "image.loss"
     tells_classes: ClassVar[bool] = False
+    learns: ClassVar[str] = "corners"
 
     def task(self, cohort: Cohort, name: str) -> Task:
         """Return the task `bodies`, whatever tasks the cohort has: corners are what is learned from."""

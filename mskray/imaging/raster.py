@@ -36,8 +36,11 @@ _TIFF_MODES = {
 }
 
 
-def read_png(data: bytes, limits: DecodeLimits) -> DecodedImage:
-    """A PNG: grey, colour or palette, 8 or 16 bits, alpha laid over black. Animated ones are refused."""
+def read_png(data: bytes, limits: DecodeLimits, stretch: bool = True) -> DecodedImage:
+    """A PNG: grey, colour or palette, 8 or 16 bits, alpha laid over black. Animated ones are refused.
+
+    stretch: False for a file that holds display values of 16 bits, such as one of our own.
+    """
     if len(data) < 33:
         raise DecodeError("truncated PNG")
     name, columns, rows, depth, colour = _IHDR.unpack_from(data, 12)
@@ -53,7 +56,7 @@ def read_png(data: bytes, limits: DecodeLimits) -> DecodedImage:
         raise DecodeError("corrupt PNG")
     if pixels.ndim == 3:
         pixels = _grey_of_bgr(pixels)
-    elif depth == 16:
+    elif depth == 16 and stretch:
         pixels = _stretched(pixels)
     return DecodedImage(pixels, "png", depth, None, {"photometric": _PNG_COLOURS[colour]})
 

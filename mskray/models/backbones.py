@@ -5,12 +5,13 @@ over three channels and normalised as the network's ImageNet weights expect. Eac
 its last spatial map, `score` makes logits of a map; methods that look where a network looks work between them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from mskray.errors import UserError
 from mskray.models.sampling import shrink
@@ -108,6 +109,10 @@ class Backbone(nn.Module):
         for module in self._body:
             values = module(values)
         return values
+
+    def watch(self, hook: Callable[[Tensor], None]) -> RemovableHandle:
+        """Call `hook` with the last spatial map whenever one is made, until the handle is removed."""
+        return self._body[-1].register_forward_hook(lambda module, given, maps: hook(maps))
 
     def score(self, maps: Tensor) -> Tensor:
         """Return logits (n, classes) of what `maps` gave."""

@@ -3,14 +3,16 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from mskray.bundles import Bundle, read_card
-from mskray.ensemble import Ensemble, Vote, Voter, doubt
+from mskray.ensemble import Ensemble, Seen, Vote, Voter, doubt
 from mskray.evaluation.calibration import decision
 from mskray.families import Prediction
 from mskray.imaging.regions import Fit, clipped, has_area
+from mskray.outliers import look, read_outliers
 from mskray.serving.schemas.common import Doubt, MemberName, ModelName, Probabilities
 from mskray.serving.schemas.models import CalibrationInfo, Described, EnsembleInfo, MemberInfo, Served
 from mskray.serving.schemas.studies import DecodedView, KeyArea, StudyResult, StudyVote
@@ -19,19 +21,51 @@ _DARK = 0.15
 """Share of the range that all but a hundredth of a dark image's pixels are below."""
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A batch of n views as the members judged it.
+
+    Args:
+        seen: the views without flags. predictions: of each member. strange: (n,) bool, unlike what it was made for.
+    """
+
+    seen: Seen
+    predictions: Sequence[Prediction]
+    vote: Vote
+    strange: np.ndarray
+
+
 class Answering:
-    """Puts a loaded ensemble's votes into words."""
+    """Puts a loaded ensemble's votes into words.
+
+    Raises:
+        UserError: what it names to know strange images by is missing or was changed.
+    """
 
     def __init__(self, voter: Voter) -> None:
-        self._voter = voter
+        self._voter, self._test = voter, voter.ensemble.outliers
+        self._outliers = None if self._test is None else read_outliers(self._test)
         self.described = describe(voter, "studies")
         self._model = model_name(self.described)
 
-    def study(self, views: list[DecodedView], vote: Vote, predictions: Sequence[Prediction], rows: slice) -> StudyVote:
-        """Answer one study of a batch: its views are `rows` of the vote and of each member's prediction."""
+    def judged(self, seen: Seen, predictions: Sequence[Prediction]) -> Judged:
+        """Vote on a batch, given what each member says of it."""
+        strange = np.zeros(len(seen), bool)
+        if self._outliers is not None and self._test is not None:
+            image, said = self._voter.bundles[self._test.member].image, predictions[self._test.member]
+            strange = self._outliers(look(seen.pixels, image, said)) > self._test.threshold
+        return Judged(seen, predictions, self._voter.combine(predictions), strange)
+
+    def called(self, judged: Judged, rows: slice) -> tuple[np.ndarray, int]:
+        """Return the probabilities (classes,) of a study, `rows` of a batch, and the index of the class called."""
         # As in evaluation: a study is the mean of its views' probabilities.
-        mean = vote.probabilities[rows].mean(axis=0, dtype=np.float64)
-        called = int(decision(mean[None], self._voter.threshold)[0])
+        mean = judged.vote.probabilities[rows].mean(axis=0, dtype=np.float64)
+        return mean, int(decision(mean[None], self._voter.threshold)[0])
+
+    def study(self, views: list[DecodedView], judged: Judged, rows: slice) -> StudyVote:
+        """Answer one study of a batch: its views are `rows` of it."""
+        vote, predictions = judged.vote, judged.predictions
+        mean, called = self.called(judged, rows)
         said = list(zip(self._voter.names, predictions, strict=True))
         places = range(rows.start, rows.stop)
         return StudyVote(
@@ -48,7 +82,11 @@ class Answering:
                 threshold=self.described.ensemble.threshold,
                 views=len(views),
             ),
-            warnings=doubts(views, self.described.members),
+            warnings=[
+                *doubts(views, self.described.members),
+                *_unlike(views, judged.strange[rows]),
+                *_flagged(views, judged.seen.flags[rows]),
+            ],
             model=self._model,
         )
 
@@ -99,6 +137,18 @@ def _dark(views: list[DecodedView]) -> list[Doubt]:
     dark = [view.index for view in views if np.quantile(view.pixels, 0.99) < _DARK * np.iinfo(view.pixels.dtype).max]
     message = "nearly black: was the exposure or the window right?"
     return [Doubt(code="too-dark", views=dark, message=message)] if dark else []
+
+
+def _unlike(views: list[DecodedView], strange: np.ndarray) -> list[Doubt]:
+    unlike = [view.index for view, each in zip(views, strange, strict=True) if each]
+    message = "unlike the radiographs that the model was made for: the probabilities may mean nothing"
+    return [Doubt(code="out-of-distribution", views=unlike, message=message)] if unlike else []
+
+
+def _flagged(views: list[DecodedView], flags: Sequence[int]) -> list[Doubt]:
+    found = [view.index for view, count in zip(views, flags, strict=False) if count]
+    message = "an L/R marker was found and painted out before the members looked"
+    return [Doubt(code="flag-present", views=found, message=message)] if found else []
 
 
 def describe(voter: Voter, serves: Served) -> Described:
@@ -155,6 +205,10 @@ def _hash(ensemble: Ensemble) -> str:
     content = ensemble.model_dump(mode="json", exclude={"name", "members", "flag_remover"})
     if ensemble.flag_remover is not None:
         content["flag_remover"] = ensemble.flag_remover.hash
+    if ensemble.outliers is None:
+        del content["outliers"]  # the hash of an ensemble without is what it was before there were any
+    else:
+        del content["outliers"]["file"]
     content["members"] = [[member.hash, member.weight] for member in ensemble.members]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -8,12 +8,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from ray.serve.handle import DeploymentHandle
 
 from mskray.bundles import Bundle, read_description
 from mskray.ensemble import Member, Voter, describe, load_members
 from mskray.errors import UserError
-from mskray.families import Images, Prediction, Predictor
+from mskray.families import Explanation, Images, Prediction, Predictor
 from mskray.families.loading import load_predictor
 
 _LONGEST_S = 600.0
@@ -55,9 +56,16 @@ class RemotePredictor:
         found: Prediction = self._call("__call__", images)
         return found
 
-    def explain(self, *arguments: Any) -> Any:
+    def explain(
+        self,
+        images: Images,
+        methods: Sequence[str],
+        target: np.ndarray | None = None,
+        prediction: Prediction | None = None,
+    ) -> Explanation:
         """As `mskray.families.Explainer`. Raises UserError where the member has no gradients to look into."""
-        return self._call("explain", *arguments)
+        found: Explanation = self._call("explain", images, methods, target, prediction)
+        return found
 
     def _call(self, method: str, *arguments: Any) -> Any:
         return self._handle.call.remote(self._member.uri, self._member.hash, method, arguments).result(

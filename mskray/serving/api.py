@@ -27,6 +27,7 @@ from mskray.serving.idempotency import Once
 from mskray.serving.jobs import Jobs
 from mskray.serving.meters import IngressMeters
 from mskray.serving.problems import ProblemDetails
+from mskray.serving.routes import feedback as feedback_route
 from mskray.serving.routes import jobs, models, page, pairs, results, server, spines, studies
 from mskray.serving.settings import Limits
 from mskray.serving.store import Store
@@ -43,6 +44,7 @@ _TAGS = {
     "spines": "Vertebral bodies and the grades of discs.",
     "jobs": "How far long work is.",
     "results": "Pictures that answers link to.",
+    "feedback": "What readers correct.",
     "models": "What answers.",
     "server": "For operators.",
 }
@@ -51,18 +53,25 @@ _log = logging.getLogger("ray.serve")
 
 
 def build_api(
-    backend: Backend, limits: Limits, access: Access, audit: str | None = None, store: str | None = None
+    backend: Backend,
+    limits: Limits,
+    access: Access,
+    audit: str | None = None,
+    store: str | None = None,
+    feedback: str | None = None,
 ) -> FastAPI:
     """Return the application.
 
     Args:
         access: who may ask; where nobody has to show a token every route answers everybody.
         audit: URI of the audit's folder; None for no audit.
-        store: URI of what is kept (`store`); None for no links, jobs, keys and feedback.
+        store: URI of what is kept for a day (`store`); None for no links, jobs and keys.
+        feedback: URI of the folder of corrections; None where none are taken.
     """
     log = None if audit is None else Audit(locate(audit))
     kept = None if store is None else Store(locate(store))
-    desk = Desk(backend, limits, Gate(limits), Door(access), kept, Once(kept, limits.max_seconds))
+    corrections = None if feedback is None else locate(feedback)
+    desk = Desk(backend, limits, Gate(limits), Door(access), kept, Once(kept, limits.max_seconds), corrections)
     works = {**studies.works(desk), **spines.works(desk)}
     at_work = None if kept is None else Jobs(kept.jobs, works)
 
@@ -97,6 +106,7 @@ def build_api(
         spines.router(desk, at_work),
         jobs.router(desk, at_work),
         results.router(desk),
+        feedback_route.router(desk),
         models.router(desk),
         server.router(desk),
         page.page_router(),

@@ -45,7 +45,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         rules = self._rules
-        return build_api(Remote(self._handles), rules.limits, rules.access, rules.audit, rules.store)
+        return build_api(Remote(self._handles), rules.limits, rules.access, rules.audit, rules.store, rules.feedback)
 
 
 def build(offer: Offer, rules: Rules, cpus: float = 1.0) -> serve.Application:

@@ -15,6 +15,7 @@ from mskray.serving.schemas.models import Served
 from mskray.serving.settings import Limits
 from mskray.serving.store import Store
 from mskray.serving.tokens import Door, Scope
+from mskray.storage import Location
 
 _BEARER = HTTPBearer(auto_error=False, description="A token of the server, where it has any.")
 
@@ -24,7 +25,8 @@ class Desk:
     """Made once for an application.
 
     Args:
-        store: None where nothing is kept: no links, no jobs, no keys, no feedback.
+        store: None where nothing is kept: no links, no jobs, no keys.
+        feedback: where corrections are kept; None where they are not.
     """
 
     backend: Backend
@@ -33,6 +35,7 @@ class Desk:
     door: Door
     store: Store | None
     once: Once
+    feedback: Location | None = None
 
     def needs(self, scope: Scope) -> Any:
         """Return what a route depends on to let in only whose token allows it."""

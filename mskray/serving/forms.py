@@ -45,13 +45,14 @@ class Files:
 
 @dataclass(frozen=True)
 class Text:
-    """A field of text; not `needed`, it is "" where it is not given."""
+    """A field of text; not `needed`, it is "" where it is not given. `schema`: of the JSON that it holds."""
 
     name: str
     longest: int
     about: str
     example: str
     needed: bool = False
+    schema: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,13 @@ class Shape:
             many = {"type": "array", "minItems": 1, "maxItems": each.most, "items": binary}
             properties[each.name] = {**(binary if each.most == 1 else many), "description": about}
         for text in self.texts:
-            properties[text.name] = {
-                "type": "string",
-                "maxLength": text.longest,
-                "description": text.about,
-                "examples": [text.example],
-            }
+            plain_text = {"type": "string", "maxLength": text.longest, "examples": [text.example]}
+            properties[text.name] = {**(text.schema or plain_text), "description": text.about}
         needed = [*(each.name for each in self.files), *(each.name for each in self.texts if each.needed)]
         schema = {"type": "object", "required": needed, "additionalProperties": False, "properties": properties}
-        return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+        as_json = {text.name: {"contentType": "application/json"} for text in self.texts if text.schema}
+        content = {"schema": schema, **({"encoding": as_json} if as_json else {})}
+        return {"requestBody": {"required": True, "content": {"multipart/form-data": content}}}
 
 
 @dataclass(frozen=True)

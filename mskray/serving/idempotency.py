@@ -8,10 +8,12 @@ one whose request is being answered. Only answers are remembered, no errors: tho
 
 import asyncio
 import hashlib
+import json
 import re
 import time
+import uuid
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request, Response
 
@@ -54,9 +56,12 @@ class Once:
             raise Problem("no-store", "keys are not remembered here: ask without, or start the server with --store")
         name = hashlib.sha256(f"{who}\n{key}".encode()).hexdigest()[:32]
         place, asked = self._store.keys.join(f"{name}.json"), _fingerprint(request, form)
-        if replayed := await self._known(place, asked):
-            return replayed
-        await asyncio.to_thread(place.write_json, {"fingerprint": asked, "since": time.time()})
+        claim = {"fingerprint": asked, "since": time.time(), "by": uuid.uuid4().hex}
+        if not await asyncio.to_thread(place.create, json.dumps(claim).encode()):
+            replayed = await self._known(place, claim)
+            if replayed is not None:
+                return replayed
+            await asyncio.to_thread(place.write_json, claim)
         try:
             made = await make(name)
         except BaseException:
@@ -66,11 +71,12 @@ class Once:
         await asyncio.to_thread(place.write_json, content)
         return made
 
-    async def _known(self, place: Location, asked: str) -> Response | None:
+    async def _known(self, place: Location, claim: dict[str, Any]) -> Response | None:
+        """What was answered before; None where whoever began is gone, or the claim is this one."""
         found = await asyncio.to_thread(try_read_json, place)
-        if found is None:
+        if found is None or found.get("by") == claim["by"]:
             return None
-        if found.get("fingerprint") != asked:
+        if found.get("fingerprint") != claim["fingerprint"]:
             raise Problem("key-used", "this Idempotency-Key came with another request before: take a new one")
         if "body" in found:
             return Response(

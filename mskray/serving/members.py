@@ -10,19 +10,23 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from mskray.ensemble import Voter
+from mskray.ensemble import Seen, Voter
 from mskray.errors import UserError
+from mskray.explain.methods import METHODS, check_methods
+from mskray.explaining import Explaining
 from mskray.families import Images, Prediction, Predictor
-from mskray.serving.answers import Answering
+from mskray.serving.answers import Answering, Judged
 from mskray.serving.drift import Drift, score
+from mskray.serving.evidence import Explained
 from mskray.serving.meters import MemberMeters
+from mskray.serving.problems import Problem
 from mskray.serving.schemas.models import Described
 from mskray.serving.schemas.studies import DecodedView, StudyVote
 
@@ -33,6 +37,7 @@ _BATCH = 32
 @dataclass(frozen=True)
 class _Waiting:
     views: list[DecodedView]
+    explain: tuple[str, ...]
     answer: "asyncio.Future[StudyVote]"
 
 
@@ -44,7 +49,7 @@ class VoteQueue:
         together: whether the members share this process; else each is asked at the same time as the others.
         held_out: (n,) scores of studies that it was judged on, see `drift.held_out_scores`.
     Raises:
-        UserError: it reads no single radiographs.
+        UserError: it reads no single radiographs, or what it names to know strange images by is not as it was.
     """
 
     def __init__(self, voter: Voter, held_out: np.ndarray | None = None, *, together: bool = True) -> None:
@@ -54,31 +59,79 @@ class VoteQueue:
         self._voter, self._answering = voter, Answering(voter)
         self._meters, self._drift = MemberMeters(), Drift(np.zeros(0) if held_out is None else held_out)
         self._waiting: deque[_Waiting] = deque()
+        self._unexplained: deque[_Waiting] = deque()
+        self._explaining: Explaining | None = None
         self._working: asyncio.Task[None] | None = None
         self._pool = None if together else ThreadPoolExecutor(len(voter.names))
-        self._predict(Images([np.zeros((64, 64), np.uint8)]))
+        self._judge([[DecodedView(0, None, "", np.zeros((64, 64), np.uint8), "")]])
 
     @property
     def described(self) -> Described:
         return self._answering.described
 
     async def vote(self, views: list[DecodedView], explain: Sequence[str] = ()) -> StudyVote:
-        """Vote on a study, together with whatever else waits."""
-        waiting = _Waiting(views, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+        """Vote on a study, together with whatever else waits.
+
+        Args:
+            explain: names of METHODS, whose maps are the answer's `evidence`. Such a study is judged apart, so that
+                others wait for one piece of the work at most, and their answers are those that they would be without.
+        Raises:
+            Problem: an unknown method.
+        """
+        try:
+            check_methods(explain)
+        except UserError as error:
+            raise Problem("invalid-value", f"explain: {error}") from None
+        waiting = _Waiting(views, tuple(dict.fromkeys(explain)), asyncio.get_running_loop().create_future())
+        (self._unexplained if waiting.explain else self._waiting).append(waiting)
         if self._working is None or self._working.done():
             self._working = asyncio.create_task(self._work())
         return await waiting.answer
 
     async def _work(self) -> None:
-        while batch := self._take():
-            try:
-                answers = await asyncio.to_thread(self._vote, [each.views for each in batch])
-            except Exception as error:
-                await self._apart(batch, error)
-                continue
-            for each, answer in zip(batch, answers, strict=True):
-                self._settle(each, answer)
+        while self._waiting or self._unexplained:
+            await self._next_batch()
+            if self._unexplained:
+                await self._explain(self._unexplained.popleft())
+
+    async def _next_batch(self) -> None:
+        batch = self._take()
+        if not batch:
+            return
+        try:
+            answers = await asyncio.to_thread(self._vote, [each.views for each in batch])
+        except Exception as error:
+            await self._apart(batch, error)
+            return
+        for each, answer in zip(batch, answers, strict=True):
+            self._settle(each, answer)
+
+    async def _explain(self, waiting: _Waiting) -> None:
+        """Answer a study with the reasons, a batch of the others after each piece of the work."""
+        try:
+            work = self._explained(waiting)
+            while not waiting.answer.done() and (answer := await asyncio.to_thread(next, work)) is None:
+                await self._next_batch()
+        except Exception as error:
+            self._settle(waiting, error)
+            return
+        if not waiting.answer.done():
+            assert answer is not None
+            self._settle(waiting, answer)
+
+    def _explained(self, waiting: _Waiting) -> Iterator[StudyVote | None]:
+        """Work on a study piece by piece; the answer comes last."""
+        if self._explaining is None:  # the first that asks waits for every method's trial
+            self._explaining = Explaining(self._voter, list(METHODS))
+            yield None
+        judged, rows = self._judge([waiting.views]), slice(0, len(waiting.views))
+        yield None
+        _, target = self._answering.called(judged, rows)
+        explained = Explained(self._explaining, waiting.views, judged, waiting.explain, target)
+        for _ in explained.pieces():
+            yield None
+        answer = self._answering.study(waiting.views, judged, rows)
+        yield replace(answer, evidence=explained.evidence, warnings=[*answer.warnings, *explained.doubts()])
 
     async def _apart(self, batch: list[_Waiting], error: Exception) -> None:
         """Find whose study failed: one that breaks a member must not break the answers of others."""
@@ -120,20 +173,24 @@ class VoteQueue:
         return taken
 
     def _vote(self, studies: Sequence[list[DecodedView]]) -> list[StudyVote]:
-        views = [view for study in studies for view in study]
-        names = [str(number) for number, study in enumerate(studies) for _ in study]
-        predictions = self._predict(Images([each.pixels for each in views], [each.body_part for each in views], names))
-        vote = self._voter.combine(predictions)
+        judged = self._judge(studies)
         answers, start = [], 0
         for study in studies:
             rows = slice(start, start + len(study))
-            answers.append(self._answering.study(study, vote, predictions, rows))
+            answers.append(self._answering.study(study, judged, rows))
             start = rows.stop
         return answers
 
-    def _predict(self, images: Images) -> list[Prediction]:
-        """Each member's, in order."""
+    def _judge(self, studies: Sequence[list[DecodedView]]) -> Judged:
+        """Have the views of some studies judged as one batch."""
+        views = [view for study in studies for view in study]
+        names = [str(number) for number, study in enumerate(studies) for _ in study]
+        images = Images([each.pixels for each in views], [each.body_part for each in views], names)
         seen = self._voter.seen(images)
+        return self._answering.judged(seen, self._predict(seen))
+
+    def _predict(self, seen: Seen) -> list[Prediction]:
+        """Each member's, in order."""
 
         def timed(predictor: Predictor) -> tuple[Prediction, float]:
             began = time.monotonic()
@@ -141,7 +198,7 @@ class VoteQueue:
 
         asked = (self._pool.map if self._pool else map)(timed, self._voter.predictors)
         predictions, seconds = zip(*asked, strict=True)
-        self._meters.predicted(len(images), len(self._waiting), zip(self._voter.names, seconds, strict=True))
+        self._meters.predicted(len(seen), len(self._waiting), zip(self._voter.names, seconds, strict=True))
         return list(predictions)
 
 

@@ -27,7 +27,7 @@ class Store:
     """Folders below one place. Methods block: call them in a thread."""
 
     def __init__(self, folder: Location) -> None:
-        self.jobs, self.keys, self.feedback = (folder.join(name) for name in ("jobs", "keys", "feedback"))
+        self.jobs, self.keys = folder.join("jobs"), folder.join("keys")
         self._results = folder.join("results")
 
     def keep(self, who: str, pictures: Mapping[str, bytes]) -> dict[str, str]:
@@ -45,7 +45,7 @@ class Store:
         return place.read_bytes(_MOST_BYTES) if place.is_file() else None
 
     def forget(self) -> int:
-        """Delete what is older than a day, feedback apart; return how many files that were."""
+        """Delete what is older than a day; return how many files that were."""
         before, gone = time.time_ns() - int(KEPT.total_seconds() * 1e9), 0
         for folder in (self._results, self.jobs, self.keys):
             for entry in list(folder.walk()):

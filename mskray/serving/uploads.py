@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from mskray.imaging.decode import DecodeError, DecodeLimits, decode
+from mskray.imaging.decode import DecodedImage, DecodeError, DecodeLimits, decode
 from mskray.serving.archives import ArchiveError, is_archive, unpack
 from mskray.serving.forms import Files, Form, Shape, Text, Upload, safe_name, too_many
 from mskray.serving.problems import InvalidValue, Problem, invalid
@@ -75,7 +75,7 @@ def decode_study(study: UploadedStudy, limits: Limits) -> tuple[list[DecodedView
                 "too-large",
                 f"the views have more than {limits.max_pixels:,} pixels together: send fewer views or smaller ones",
             )
-        part = study.body_part or _from_header(image.metadata.get("body_part"))
+        part = study.body_part or stated_part(image)
         views.append(DecodedView(file.index, file.name, image.format, image.pixels, part))
     return views, unreadable
 
@@ -118,6 +118,7 @@ def check_readable(read: int, unreadable: Sequence[UnreadableView], partial: boo
     )
 
 
-def _from_header(value: object) -> str:
-    part = str(value or "").strip().upper()
+def stated_part(image: DecodedImage) -> str:
+    """Return the DICOM body part that a file's header states, upper case, "" where it states none or nonsense."""
+    part = str(image.metadata.get("body_part") or "").strip().upper()
     return part if _BODY_PART.fullmatch(part) else ""

@@ -70,6 +70,24 @@ class LocalStore:
                 Path(partial).unlink(missing_ok=True)
             _sync_folder(folder)
 
+    def create(self, path: str, data: bytes) -> bool:
+        folder = os.path.dirname(path)
+        partial = os.path.join(folder, uuid4().hex.join(PARTIAL))
+        with _one_line("write", path):
+            os.makedirs(folder, exist_ok=True)
+            try:
+                with open(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.link(partial, path)
+            except FileExistsError:
+                return False
+            finally:
+                Path(partial).unlink(missing_ok=True)
+            _sync_folder(folder)
+        return True
+
     def delete(self, path: str, missing_ok: bool) -> None:
         with _one_line("delete", path):
             Path(path).unlink(missing_ok=missing_ok)

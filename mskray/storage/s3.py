@@ -79,6 +79,20 @@ class S3Store:
 
         self._try("write", path, operation)
 
+    def create(self, path: str, data: bytes) -> bool:
+        bucket, key = _object(path, needs_key=True)
+
+        def operation(s3: Any) -> bool:
+            try:
+                s3.put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+            except boto.ClientError as error:
+                if faults.code_and_status(error)[1] in (409, 412):  # another is at it, or was
+                    return False
+                raise
+            return True
+
+        return self._try("write", path, operation)
+
     def delete(self, path: str, missing_ok: bool) -> None:
         bucket, key = _object(path, needs_key=True)
         if not missing_ok and not self.is_file(path):

@@ -18,15 +18,16 @@ _WAIT_S = 60.0
 
 
 def check_everywhere(out: Location, cohort: Cohort) -> None:
-    """Raise UserError where a node does not see what is written to `out`, or the cohort; buckets are seen by all.
+    """Raise UserError where a node does not see what is written to `out`, or a cohort; buckets are seen by all.
 
     A node that does not answer within a minute is passed over: it may be full, or on its way out.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) < 2:
         return
-    if cohort.location.uri.startswith("file:"):
-        _check(cohort.location, cohort.location.join(MANIFEST), nodes)
+    for place in (cohort.location, *(locate(each.uri) for each in cohort.view.added)):
+        if place.uri.startswith("file:"):
+            _check(place, place.join(MANIFEST), nodes)
     if out.uri.startswith("file:"):
         probe = out.join(f".seen-{uuid.uuid4().hex}")
         probe.write_bytes(b"")

@@ -15,6 +15,7 @@ from mskray.evaluation.calibration import TEMPERATURES, apply_temperature, fit_t
 from mskray.prediction.batch import Predicting
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
+from mskray.verbs.outliers import fit_outliers
 
 _SPLIT = "validation"
 
@@ -33,7 +34,7 @@ def make_ensemble(
     Args:
         weights: one for each bundle; equal when None.
         calibrate: URI of a cohort; its `validation` split then sets the temperature and, with two classes, the
-            threshold of the largest Youden index.
+            threshold of the largest Youden index. With its train split it also says what images are usual.
         remove_flags: URI of a flag detector that takes flags out of every image before the members see it.
     Raises:
         UserError: the bundles do not go together, `out` holds a bundle, the flag remover is none, or the cohort cannot
@@ -46,7 +47,9 @@ def make_ensemble(
     check_no_bundle(target)
     made = ensemble.join(bundles, target.name, weights, flag_remover=remove_flags)
     if calibrate is not None:
-        made = _calibrated(made, open_cohort(calibrate), report)
+        cohort = open_cohort(calibrate)
+        made = _calibrated(made, cohort, report)
+        made = made.model_copy(update={"outliers": fit_outliers(made, cohort, target, report)})
     ensemble.save_ensemble(made, target)
     return made
 

@@ -1,16 +1,18 @@
 """`mskray evaluate BUNDLE|ENSEMBLE --cohort URI --split NAME`: held-out studies become a report."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 import mskray
 from mskray import cluster, ensemble
-from mskray.bundles import read_description
-from mskray.cohorts import open_cohort
+from mskray.bundles import Bundle, read_description
+from mskray.cohorts import Cohort, Task, open_cohort
+from mskray.ensemble import Ensemble
 from mskray.evaluation.bootstrap import Figure
 from mskray.evaluation.places import METRICS, PREDICTIONS, REPORT, evaluation_folder
 from mskray.evaluation.published import published_figures
@@ -49,27 +51,14 @@ def evaluate_model(
     check_resamples(resamples)
     for place in (location, locate(cohort_uri)):
         check_access(place)
-    described = ensemble.describe(location)
-    cohort = open_cohort(cohort_uri)
-    cohort.shards(split)  # an unknown split is refused here, before anything is loaded
-    bundles = [read_description(member.uri) for member in described.members]
-    for bundle in bundles:
-        check_held_out(bundle, cohort, split)
-    task = ensemble.matching_task(described, cohort)
+    described, cohort = ensemble.describe(location), open_cohort(cohort_uri)
+    bundles, task = held_out(described, cohort, split, check_held_out)
     target = locate(out) if out else evaluation_folder(location, cohort, split)
     check_access(target, write=True)
     predicting = Predicting(str(location), described, workers, gpu, report)
     with cluster.session():
-        table = predicting.cohort(cohort, [split])
-    if cohort.manifest.kind == "disc":  # graded each for itself, whatever volume it is of
-        table = table.set_column(table.column_names.index("study_id"), "study_id", table["instance_id"])
+        table = predicted(predicting, cohort, split)
     judged = pc.is_null(table["error"])
-    if not pc.all(judged).as_py():
-        failed = len(table) - pc.sum(judged).as_py()
-        report(Progress(f"{failed} of {len(table)} could not be judged and are in no figure: see column error"))
-    shares = np.stack([table.filter(judged)[f"prob_{name}"].to_numpy() for name in described.classes])
-    if shares.shape[1] > 1 and not np.ptp(shares, axis=1).any():
-        report(Progress("all have the same probabilities: the model tells nothing apart"))
     report(Progress("computing figures and intervals"))
     result = evaluate(
         table.filter(judged),
@@ -97,6 +86,38 @@ def evaluate_model(
     target.join(METRICS).write_json({"model": str(location), "cohort": where, "split": split, **result.to_dict()})
     target.join(REPORT).write_bytes(page.encode())
     return result, target
+
+
+def held_out(
+    described: Ensemble, cohort: Cohort, split: str, check: Callable[[Bundle, Cohort, str], None]
+) -> tuple[list[Bundle], Task]:
+    """Return the members of a model and what it tells apart. Raises UserError where it cannot be judged by the split.
+
+    Args:
+        check: raises UserError where a member has seen the split.
+    """
+    cohort.shards(split)  # an unknown split is refused here, before anything is loaded
+    bundles = [read_description(member.uri) for member in described.members]
+    for bundle in bundles:
+        check(bundle, cohort, split)
+    return bundles, ensemble.matching_task(described, cohort)
+
+
+def predicted(predicting: Predicting, cohort: Cohort, split: str) -> pa.Table:
+    """Predict a split, and say what of it could not be judged, and whether all was judged alike."""
+    table = predicting.cohort(cohort, [split])
+    if cohort.manifest.kind == "disc":  # graded each for itself, whatever volume it is of
+        table = table.set_column(table.column_names.index("study_id"), "study_id", table["instance_id"])
+    judged = pc.is_null(table["error"])
+    if not pc.all(judged).as_py():
+        failed = len(table) - pc.sum(judged).as_py()
+        predicting.report(
+            Progress(f"{failed} of {len(table)} could not be judged and are in no figure: see column error")
+        )
+    shares = np.stack([table.filter(judged)[f"prob_{name}"].to_numpy() for name in predicting.ensemble.classes])
+    if shares.shape[1] > 1 and not np.ptp(shares, axis=1).any():
+        predicting.report(Progress("all have the same probabilities: the model tells nothing apart"))
+    return table
 
 
 def figure_lines(result: Evaluation) -> str:

@@ -8,17 +8,16 @@ are explained by a bundle that grades them (`explain_grades.py`).
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from mskray import ensemble
 from mskray.cohorts.schema import MANIFEST
-from mskray.ensemble import Vote, Voter
 from mskray.errors import UserError
-from mskray.evaluation.calibration import decision
 from mskray.explain.methods import METHODS, check_methods
-from mskray.families import Explainer, Explanation, Images
+from mskray.explaining import Explaining
+from mskray.families import Images
 from mskray.prediction.readers import list_files, read_radiograph
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
@@ -36,56 +35,6 @@ class Explained:
     images: int
     unreadable: dict[str, str]
     notes: list[str]
-
-
-class Explaining:
-    """A loaded model and what each of its members allows: `allowed` methods, None where nothing of it can be explained.
-
-    Args:
-        methods: names of METHODS.
-        strict: whether every member must allow every method; else `notes` say what is left out and why, a line each.
-    Raises:
-        UserError: an unknown method, a model of which nothing can be explained, and, where strict, less than all.
-    """
-
-    def __init__(self, voter: Voter, methods: Sequence[str], strict: bool) -> None:
-        check_methods(methods)
-        self.voter, self.notes = voter, list[str]()
-        self.allowed = [self._allowed(index, methods) for index in range(len(voter.names))]
-        if (strict and self.notes) or not any(each is not None for each in self.allowed):
-            raise UserError(f"{voter.ensemble.name} cannot be explained so: {self.notes[0]}")
-
-    def __call__(self, images: Images, target: int | None = None) -> tuple[Vote, list[Explanation | None]]:
-        """Return what the model says of n radiographs, and each member's explanation of one class of each.
-
-        Args:
-            target: index of the class; the one that the model calls when None.
-        """
-        images = self.voter.seen(images)
-        predictions = [predictor(images) for predictor in self.voter.predictors]
-        vote = self.voter.combine(predictions)
-        called = decision(vote.probabilities, self.voter.threshold)
-        wanted = called if target is None else np.full(len(images), target)
-        explanations = [
-            None if methods is None else cast(Explainer, predictor).explain(images, methods, wanted, said)
-            for predictor, methods, said in zip(self.voter.predictors, self.allowed, predictions, strict=True)
-        ]
-        return vote, explanations
-
-    def _allowed(self, index: int, methods: Sequence[str]) -> list[str] | None:
-        """Try each method on a blank image: what a network does not allow shows before any image is read."""
-        predictor, name, blank = self.voter.predictors[index], self.voter.names[index], np.zeros((64, 64), np.uint8)
-        if not isinstance(predictor, Explainer):
-            self.notes.append(f"{name}: family {self.voter.bundles[index].family} has no gradients to look into")
-            return None
-        allowed = []
-        for method in methods:
-            try:
-                predictor.explain(Images([blank]), [method])
-                allowed.append(method)
-            except UserError as error:
-                self.notes.append(f"{name}: {error}")
-        return allowed if allowed or predictor(Images([blank])).boxes else None
 
 
 def explain(
@@ -133,7 +82,9 @@ def explain(
     _check_apart(folder, root, place)
     report(Progress("loading the model"))
     voter = ensemble.load_members(described, str(location), "cuda" if gpu else "cpu")
-    explaining = Explaining(voter, methods or list(METHODS), bool(methods))
+    explaining = Explaining(voter, methods or list(METHODS))
+    if not explaining.possible or (methods and explaining.notes):
+        raise explaining.refusal()
     unreadable: dict[str, str] = {}
     with ThreadPoolExecutor(_FILES) as pool:
         for start in range(0, len(paths), _FILES):

@@ -11,13 +11,13 @@ from mskray.ensemble import Ensemble, load_members
 from mskray.errors import UserError
 from mskray.evaluation.report import Box, Picture
 from mskray.explain.methods import METHODS, normalised
+from mskray.explaining import Explaining
 from mskray.families import Images
 from mskray.imaging.intensity import to_uint8
 from mskray.imaging.overlay import colours
 from mskray.imaging.regions import Box as PixelBox
 from mskray.imaging.regions import Fit, clipped
 from mskray.progress import Progress, Report, silent
-from mskray.verbs.explain import Explaining
 
 _HEAT_SIDE = 96
 """Pixels a side of a map in the page: it is smooth, so that the browser may enlarge it and the file stays small."""
@@ -41,14 +41,14 @@ def explained_pictures(
     known = {row["instance_id"]: row for row in table.to_pylist() if row["instance_id"] in images}
     report(Progress("explaining errors and right calls"))
     try:
-        explaining = Explaining(load_members(ensemble, name), list(METHODS), strict=False)
+        explaining = Explaining(load_members(ensemble, name), list(METHODS))
     except UserError:
         explaining = None
     pictures = []
     for start in range(0, len(instance_ids), _BATCH):
         names = instance_ids[start : start + _BATCH]
         batch = Images([images[each] for each in names], [known[each]["body_part"] for each in names])
-        maps, looked = _explain(explaining, batch) if explaining else ({}, {})
+        maps, looked = _explain(explaining, batch) if explaining and explaining.possible else ({}, {})
         for index, each in enumerate(names):
             heats = {method: colours(each[index]) for method, each in maps.items()}
             truth = [Box(**box) for box in known[each]["findings"] or []]

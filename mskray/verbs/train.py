@@ -1,4 +1,4 @@
-"""`mskray train CONFIG.yaml [section.key=value …]`: a cohort becomes a bundle.
+"""`mskray train CONFIG.yaml [section.key=value …] [--add COHORT]`: a cohort becomes a bundle.
 
 The config file holds the job's own keys and the family's sections side by side:
 
@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from mskray import cluster
 from mskray.bundles import DESCRIPTION, Bundle, Search, read_description, save_bundle
 from mskray.cohorts import Cohort, Task, open_cohort
+from mskray.cohorts.added import add
 from mskray.config import Section, describe, setting, validate
 from mskray.errors import UserError
 from mskray.families import Family, families, family
@@ -47,6 +48,10 @@ class TrainJob(Section):
         False,
         "learn from the validation split too: nothing is held back, no epoch is chosen, the last one is kept",
     )
+    add: tuple[str, ...] = setting(
+        (),
+        "URIs of cohorts whose train split is learned too, such as what readers corrected (`mskray ingest feedback`)",
+    )
     experiment: str = setting("mskray", "MLflow experiment", min_length=1)
     resources: Resources = Resources()
 
@@ -54,6 +59,23 @@ class TrainJob(Section):
         """Return a cohort as the job sees it. Raises UserError where it lacks a split for that."""
         seen = cohort.exchange() if self.exchange else cohort
         return seen.merged() if self.merge else seen
+
+    def with_added(self, cohort: Cohort, chosen: Family, report: Report = silent) -> Cohort:
+        """Return a cohort as the job sees it, with what is added. Raises UserError where that does not fit."""
+        if self.add and chosen.learns:
+            raise UserError(
+                f"family {chosen.name} learns {chosen.learns}: --add replaces one label of an image that comes again, "
+                "and could lose the rest; ingest one cohort that holds all"
+            )
+        for uri in self.add:
+            cohort, taken = add(cohort, open_cohort(uri), chosen.task(cohort, self.task))
+            report(
+                Progress(
+                    f"added {uri}: {taken.images} images, in place of {taken.replaced} of the train split that show "
+                    f"the same; {taken.left_out} left out, as they or their patient are held out"
+                )
+            )
+        return cohort
 
 
 def parse_job(data: Mapping[str, Any], where: str) -> tuple[TrainJob, Family, Any]:
@@ -86,7 +108,7 @@ def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent, s
     out, cohort_location = locate(job.out), locate(job.cohort)
     check_access(cohort_location)
     check_access(out, write=True)
-    cohort = job.view(open_cohort(cohort_location))
+    cohort = job.with_added(job.view(open_cohort(cohort_location)), chosen, report)
     task = chosen.task(cohort, job.task)
     chosen.check(cohort, config, task)
     fingerprint = fingerprint_of(job, chosen, config, cohort)
@@ -125,10 +147,13 @@ def _train(
 ) -> Bundle:
     settings = {each.key: attrgetter(each.key)(config) for each in describe(chosen.Config)}
     params = {"family": chosen.name, "cohort": str(cohort.location), "task": task.name, **settings}
+    params |= {"added": ", ".join(job.add)} if job.add else {}
     listeners = trackers(out.join("tensorboard"), job.experiment, f"{out.name}-{fingerprint}", params)
     run = Run(out.join("run"), fingerprint, task, job.resources, report, listeners, held_back=not job.merge)
     try:
-        fitted = replace(chosen.fit(cohort, config, run), search=search)
+        fitted = replace(chosen.fit(cohort, config, run), search=search, added=cohort.view.added)
+        if cohort.view.added:  # what is held out is told by the cohort's own hash
+            fitted = replace(fitted, cohort={**fitted.cohort, "content_hash": cohort.view.alone})
         bundle = finished(out, fingerprint) or save_bundle(fitted, out, fingerprint)
     except BaseException:
         abandon(listeners, report)

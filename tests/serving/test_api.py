@@ -226,7 +226,17 @@ KINDS = {"/metrics": "text/plain", "/v1/pixels": "application/x-npy", "/v1/resul
 
 def test_openapi_is_complete(document: dict[str, Any]) -> None:
     assert document["openapi"].startswith("3.1")
-    below = ("batches", "jobs/{id}", "models", "pairs", "pixels", "results/{id}/{name}", "spines", "studies")
+    below = (
+        "batches",
+        "feedback",
+        "jobs/{id}",
+        "models",
+        "pairs",
+        "pixels",
+        "results/{id}/{name}",
+        "spines",
+        "studies",
+    )
     assert set(document["paths"]) == {*(f"/v1/{name}" for name in below), "/healthz", "/readyz", "/metrics"}
     for path, operations in document["paths"].items():
         for operation in operations.values():

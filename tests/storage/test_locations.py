@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -298,3 +299,22 @@ def test_an_output_in_the_copy_of_a_submitted_job_is_refused(tmp_path: Path, mon
         check_access(locate("bundles/knees"), write=True)
     check_access(locate("."))
     check_access(locate(tmp_path / "elsewhere"), write=True)
+
+
+def test_a_file_is_created_once(folder: Location) -> None:
+    place = folder.join("deep", "key")
+    assert place.create(b"first")
+    assert not place.create(b"second")
+    assert place.read_bytes() == b"first"
+    assert [entry.path for entry in folder.walk()] == ["deep/key"]
+    if place.uri.startswith("file:"):
+        assert os.stat(place.path).st_mode & 0o077 == 0, "nobody else can read it"
+
+
+def test_of_many_who_create_a_file_one_succeeds(folder: Location) -> None:
+    place = folder.join("key")
+    contents = [f"{number}".encode() for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(place.create, contents))
+    assert place.read_bytes() == contents[made.index(True)]
+    assert made.count(True) == 1

@@ -14,11 +14,13 @@ from small_run import Trained
 from mskray import ensemble
 from mskray.cohorts import Cohort
 from mskray.cohorts.ingest import ingest
+from mskray.ensemble import Seen
 from mskray.errors import UserError
 from mskray.explain.methods import METHODS
 from mskray.families import Images, load_predictor
 from mskray.prediction import batch
 from mskray.progress import Progress
+from mskray.serving.answers import Answering
 from mskray.storage import Location, locate
 from mskray.verbs.cohort import show
 from mskray.verbs.ensemble import make_ensemble
@@ -60,6 +62,15 @@ def test_a_calibrated_ensemble_predicts_a_cohort_as_its_members_do(
     assert made.calibration.temperature > 0
     assert made.calibration.fitted_on is not None
     assert 0 <= made.threshold <= 1
+    assert made.outliers is not None
+    assert (made.outliers.member, made.outliers.quantile) == (0, 0.995)
+    assert ensemble.describe(str(tmp_path / "one")).outliers.hash == made.outliers.hash
+    split = phantom_cohort.read_shard(phantom_cohort.shards("validation")[0], ["image"])["image"]
+    answering = Answering(ensemble.load(str(tmp_path / "one")))
+    seen = Seen([*split, np.random.default_rng(0).integers(0, 256, split[0].shape, np.uint8)])
+    strange = answering.judged(seen, [load_predictor(bundle)[1](seen)]).strange
+    assert strange[-1]
+    assert strange[:-1].sum() <= 1
     table = predict(str(bundle), str(phantom_cohort.location), str(tmp_path / "all.parquet"))
     assert len(table) == sum(phantom_cohort.count(split) for split in phantom_cohort.splits)
     one = table.filter(table["split"].cast("string").to_numpy() == "test").slice(0, 1).to_pylist()[0]

@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from small_pairs import fitted as pair_bundle
 from mskray import ensemble
 from mskray.bundles import DESCRIPTION, WEIGHTS, Fitted, save_bundle
 from mskray.cohorts import open_cohort, schema
+from mskray.cohorts.views import AS_IS
 from mskray.errors import UserError
 from mskray.families import families, family
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe
@@ -23,6 +25,7 @@ from mskray.serving.settings import Offer
 from mskray.storage import locate
 from mskray.training.run import Run
 from mskray.verbs import train as train_verb
+from mskray.verbs.compare import compare_models
 from mskray.verbs.ensemble import judged, make_ensemble
 from mskray.verbs.evaluate import evaluate_model
 from mskray.verbs.papers import reproduce
@@ -235,6 +238,27 @@ def test_one_class_cannot_be_learnt(tmp_path: Path, abnormal: int, there: str) -
     )
 
 
+@pytest.mark.parametrize("name", [name for name, chosen in families().items() if chosen.learns])
+def test_nothing_is_added_to_what_has_more_than_one_label_an_image(tmp_path: Path, name: str) -> None:
+    data = {"family": name, "cohort": cohort(tmp_path / "cohort"), "out": str(tmp_path / "out"), "add": ["more"]}
+    parsed, chosen, config = parse_job(data, "test")
+    with pytest.raises(UserError, match=f"family {name} learns {chosen.learns}: --add replaces one label"):
+        train(parsed, chosen, config)
+
+
+def test_models_of_other_tasks_are_not_compared(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    save_bundle(fitted(), locate(one), "f00")
+    save_bundle(replace(fitted(), task="fracture"), locate(other), "f01")
+    given = cohort(tmp_path / "cohort", schema.ABNORMALITY)
+    with pytest.raises(UserError, match="compare models of the same task"):
+        compare_models(str(one), str(other), given, "test")
+    learned = replace(fitted(), cohort={"uri": given, "content_hash": "ab" * 32})
+    save_bundle(learned, locate(tmp_path / "learned"), "f02")
+    with pytest.raises(UserError, match="learned from train of"):
+        compare_models(str(one), str(tmp_path / "learned"), given, "train")
+
+
 class Listener:
     def __init__(self, fails: bool = False) -> None:
         self.fails, self.heard = fails, []
@@ -267,7 +291,7 @@ def fitting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
                 return fit(run)
 
         parsed, _, config = parse_job(job(tmp_path, "unused"), "test")
-        opened = type("Opened", (), {"location": "here"})()
+        opened = type("Opened", (), {"location": "here", "view": AS_IS})()
         return train_verb._train(
             parsed, Family(), config, opened, schema.ABNORMALITY, locate(out), "f00", reports.append
         )

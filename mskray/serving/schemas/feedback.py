@@ -2,19 +2,24 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from mskray.serving.schemas.common import Answer
 
+_Place = Annotated[float, Field(ge=0, le=1e6)]
+_Length = Annotated[float, Field(gt=0, le=1e6)]
+
 
 class CorrectedBox(Answer):
-    """Where the finding is, in pixels of the decoded view."""
+    """Where a finding is, in pixels of the decoded picture."""
 
-    name: str = Field(description="What is there.", examples=["effusion"], min_length=1, max_length=64)
-    x: Annotated[float, Field(ge=0, le=1e6)] = Field(description="Left edge, px.", examples=[412.5])
-    y: Annotated[float, Field(ge=0, le=1e6)] = Field(description="Upper edge, px.", examples=[300.0])
-    width: Annotated[float, Field(gt=0, le=1e6)] = Field(description="Columns, px.", examples=[220.0])
-    height: Annotated[float, Field(gt=0, le=1e6)] = Field(description="Rows, px.", examples=[180.5])
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, max_length=64, description="What is there.", examples=["effusion"])
+    x: _Place = Field(description="Left edge, px.", examples=[412.5])
+    y: _Place = Field(description="Upper edge, px.", examples=[300.0])
+    width: _Length = Field(description="Columns, px.", examples=[220.0])
+    height: _Length = Field(description="Rows, px.", examples=[180.5])
 
 
 class Feedback(Answer):
