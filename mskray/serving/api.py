@@ -29,7 +29,7 @@ from mskray.serving.jobs import Jobs
 from mskray.serving.meters import IngressMeters
 from mskray.serving.problems import ProblemDetails
 from mskray.serving.routes import feedback as feedback_route
-from mskray.serving.routes import jobs, models, pairs, results, server, spines, studies
+from mskray.serving.routes import jobs, models, page, pairs, results, server, spines, studies
 from mskray.serving.settings import Limits
 from mskray.serving.store import Store
 from mskray.serving.tokens import Access, Door
@@ -111,6 +111,7 @@ def build_api(
         feedback_route.router(desk),
         models.router(desk),
         server.router(desk),
+        page.page_router(),
     ):
         app.include_router(router)
     _complete_openapi(app)

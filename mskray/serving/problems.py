@@ -30,6 +30,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "malformed-json": (400, "The JSON cannot be read"),
     "wrong-token": (401, "A valid bearer token is needed"),
     "not-allowed": (403, "The token is not for this"),
+    "no-page": (404, "There is no such page"),
     "too-large": (413, "The request is too large"),
     "not-a-form": (415, "The body is not multipart/form-data"),
     "not-found": (404, "There is no such thing"),
