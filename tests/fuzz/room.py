@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable
+from http import HTTPStatus
 from pathlib import Path
 
 import jsonschema
@@ -111,7 +112,7 @@ class Room:
 
 def count(method: str, route: str | None, status: int) -> None:
     """Count an answer; what is asked of no route by no method of its own is told together."""
-    if route is None or method not in ("GET", "POST", "PUT"):
+    if route is None or status == HTTPStatus.METHOD_NOT_ALLOWED:
         method, route = "elsewhere,", "other methods"
     RESULTS[f"{method} {route}", f"{status // 100}xx"] += 1
 

@@ -5,7 +5,9 @@ import pytest
 import schemathesis
 from conftest import COUNT, examples
 from fastapi import FastAPI
+from hypothesis import strategies as st
 from room import count
+from samples import pictures, volumes, zipped
 from schemathesis.checks import (
     content_type_conformance,
     not_a_server_error,
@@ -23,6 +25,8 @@ CHECKS = [
     response_schema_conformance,
 ]
 pytestmark = pytest.mark.timeout(300 + COUNT)
+FILES = [*pictures().values(), *(zipped(each) for each in volumes().values())]
+schemathesis.openapi.format("binary", st.sampled_from(FILES) | st.binary(max_size=64))
 routes = schemathesis.pytest.from_fixture("described")
 
 

@@ -1,6 +1,7 @@
 """Requests around damaged files, forms, headers, names and JSON: every answer is documented, and none is a defect."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +16,7 @@ from samples import pictures, volumes, zipped
 from serving_samples import multipart
 
 PICTURES, VOLUMES = pictures(), volumes()
+_LINK = re.compile(rb'"href":"(/v1/[^"]+)"')
 _FIELDS = {"studies": "views", "batches": "studies", "pixels": "files", "spines": "files"}
 _QUERIES = {
     "studies": [
@@ -130,10 +132,12 @@ def others(draw: st.DrawFn) -> Sent:
 
 
 def sends(room: Room, sent: Sent) -> None:
-    """Send it in pieces, as it would come."""
+    """Send it in pieces, as it would come, and follow the links of the answer."""
     third = len(sent.body) // 3 + 1
     pieces = [sent.body[at : at + third] for at in range(0, len(sent.body), third)]
-    room.ask(sent.method, sent.path, pieces, sent.headers)
+    answered = room.ask(sent.method, sent.path, pieces, sent.headers)
+    for href in set(_LINK.findall(answered.body)):
+        assert room.ask("GET", href.decode(), [], {}).status == 200
 
 
 @examples(small=60, share=0.7)
