@@ -10,7 +10,7 @@ await inBrowser(async (page, given) => {
   await page.getByRole("button", { name: "Read the spine" }).click();
   const answer = page.getByRole("region", { name: "Answer" }).locator("visible=true");
   await answer.getByRole("heading", { name: "Grades" }).waitFor({ timeout: 240_000 });
-  const slider = page.getByLabel("Slice");
+  const slider = page.getByRole("slider", { name: "Slice" });
   const [slice, column, row] = given.pixel;
   await slider.fill(String(slice + 1));
   await painted(page);

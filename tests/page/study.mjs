@@ -5,7 +5,7 @@ import { give, grey, inBrowser, meters, painted, placed, region } from "./browse
 await inBrowser(async (page, given) => {
   const study = region(page, "Study");
   await give(study, given.files);
-  await page.locator(".pane .stage").waitFor();
+  await page.locator(".pane:visible .stage").waitFor();
   await page.getByLabel("Body part").selectOption(given.bodyPart);
   await page.getByRole("button", { name: "Read the study" }).click();
   const answer = region(page, "Answer");
@@ -25,13 +25,13 @@ await inBrowser(async (page, given) => {
   // The picture as it is, inverted, and with a window that a drag made darker.
   const [column, row] = given.pixel;
   await page.keyboard.press("Escape");
-  await page.locator(".pane").focus();
+  await page.locator(".pane:visible").focus();
   facts.plain = await grey(page, column, row);
   await page.keyboard.press("i");
   await painted(page);
   facts.inverted = await grey(page, column, row);
   await page.keyboard.press("i");
-  const box = await page.locator(".pane").boundingBox();
+  const box = await page.locator(".pane:visible").boundingBox();
   const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
   await page.mouse.move(x, y);
   await page.mouse.down();
@@ -73,7 +73,7 @@ await inBrowser(async (page, given) => {
 
   // A correction: a box by pointer, one by keyboard alone.
   await answer.getByText("Correct the answer").click();
-  await page.locator(".pane").focus();
+  await page.locator(".pane:visible").focus();
   await page.keyboard.press("b");
   const at = await placed(page);
   const corner = [at.x + 20 * at.across, at.y + 30 * at.down];
@@ -92,7 +92,7 @@ await inBrowser(async (page, given) => {
   facts.stored = await answer.locator(".stored, .refusal").first().innerText();
 
   // The next view by key.
-  await page.locator(".pane").focus();
+  await page.locator(".pane:visible").focus();
   await page.keyboard.press("]");
   facts.next = await study.locator(".thumbnails [aria-current=true]").innerText();
   await painted(page);

@@ -78,23 +78,6 @@ def test_a_page_that_is_not_built_says_how_and_is_there_once_it_is(tmp_path: Pat
     assert asked(tmp_path, "/").body == b"built"
 
 
-def test_nothing_of_the_built_page_names_another_server(built: Path) -> None:
-    """But names of XML's namespaces, which nobody fetches, and links for people in the licences."""
-    for path in built.iterdir():
-        if path.name != "licences.txt":
-            text = path.read_text(encoding="utf-8")
-            assert {
-                part.split('"')[0].split("'")[0] for part in text.split("http")[1:] if part[:3] in ("://", "s:/")
-            } <= {
-                "://www.w3.org/2000/svg",
-                "://www.w3.org/1999/xhtml",
-                "://www.w3.org/1999/xlink",
-                "://www.w3.org/XML/1998/namespace",
-                "://www.w3.org/2000/xmlns/",
-                "://www.w3.org/1998/Math/MathML",
-            }
-
-
 def test_the_server_gives_the_page_to_whom_has_no_token(url: str, built: Path) -> None:
     answered = requests.get(url + "/", timeout=30)
     assert answered.text == (built / "index.html").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ await inBrowser(async (page, given) => {
   await alert.locator(".refusal").waitFor();
   const facts = { refused: await alert.innerText() };
   await give(study, given.files);
-  await page.locator(".pane .stage").waitFor();
+  await page.locator(".pane:visible .stage").waitFor();
   facts.cleared = await alert.innerText();
 
   const held = request(`${given.url}/v1/studies`, {

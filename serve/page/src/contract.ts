@@ -21,7 +21,7 @@ export interface InvalidValue {
   what: string;
 }
 
-export interface Problem {
+export interface ProblemDetails {
   type: string;
   title: string;
   status: number;
@@ -213,7 +213,7 @@ export interface SpineAnswer {
 export interface BatchEntry {
   name: string;
   answer: StudyAnswer | null;
-  problem: Problem | null;
+  problem: ProblemDetails | null;
 }
 
 export interface Job {
@@ -226,7 +226,7 @@ export interface Job {
   href: string;
   spine: SpineAnswer | null;
   batch: BatchEntry[] | null;
-  problem: Problem | null;
+  problem: ProblemDetails | null;
 }
 
 export interface CorrectedBox {

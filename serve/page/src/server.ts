@@ -1,7 +1,7 @@
 // All that the page asks of the server: the token, problems in words, and asking again when the server is busy.
 // Addresses are relative to the page, so that it works behind a proxy that serves it under a prefix.
 
-import type { Problem } from "./contract";
+import type { ProblemDetails } from "./contract";
 
 const TOKEN = "mskray-token";
 /** After so many refusals for want of room the reader decides. */
@@ -14,7 +14,7 @@ const PROBLEM = "application/problem+json";
 /** An answer that is a problem (RFC 9457), or no answer at all. */
 export class Refused extends Error {
   constructor(
-    readonly problem: Problem,
+    readonly problem: ProblemDetails,
     readonly method = "",
   ) {
     super(problem.detail ?? problem.title);
@@ -105,10 +105,10 @@ async function newToken(refused: string | null): Promise<void> {
   await pending;
 }
 
-async function problemOf(response: Response): Promise<Problem> {
+async function problemOf(response: Response): Promise<ProblemDetails> {
   const title = response.statusText || `HTTP ${response.status}`;
   try {
-    const told = (await response.json()) as Partial<Problem>;
+    const told = (await response.json()) as Partial<ProblemDetails>;
     return { ...told, type: told.type ?? "about:blank", title: told.title ?? title, status: response.status };
   } catch {
     return { type: "about:blank", title, status: response.status };

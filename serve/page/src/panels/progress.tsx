@@ -2,7 +2,7 @@
 
 import { useRef, useState } from "preact/hooks";
 
-import type { Problem } from "../contract";
+import type { ProblemDetails } from "../contract";
 import { type Asked, Refused } from "../server";
 
 export interface Doing {
@@ -13,7 +13,7 @@ export interface Doing {
 
 export interface Work {
   doing: Doing | null;
-  problem: Problem | null;
+  problem: ProblemDetails | null;
   /** Told once it is finished. */
   said: string;
   /** Run a task, after stopping the one before. `tell` shows how far it is; what it returns is told at its end. */
@@ -23,7 +23,7 @@ export interface Work {
 
 export function useWork(): Work {
   const [doing, setDoing] = useState<Doing | null>(null);
-  const [problem, setProblem] = useState<Problem | null>(null);
+  const [problem, setProblem] = useState<ProblemDetails | null>(null);
   const [said, setSaid] = useState("");
   const running = useRef<AbortController | null>(null);
   const stop = () => {
@@ -51,7 +51,7 @@ export function useWork(): Work {
   return { doing, problem, said, run, stop };
 }
 
-function problemOf(error: unknown): Problem {
+function problemOf(error: unknown): ProblemDetails {
   if (error instanceof Refused) {
     return error.problem;
   }
@@ -79,7 +79,7 @@ export function Progress({ work }: { work: Work }) {
   );
 }
 
-export function Refusal({ problem }: { problem: Problem }) {
+export function Refusal({ problem }: { problem: ProblemDetails }) {
   return (
     <div class="card refusal">
       <h2>{problem.title}</h2>
