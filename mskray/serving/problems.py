@@ -122,6 +122,12 @@ def details_of(problem: Problem, request: str | None) -> ProblemDetails:
     )
 
 
+def defect(request: str | None) -> ProblemDetails:
+    """Return what is answered where the server itself is at fault, without a word of how."""
+    phrase = HTTPStatus.INTERNAL_SERVER_ERROR.phrase
+    return _plain(500, phrase, "a defect of the server; its log has this request id", request)
+
+
 def request_id(request: Request) -> str | None:
     """Return the request's id, which `Accounts` gives every request."""
     return request.headers.get("x-request-id")
@@ -140,7 +146,7 @@ def install(app: FastAPI) -> None:
         phrase = HTTPStatus(error.status_code).phrase
         # Starlette repeats the phrase where it has nothing to add.
         detail = _WHAT_TO_DO.get(error.status_code, None if error.detail == phrase else error.detail)
-        return _written(_plain(request, error.status_code, phrase, detail), error.headers)
+        return _written(_plain(error.status_code, phrase, detail, request_id(request)), error.headers)
 
     async def not_valid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -179,8 +185,7 @@ class Unexpected:
             _log.error("request failed with %s at\n%s", type(error).__qualname__, where)
             if started:
                 raise
-            request, phrase = Request(scope), HTTPStatus.INTERNAL_SERVER_ERROR.phrase
-            response = _written(_plain(request, 500, phrase, "a defect of the server; its log has this request id"))
+            response = _written(defect(request_id(Request(scope))))
             await response(scope, receive, send)
 
 
@@ -211,16 +216,10 @@ _WHAT_TO_DO = {
 }
 
 
-def _plain(request: Request, status: int, phrase: str, detail: str | None) -> ProblemDetails:
+def _plain(status: int, phrase: str, detail: str | None, request: str | None) -> ProblemDetails:
     """What HTTP itself names."""
     return ProblemDetails(
-        type=_GENERIC,
-        title=phrase,
-        status=status,
-        detail=detail,
-        request_id=request_id(request),
-        views=None,
-        errors=None,
+        type=_GENERIC, title=phrase, status=status, detail=detail, request_id=request, views=None, errors=None
     )
 
 
