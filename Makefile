@@ -3,13 +3,14 @@
 #                      (DATA=<folder> adds those on published scans: knee_mri_dicom, lumbar_t2)
 # make system          the Debian packages that some tests use
 # make lint            ruff, mypy, import-linter                 make bench    ratios against peers (tests/benchmarks)
+# make fuzz            damaged requests against the server (COUNT=20000 in all, more than that of files)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SYSTEM_PACKAGES := iproute2 chromium dcmtk dicom3tools orthanc orthanc-dicomweb
 
-.PHONY: demo test test-all test-fast lint format lock system install bench clean
+.PHONY: demo test test-all test-fast lint format lock system install bench fuzz clean
 
 install: $(STAMP)
 
@@ -62,6 +63,11 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/small_lesions.py
 	$(BIN)/python tests/benchmarks/flags.py
 	$(BIN)/python tests/benchmarks/tuning_overhead.py
+
+# Prints the answers by route and class of status.
+COUNT ?= 20000
+fuzz: $(STAMP)
+	MSKRAY_FUZZ=$(COUNT) $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 system:
 	@command -v apt-get >/dev/null || { echo "make system knows Debian only; install by hand: $(SYSTEM_PACKAGES)"; exit 1; }

@@ -60,7 +60,7 @@ def serve(
         display.end()
         print(f"answers by {now} (before: {before})")
         return
-    choose_proxy(tokens, certificate)
+    choose_proxy(host, certificate)
     from mskray.serving.run import Place, serve_forever
 
     offer = Offer(ensemble=model, apart=apart, pairs=pairs, spines=spines, vertebrae=vertebrae)
@@ -79,15 +79,20 @@ def dicomweb(
     ] = None,
     every: Annotated[float, typer.Option(min=1.0, help="Seconds between two looks.")] = 10.0,
     once: Annotated[bool, typer.Option("--once", help="Answer what is there, and end.")] = False,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Judge pictures beside the patient's latest earlier ones, too.")
+    ] = False,
 ) -> None:
-    """Answer each new study of an archive with DICOM results beside it, until Ctrl-C."""
+    """Answer each new study of an archive with DICOM results beside it, until Ctrl-C: radiographs, spines, pairs."""
     from mskray.verbs.dicomweb import watch
 
     filters = dict(each.split("=", 1) for each in only or [] if "=" in each)
     if len(filters) != len(only or []):
         raise UserError("--filter takes KEYWORD=VALUE, each keyword once, as in --filter ModalitiesInStudy=DX")
     display = Display()
-    stored = watch(archive, server, ledger, user=user, filters=filters, every_s=every, once=once, report=display)
+    stored = watch(
+        archive, server, ledger, user=user, filters=filters, every_s=every, once=once, pairs=pairs, report=display
+    )
     display.end()
     print(f"{stored:,} studies answered")
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 import mskray
 from mskray.client.requests import Request
 from mskray.errors import UserError
-from mskray.serving.problems import ProblemDetails
+from mskray.serving.problems import MEDIA_TYPE, ProblemDetails
 from mskray.serving.schemas.common import Answer
 from mskray.serving.schemas.jobs import Job
 from mskray.serving.schemas.spines import SpineAnswer
@@ -139,7 +139,13 @@ class Asking:
 
 def after_answer(response: httpx2.Response, wait: float | None) -> float | None:
     """Return seconds to wait, those that the server asks for if it does; None where the answer is final."""
-    if wait is None or response.status_code not in _AGAIN:
+    if wait is None or not (response.status_code in _AGAIN or _cut_off(response)):
         return None
     stated = response.headers.get("retry-after", "")
     return min(float(stated), _LONGEST_WAIT_S) if stated.isdecimal() else wait
+
+
+def _cut_off(response: httpx2.Response) -> bool:
+    """Whether Serve's proxy says that who was answering died: with a 500 that is no problem detail."""
+    kind = response.headers.get("content-type", "").partition(";")[0]
+    return response.status_code == 500 and kind != MEDIA_TYPE

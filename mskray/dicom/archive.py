@@ -2,14 +2,14 @@
 
 archive = Archive("http://127.0.0.1:8042/dicom-web", headers={"Authorization": f"Bearer {token}"})
 for study, instances in archive.studies({"ModalitiesInStudy": "DX"}):
-    images = [archive.fetch(study, *names) for names in archive.images(study)]
+    images = [archive.fetch(study, held.series, held.instance) for held in archive.images(study)]
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from io import BytesIO
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -41,6 +41,22 @@ class Refused(UserError):
 
 class TooLarge(UserError):
     """A study of more instances than are looked at."""
+
+
+class Held(NamedTuple):
+    """An image that the archive holds; `modality` is "" where it does not tell."""
+
+    series: str
+    instance: str
+    modality: str = ""
+
+
+class Visit(NamedTuple):
+    """A study of a patient; `date` and `time` as DICOM writes them, "" where there is none."""
+
+    study: str
+    date: str
+    time: str
 
 
 class _Passing(Exception):
@@ -86,35 +102,39 @@ class Archive:
 
     def studies(self, filters: Mapping[str, str] | None = None) -> Iterator[tuple[str, int | None]]:
         """(StudyInstanceUID, number of its instances or None) of all studies, a page at a time (QIDO)."""
-        fields = ["NumberOfStudyRelatedInstances"]
-        seen: set[str] = set()
-        while True:
-            ask = partial(self._client.search_for_studies, limit=_PAGE, offset=len(seen), fields=fields)
-            page = self._ask("list studies", partial(ask, search_filters=dict(filters or {})))
-            new = {study: item for item in page if (study := _value(item, "StudyInstanceUID")) not in seen}
-            for study, item in new.items():
-                number = _value(item, "NumberOfStudyRelatedInstances")
-                if _UID.fullmatch(study):
-                    yield study, int(number) if number.isdigit() else None
-            seen |= set(new)
-            if not new:  # a page that is not full says nothing: servers have limits of their own
-                return
+        for study, item in self._studies(filters or {}, ["NumberOfStudyRelatedInstances"]):
+            number = _value(item, "NumberOfStudyRelatedInstances")
+            yield study, int(number) if number.isdigit() else None
 
-    def images(self, study: str) -> list[tuple[str, str]]:
-        """(SeriesInstanceUID, SOPInstanceUID) of a study's images, sorted; reports and the like are left out (QIDO)."""
-        found: dict[str, tuple[str, str]] = {}
+    def visits(self, patient: str) -> list[Visit]:
+        """A patient's studies, the latest first, those without a date last (QIDO).
+
+        Args:
+            patient: PatientID; another issuer's patient of the same ID is not told apart here.
+        """
+        fields = ["PatientID", "StudyDate", "StudyTime"]
+        found = [
+            Visit(study, _value(item, "StudyDate"), _value(item, "StudyTime"))
+            for study, item in self._studies({"PatientID": patient}, fields)
+            if _value(item, "PatientID") == patient  # * and ? in a filter stand for anything
+        ]
+        return sorted(found, key=lambda visit: (visit.date, visit.time, visit.study), reverse=True)
+
+    def images(self, study: str) -> list[Held]:
+        """A study's images, sorted; reports and the like are left out (QIDO)."""
+        found: dict[str, Held | None] = {}
         offset = 0
         while True:
             ask = partial(self._client.search_for_instances, study, limit=_PAGE, offset=offset)
-            page = self._ask("list instances", partial(ask, fields=["SOPClassUID"]))
+            page = self._ask("list instances", partial(ask, fields=["SOPClassUID", "Modality"]))
             before = len(found)
             for item in page:
-                names = _value(item, "SeriesInstanceUID"), _value(item, "SOPInstanceUID")
-                if all(map(_UID.fullmatch, names)):
-                    found[names[1]] = ("", "") if _NOT_IMAGES.match(_value(item, "SOPClassUID")) else names
+                held = Held(*(_value(item, word) for word in ("SeriesInstanceUID", "SOPInstanceUID", "Modality")))
+                if _UID.fullmatch(held.series) and _UID.fullmatch(held.instance):
+                    found[held.instance] = None if _NOT_IMAGES.match(_value(item, "SOPClassUID")) else held
             offset += len(page)
             if len(found) == before:
-                return sorted(names for names in found.values() if names[1])
+                return sorted(held for held in found.values() if held)
             if len(found) > _MOST_INSTANCES:
                 raise TooLarge(f"more than {_MOST_INSTANCES} instances: the study is left alone")
 
@@ -132,6 +152,18 @@ class Archive:
         if failed:
             reason = failed[0].get("FailureReason", "?")
             raise UserError(f"{self.url} did not take {len(failed)} of {len(results)} results (reason {reason})")
+
+    def _studies(self, filters: Mapping[str, str], fields: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """(StudyInstanceUID, what else is told of it) of all studies, a page at a time."""
+        seen: set[str] = set()
+        while True:
+            ask = partial(self._client.search_for_studies, limit=_PAGE, offset=len(seen), fields=list(fields))
+            page = self._ask("list studies", partial(ask, search_filters=dict(filters)))
+            new = {study: item for item in page if (study := _value(item, "StudyInstanceUID")) not in seen}
+            yield from ((study, item) for study, item in new.items() if _UID.fullmatch(study))
+            seen |= set(new)
+            if not new:  # a page that is not full says nothing: servers have limits of their own
+                return
 
     def _ask(self, what: str, request: Callable[[], T]) -> T:
         """Make a request, again where it may pass, and say in one line what is wrong where it does not."""

@@ -170,7 +170,9 @@ def new_uids(kind: str, sources: Sequence[Dataset], algorithm: Algorithm, *conte
 
     content: what else tells it from the model's other results of these sources.
     """
-    series = uid("series", kind, sources[0].StudyInstanceUID, *algorithm.identity)
+    # A series has one frame of reference, and a study may have several.
+    frame = [sources[0].FrameOfReferenceUID] if "FrameOfReferenceUID" in sources[0] else []
+    series = uid("series", kind, sources[0].StudyInstanceUID, *algorithm.identity, *frame)
     images = [header.SOPInstanceUID for header in sources]
     return series, uid("instance", kind, *images, *algorithm.identity, *content)
 

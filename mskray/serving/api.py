@@ -21,6 +21,7 @@ from mskray.serving import problems
 from mskray.serving.accounts import Accounts
 from mskray.serving.audit import Audit
 from mskray.serving.backend import Backend
+from mskray.serving.bodies import Bodies
 from mskray.serving.desk import Desk
 from mskray.serving.gate import Gate
 from mskray.serving.idempotency import Once
@@ -99,6 +100,7 @@ def build_api(
         lifespan=lasts,
     )
     problems.install(app)
+    app.add_middleware(Bodies, most=limits.max_body)
     app.add_middleware(Accounts, meters=IngressMeters(), audit=log)
     for router in (
         studies.router(desk, at_work),

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from mskray.errors import UserError
 from mskray.serving.forms import Upload
-from mskray.serving.problems import Problem, details_of, too_busy, unavailable
+from mskray.serving.problems import Problem, defect, details_of, too_busy
 from mskray.serving.schemas.jobs import Job
 from mskray.serving.store import is_id, try_read_json
 from mskray.storage import Location
@@ -148,8 +148,7 @@ class Jobs:
             except Exception as error:
                 _log.error("job %s failed with %s", order.id, type(error).__qualname__, exc_info=True)
                 break
-        defect = unavailable("a defect of the server; its log has this request id")
-        return {"status": "failed", "problem": details_of(defect, order.request)}
+        return {"status": "failed", "problem": defect(order.request)}
 
     async def _with_files(self, order: Order) -> Order:
         if order.files or not order.names:

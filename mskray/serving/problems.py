@@ -27,6 +27,7 @@ _PREFIX = "urn:mskray:"
 
 KINDS: dict[str, tuple[int, str]] = {
     "malformed-form": (400, "The form cannot be read"),
+    "malformed-json": (400, "The JSON cannot be read"),
     "wrong-token": (401, "A valid bearer token is needed"),
     "not-allowed": (403, "The token is not for this"),
     "no-page": (404, "There is no such page"),
@@ -121,6 +122,12 @@ def details_of(problem: Problem, request: str | None) -> ProblemDetails:
     )
 
 
+def defect(request: str | None) -> ProblemDetails:
+    """Return what is answered where the server itself is at fault, without a word of how."""
+    phrase = HTTPStatus.INTERNAL_SERVER_ERROR.phrase
+    return _plain(500, phrase, "a defect of the server; its log has this request id", request)
+
+
 def request_id(request: Request) -> str | None:
     """Return the request's id, which `Accounts` gives every request."""
     return request.headers.get("x-request-id")
@@ -131,12 +138,15 @@ def install(app: FastAPI) -> None:
 
     async def ours(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if error.status_code == HTTPStatus.BAD_REQUEST and not isinstance(error, Problem):
+            # FastAPI's word for a body that is no text, or nested without end.
+            error = Problem("malformed-json", "send one JSON object in UTF-8, as /openapi.json describes it")
         if isinstance(error, Problem):
             return _written(details_of(error, request_id(request)), error.headers)
         phrase = HTTPStatus(error.status_code).phrase
         # Starlette repeats the phrase where it has nothing to add.
         detail = _WHAT_TO_DO.get(error.status_code, None if error.detail == phrase else error.detail)
-        return _written(_plain(request, error.status_code, phrase, detail), error.headers)
+        return _written(_plain(error.status_code, phrase, detail, request_id(request)), error.headers)
 
     async def not_valid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -175,8 +185,7 @@ class Unexpected:
             _log.error("request failed with %s at\n%s", type(error).__qualname__, where)
             if started:
                 raise
-            request, phrase = Request(scope), HTTPStatus.INTERNAL_SERVER_ERROR.phrase
-            response = _written(_plain(request, 500, phrase, "a defect of the server; its log has this request id"))
+            response = _written(defect(request_id(Request(scope))))
             await response(scope, receive, send)
 
 
@@ -207,19 +216,14 @@ _WHAT_TO_DO = {
 }
 
 
-def _plain(request: Request, status: int, phrase: str, detail: str | None) -> ProblemDetails:
+def _plain(status: int, phrase: str, detail: str | None, request: str | None) -> ProblemDetails:
     """What HTTP itself names."""
     return ProblemDetails(
-        type=_GENERIC,
-        title=phrase,
-        status=status,
-        detail=detail,
-        request_id=request_id(request),
-        views=None,
-        errors=None,
+        type=_GENERIC, title=phrase, status=status, detail=detail, request_id=request, views=None, errors=None
     )
 
 
 def _written(details: ProblemDetails, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    content = details.model_dump(mode="json", exclude_none=True)
+    # Fields that say nothing are left out; those of `views` and `errors` are all needed by who reads them.
+    content = {name: value for name, value in details.model_dump(mode="json").items() if value is not None}
     return JSONResponse(content, details.status, headers=dict(headers) if headers else None, media_type=MEDIA_TYPE)

@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from mskray.errors import UserError
+from mskray.errors import UserError, user_error_in
 from mskray.imaging.volumes import Volume
 from mskray.serving.meters import exported
 from mskray.serving.problems import InvalidValue, invalid, too_busy, unavailable
@@ -73,8 +73,8 @@ class Remote:
         try:
             await answer_of(self._handles["studies"].roll_out.remote(ensemble))
         except UserError as error:
-            told = str(error).strip().splitlines()[-1]
-            raise invalid(InvalidValue(where="body.ensemble", what=told)) from None
+            told = user_error_in(error) or error
+            raise invalid(InvalidValue(where="body.ensemble", what=str(told))) from None
 
     async def metrics(self) -> bytes:
         return await asyncio.to_thread(lambda: exported([_exporter(node) for node in ray.nodes() if node["Alive"]]))

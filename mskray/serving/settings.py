@@ -69,14 +69,13 @@ class Certificate:
             raise UserError(f"certificate {self.chain} with key {self.key}: {why}: give two PEM files") from None
 
 
-def choose_proxy(tokens: str | None, certificate: Certificate | None) -> None:
+def choose_proxy(host: str, certificate: Certificate | None) -> None:
     """Have a local Ray answer through HAProxy, which takes twice the requests; before Ray is imported.
 
-    Behind it every replica listens on all addresses of the machine, so it is used only where each request needs a
-    token; and it speaks no TLS.
+    Its page of figures listens on all addresses of the machine, so it is used only where the server does too (and
+    then every request needs a token); and it speaks no TLS.
     """
-    safe = bool(tokens or os.environ.get(TOKEN_VARIABLE)) and certificate is None
-    os.environ.setdefault(_HAPROXY, "1" if safe else "0")
+    os.environ.setdefault(_HAPROXY, "0" if is_loopback(host) or certificate else "1")
 
 
 def is_loopback(host: str) -> bool:

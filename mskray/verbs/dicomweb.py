@@ -1,37 +1,27 @@
 """`mskray dicomweb ARCHIVE --server URL --ledger URI`: every new study of an archive is answered there, as DICOM.
 
-The archive is any DICOMweb service, such as Orthanc's; the server is one that `mskray serve` started. Each study of
-radiographs gets a structured report and, where members looked somewhere, a segmentation with their key areas. What was
-done stands in the ledger, so that either side and this command may be restarted at any time.
+The archive is any DICOMweb service, such as Orthanc's; the server is one that `mskray serve` started. By what that
+answers, a study's radiographs, each sagittal series of a spine and, with --pairs, pictures beside earlier ones get
+structured reports, segmentations, maps and overlays. What was done stands in the ledger, so that either side and this
+command may be restarted at any time; a new model of the server is noticed, and answers what the one before did.
 """
 
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
-from pydicom import Dataset
+from collections.abc import Mapping
 
 from mskray.client import Client, RequestRefused
-from mskray.dicom import Box, Finding, Group, Segment, file_bytes, segmentation, structured_report
 from mskray.dicom.archive import Archive
-from mskray.dicom.web import Outcome, Watcher
+from mskray.dicom.web import Outcome, Reader, Watcher
 from mskray.errors import Fault, UserError
-from mskray.evaluation.calibration import decision
 from mskray.progress import Progress, Report, silent
-from mskray.serving.schemas.common import Probabilities
 from mskray.serving.schemas.models import Models
-from mskray.serving.schemas.studies import KeyArea, StudyAnswer, ViewResult
 from mskray.storage import check_access, locate
-from mskray.verbs.dicomweb_models import ensemble_algorithm
+from mskray.verbs import dicomweb_earlier, dicomweb_series, dicomweb_studies
 from mskray.verbs.predict_remote import TOKEN_VARIABLE
 
 PASSWORD_VARIABLE = "MSKRAY_ARCHIVE_PASSWORD"
-_RADIOGRAPHS = ("CR", "DX", "RG", "DR")
-"""Modalities; DR is an old name of DX that archives still hold."""
-_OF_THE_STUDY = (413, 422)
-"""What a server answers where only this study is to blame."""
 
 
 def watch(
@@ -43,9 +33,10 @@ def watch(
     filters: Mapping[str, str] | None = None,
     every_s: float = 10.0,
     once: bool = False,
+    pairs: bool = False,
     report: Report = silent,
 ) -> int:
-    """Answer what is new in an archive until SIGINT or SIGTERM, or once what is there; return how many were answered.
+    """Answer what is new in an archive until SIGINT or SIGTERM, or once what is there; return how many studies were.
 
     The password is read from MSKRAY_ARCHIVE_PASSWORD and the server's token from MSKRAY_TOKEN.
 
@@ -54,103 +45,68 @@ def watch(
         ledger: URI of the folder in which what was done is remembered.
         filters: QIDO's, by keyword, such as {"ModalitiesInStudy": "DX"}.
         once: answer what is there and end; studies that still grow are answered as they are.
+        pairs: judge pictures beside the patient's latest earlier ones, too.
     Raises:
         UserError: archive, server or ledger does not do.
     """
     place = locate(ledger)
     check_access(place, write=True)
     opened = Archive(archive, user=user, password=os.environ.get(PASSWORD_VARIABLE, ""))
-    stored = 0
+    stored: set[str] = set()
 
     def told(said: Outcome | Fault) -> None:
-        nonlocal stored
         if isinstance(said, Fault):
             report(Progress(f"waiting: {said}"))
             return
-        stored += said.state == "stored"
-        report(Progress(f"study {said.study} {said.state}", note=said.reason))
+        if said.state == "stored":
+            stored.add(said.study)
+        report(Progress(f"{said.what} of study {said.study} {said.state}", note=said.reason))
 
     with Client(server, os.environ.get(TOKEN_VARIABLE) or None) as client:
-        models = client.models()
-        watcher = Watcher(
-            opened, predictor(client, models), place, models.of_studies.hash, filters=filters, settled=not once
-        )
+        readers(client, client.models(), pairs)  # what cannot do is said before anything is looked at
+        watcher = Watcher(opened, lambda: _present(client, pairs), place, filters=filters, settled=not once)
         if once:
             for outcome in watcher.poll():
                 told(outcome)
         else:
             report(Progress(f"watching {archive}, Ctrl-C stops"))
             watcher.watch(_stopped_by_signals(), told, every_s)
-    return stored
+    return len(stored)
 
 
-def predictor(client: Client, models: Models) -> Callable[[Sequence[Dataset]], Sequence[Dataset]]:
-    """Return what makes the results of a study's images.
+def readers(client: Client, models: Models, pairs: bool = False) -> list[Reader]:
+    """Return what a server answers of an archive's studies; pairs only where they are asked for.
 
-    It raises UserError for a study without radiographs or one that the server cannot answer, Fault for a server that
-    is away or has changed its model.
+    Raises:
+        UserError: pairs are asked for and not served, or nothing else is served.
     """
-
-    def predict(images: Sequence[Dataset]) -> Sequence[Dataset]:
-        radiographs = [image for image in images if str(image.get("Modality", "")) in _RADIOGRAPHS]
-        if not radiographs:
-            found = ", ".join(sorted({str(image.get("Modality", "") or "no modality") for image in images}))
-            raise UserError(f"no radiograph in it: {found}")
-        try:
-            answer = client.predict_study([file_bytes(image) for image in radiographs])
-        except RequestRefused as error:
-            if error.status in _OF_THE_STUDY:
-                raise
-            raise Fault(str(error)) from None
-        if answer.model.hash != models.of_studies.hash:
-            raise Fault("the server has another model now: start this command again")
-        return results(radiographs, answer, models)
-
-    return predict
-
-
-def results(images: Sequence[Dataset], answer: StudyAnswer, models: Models) -> list[Dataset]:
-    """Return a structured report on a study's images and, of each image in which members looked somewhere, a
-    segmentation."""
-    algorithm = ensemble_algorithm(answer.model, models, "studies")
-    made = [structured_report(images, groups(answer), algorithm)]
-    for place, view in enumerate(answer.views):
-        if segments := [Segment(f"{each.member}: {each.name}", (_box(each),)) for each in view.boxes]:
-            made.append(segmentation([images[place]], segments, algorithm, f"key areas of image {place + 1}"))
+    made = []
+    if models.ensemble is not None:
+        read = dicomweb_studies.read_studies(client, models)
+        made.append(Reader("studies", models.ensemble.hash, read, frozenset(dicomweb_studies.RADIOGRAPHS)))
+    if pairs:
+        made.append(_of_pairs(client, models))
+    if models.spines is not None:
+        read = dicomweb_series.read_spines(client, models)
+        made.append(Reader("spines", models.spines.hash, read, frozenset({dicomweb_series.MODALITY})))
+    if not made:
+        raise UserError(f"{client.url} answers {' and '.join(models.served)} alone: add --pairs, or ask another server")
     return made
 
 
-def groups(answer: StudyAnswer) -> list[Group]:
-    """Return what is said of the study, and of each of its views, for a report."""
-    views = [view.members for view in answer.views]
-    mean = {name: _mean([members[name] for members in views]) for name in views[0]}
-    study = answer.study
-    notes = tuple(warning.message for warning in answer.warnings)
-    first = Group("study", (_finding(answer, study.label, study.probabilities, mean),), notes=notes)
-    return [first, *(_group(answer, view, place) for place, view in enumerate(answer.views))]
+def _of_pairs(client: Client, models: Models) -> Reader:
+    if models.pairs is None:
+        raise UserError(f"{client.url} answers {' and '.join(models.served)}, no pairs: leave --pairs out")
+    read = dicomweb_earlier.read_pairs(client, models.pairs.hash, models)
+    return Reader("pairs", models.pairs.hash, read, frozenset(dicomweb_earlier.MODALITIES))
 
 
-def _group(answer: StudyAnswer, view: ViewResult, place: int) -> Group:
-    shares = np.array([list(view.probabilities.values())])
-    threshold = 0.5 if answer.study.threshold is None else answer.study.threshold
-    label = list(view.probabilities)[int(decision(shares, threshold)[0])]
-    boxes = tuple(_box(each, place) for each in view.boxes)
-    finding = _finding(answer, label, view.probabilities, view.members)
-    return Group(f"image {place + 1}", (finding,), images=(place,), boxes=boxes)
-
-
-def _finding(
-    answer: StudyAnswer, label: str, probabilities: Probabilities, votes: Mapping[str, Probabilities]
-) -> Finding:
-    return Finding(answer.model.task, label, probabilities, answer.study.threshold, votes)
-
-
-def _mean(votes: Sequence[Probabilities]) -> Probabilities:
-    return {name: float(np.mean([vote[name] for vote in votes])) for name in votes[0]}
-
-
-def _box(area: KeyArea, image: int = 0) -> Box:
-    return Box(area.x, area.y, area.width, area.height, image)
+def _present(client: Client, pairs: bool) -> list[Reader]:
+    """The readers of the models that the server has now."""
+    try:
+        return readers(client, client.models(), pairs)
+    except RequestRefused as error:
+        raise Fault(str(error)) from None
 
 
 def _stopped_by_signals() -> threading.Event:

@@ -1,6 +1,5 @@
 """Phantoms as DICOM sources, each object that the room makes, and the checkers that judge them."""
 
-import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicom_sources import ALGORITHM, KNEE_FINDING, radiograph, slices
+from dicom_validity import errors_of
 from pydicom import Dataset
 
 from mskray.dicom import (
@@ -26,9 +26,6 @@ from mskray.imaging.discs import DiscVolume, disc_volume
 from mskray.imaging.phantoms import PhantomSpec, render
 from mskray.imaging.phantoms.spine import SpinePhantom, SpineSpec, spine
 from mskray.imaging.spine import SPINE_TASKS
-
-#: What dciodvfy calls an error and is none, by exact text, with the reason. Nothing else is forgiven.
-KNOWN_DEFECTS: dict[str, str] = {}
 
 
 @pytest.fixture(scope="session")
@@ -107,15 +104,7 @@ def made(
 def judged(tmp_path: Path) -> Callable[[Dataset], list[str]]:
     """What dciodvfy finds wrong with an object: its lines that begin with Error."""
 
-    def judge(dataset: Dataset) -> list[str]:
-        file = tmp_path / "judged.dcm"
-        file.write_bytes(file_bytes(dataset))
-        ran = subprocess.run(["dciodvfy", "-new", file], capture_output=True, text=True, timeout=60, check=False)
-        said = ran.stderr + ran.stdout
-        assert re.search(r"^(ComprehensiveSR|SCImage|Segmentation|ParametricMap)$", said, re.MULTILINE), said
-        return [line for line in said.splitlines() if line.startswith("Error") and line not in KNOWN_DEFECTS]
-
-    return judge
+    return lambda dataset: errors_of(dataset, tmp_path)
 
 
 @pytest.fixture

@@ -48,3 +48,34 @@ def one_torch_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def pair_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of a bundle that judges pairs by random words."""
+    from small_pairs import fitted
+
+    from mskray.bundles import save_bundle
+    from mskray.storage import locate
+
+    folder = tmp_path_factory.mktemp("pairs") / "words"
+    save_bundle(fitted(6), locate(folder), fingerprint="words")
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def spine_uris(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Paths of a grader of random weights that knows `side` and `type`, and of a detector that finds nothing."""
+    from small_spinenet import fitted, recipe
+    from spine_run import vertebra_bundle
+
+    from mskray.bundles import save_bundle
+    from mskray.families.vertebra_detector import VertebraDetectorConfig
+    from mskray.storage import locate
+
+    folder = tmp_path_factory.mktemp("spines")
+    save_bundle(fitted(recipe()), locate(folder / "grader"), "f00")
+    small = {"backbone": "mobilenet_v3_small", "weights": "none", "channels": 8}
+    config = VertebraDetectorConfig.model_validate({"network": small, "data": {"image_size": 64}})
+    vertebra_bundle(folder / "detector", config)
+    return str(folder / "grader"), str(folder / "detector")

@@ -81,26 +81,32 @@ def dicom(pixels: np.ndarray, body_part: str = "KNEE", frames: int = 1) -> bytes
     return buffer.getvalue()
 
 
-def fitted(seed: int, body_parts: tuple[str, ...]) -> Fitted:
-    """Return a mobilenet_v3_small of random weights for images of 64 px, whose answers depend on the image."""
+def fitted(
+    seed: int, body_parts: tuple[str, ...], backbone: str = "mobilenet_v3_small", size: int = 64, images: int = 64
+) -> Fitted:
+    """Return a network of random weights for images of `size` px, whose answers depend on the image.
+
+    Args:
+        images: that its BatchNorm sees.
+    """
     config = ClassifierConfig.model_validate(
-        {"network": {"backbone": "mobilenet_v3_small", "weights": "none"}, "data": {"image_size": 64}}
+        {"network": {"backbone": backbone, "weights": "none"}, "data": {"image_size": size}}
     )
     torch.manual_seed(seed)
     network = ClassifierRecipe(config, 2).build().train()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # the plain mean of what it has seen
-    canvases = np.stack([fit_to_canvas(radiograph(1000 + index), 64)[0] for index in range(64)])
-    images = torch.from_numpy(canvases)[:, None] / 255.0
-    head = network.network.classifier[-1]
+    canvases = np.stack([fit_to_canvas(radiograph(1000 + index), size)[0] for index in range(images)])
+    shown = torch.from_numpy(canvases)[:, None] / 255.0
+    head = [module for module in network.modules() if isinstance(module, torch.nn.Linear)][-1]
     with torch.no_grad():
         # With the statistics of a fresh network every image shrinks to the same bits on its way through the layers.
-        network(images)
-        logits = network.eval()(images)
+        network(shown)
+        logits = network.eval()(shown)
         head.weight /= logits.std(dim=0, keepdim=True).T
         head.bias.zero_()
-        head.bias -= network(images).mean(dim=0)
+        head.bias -= network(shown).mean(dim=0)
     return Fitted(
         family="classifier",
         config=config.model_dump(mode="json"),
@@ -108,7 +114,7 @@ def fitted(seed: int, body_parts: tuple[str, ...]) -> Fitted:
         classes=("normal", "abnormal"),
         kind="radiograph",
         body_parts=body_parts,
-        image={"size": 64, "dtype": "uint8", "fit": "pad"},
+        image={"size": size, "dtype": "uint8", "fit": "pad"},
         state={name: value.detach() for name, value in network.state_dict().items()},
         history=[{"epoch": 1, "val_auroc": 0.75}],
         best={"epoch": 1, "val_auroc": 0.75, "val_kappa": float("nan")},

@@ -18,7 +18,7 @@ from mskray.serving.tokens import Access
 
 LIMITS = Limits(max_body=200_000, max_views=3, max_pixels=100_000)
 PNG = encoded(radiograph(1), "PNG")
-FORM = "multipart/form-data; boundary=edge"
+FORM, END = "multipart/form-data; boundary=edge", b"--edge--\r\n"
 
 
 class Failing:
@@ -83,6 +83,12 @@ ERRORS: list[tuple[str, str, dict[str, str], bytes, int, str]] = [
     ("POST", STUDY, {"content-type": FORM}, views(*[encoded(radiograph(1, 200, 200), "PNG")] * 3), 413, "too-large"),
     ("POST", STUDY, {"content-type": FORM}, views(b"\0" * 200_000), 413, "too-large"),
     ("POST", STUDY, {"content-type": FORM, "content-length": "200001"}, views(PNG), 413, "too-large"),
+    # A file without a name that is left of it.
+    ("POST", STUDY, {"content-type": FORM}, part('name="views"; filename="..."', b"x") + END, 422, "unreadable-views"),
+    ("PUT", "/v1/models", {"content-type": "application/json"}, b"\xff", 400, "malformed-json"),
+    ("PUT", "/v1/models", {"content-type": "application/json"}, b"[" * 100_000, 400, "malformed-json"),
+    ("PUT", "/v1/models", {"content-type": "application/json"}, b" " * 200_001, 413, "too-large"),
+    ("PUT", "/v1/models", {"content-type": "text/plain"}, b" " * 200_001, 413, "too-large"),
 ]
 
 
@@ -103,7 +109,7 @@ def test_errors(
     assert problem["request_id"] == "abc-1"
     if status in (404, 405):
         return
-    described = document["paths"][STUDY]["post"]["responses"][str(status)]
+    described = document["paths"][path.partition("?")[0]][method.lower()]["responses"][str(status)]
     assert f"urn:mskray:{kind}" in [
         each["value"]["type"] for each in next(iter(described["content"].values()))["examples"].values()
     ]

@@ -33,7 +33,7 @@ class Flaky:
 
     def __init__(self, app: Any) -> None:
         self.app, self.times, self.status, self.headers = app, 0, 503, [(b"retry-after", b"0")]
-        self.asked = 0
+        self.kind, self.asked = b"application/problem+json", 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,8 +46,9 @@ class Flaky:
         if not self.status:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100")]})
             raise ConnectionError("the server breaks off")
+        headers = [*self.headers, (b"content-type", self.kind)]
         problem = {"type": "urn:mskray:unavailable", "title": "away", "status": self.status, "detail": "ask again"}
-        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
         await send({"type": "http.response.body", "body": json.dumps(problem).encode()})
 
 
@@ -113,6 +114,17 @@ def test_a_server_that_stays_away_is_given_up(url: str, served: tuple[str, Flaky
             ask(url)
         assert (raised.value.status, flaky.asked) == (status, asked)
     flaky.times = 0
+
+
+def test_a_replica_that_died_while_it_answered_is_asked_again(url: str, served: tuple[str, Flaky]) -> None:
+    """Serve's own proxy then answers 500 in plain text; the server's own 500 is a defect and final."""
+    flaky = served[1]
+    flaky.times, flaky.status, flaky.kind = 2, 500, b"text/plain; charset=utf-8"
+    try:
+        assert _ask(url) == "knees"
+    finally:
+        flaky.kind = b"application/problem+json"
+    assert flaky.asked == 3
 
 
 def _ask(url: str) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
-from dicom_sources import radiograph as source
+from dicomweb_samples import Given, referred_to, study
 from orthanc_server import PASSWORD, PLUGIN, USER, Orthanc
 from pydicom import Dataset
-from pydicom.uid import generate_uid
-from serving_samples import DIGEST, TOKEN, Local, over_http, radiograph
+from pydicom.uid import SecondaryCaptureImageStorage
+from serving_samples import DIGEST, TOKEN, Local, over_http
 
 from mskray.client import Client, RequestRefused
 from mskray.dicom import file_bytes
@@ -21,10 +21,12 @@ from mskray.dicom.archive import Archive
 from mskray.ensemble import Voter
 from mskray.errors import Fault, UserError
 from mskray.serving.api import build_api
-from mskray.serving.schemas.studies import KeyArea, StudyAnswer
+from mskray.serving.schemas.studies import KeyArea, Overlay, StudyAnswer
 from mskray.serving.settings import Limits
 from mskray.serving.tokens import Access
-from mskray.verbs.dicomweb import PASSWORD_VARIABLE, groups, predictor, results
+from mskray.verbs.dicomweb import PASSWORD_VARIABLE
+from mskray.verbs.dicomweb_series import left_alone
+from mskray.verbs.dicomweb_studies import groups, read_studies, study_results
 from mskray.verbs.predict_remote import TOKEN_VARIABLE
 
 LIMITS = Limits(max_body=2_000_000)
@@ -34,21 +36,6 @@ LIMITS = Limits(max_body=2_000_000)
 def url(voter: Voter) -> Iterator[str]:
     with over_http(build_api(Local(voter), LIMITS, Access(DIGEST))) as url:
         yield url
-
-
-def study(name: str, views: int = 1, **elements: str) -> list[Dataset]:
-    uid = generate_uid(entropy_srcs=["study", name])
-    series = generate_uid(entropy_srcs=["series", name])
-    return [
-        source(
-            radiograph(len(name) + view, dtype=np.uint16),
-            name=f"{name} {view}",
-            StudyInstanceUID=uid,
-            SeriesInstanceUID=series,
-            **elements,
-        )
-        for view in range(views)
-    ]
 
 
 @pytest.fixture
@@ -81,11 +68,58 @@ def test_key_areas_become_regions_and_segments(url: str, answered: tuple[list[Da
     area = KeyArea(member="first", name="key area", x=4.5, y=8, width=20, height=16)
     seen = answer.model_copy(update={"views": [answer.views[0], answer.views[1].model_copy(update={"boxes": [area]})]})
     with Client(url, TOKEN) as client:
-        made = results(images, seen, client.models())
+        made = study_results(images, seen, client.models())
     assert [each.Modality for each in made] == ["SR", "SEG"]
     assert groups(seen)[2].boxes[0].image == 1
     (reference,) = made[1].ReferencedSeriesSequence[0].ReferencedInstanceSequence
     assert reference.ReferencedSOPInstanceUID == images[1].SOPInstanceUID
+
+
+@pytest.mark.parametrize(("place", "outside"), [((0.0, 0.0, 80.0, 96.0), None), ((20.0, 24.0, 40.0, 48.0), (8, 8))])
+def test_reasons_become_pictures_over_their_part_of_the_image(
+    answered: tuple[list[Dataset], StudyAnswer],
+    url: str,
+    place: tuple[float, float, float, float],
+    outside: tuple[int, int] | None,
+) -> None:
+    images, answer = answered
+    x, y, width, height = place
+    facts = {"member": "second", "method": "grad_cam", "label": "abnormal", "href": None, "array": [[255] * 4] * 3}
+    overlay = Overlay(x=x, y=y, width=width, height=height, **facts)
+    views = [answer.views[0], answer.views[1].model_copy(update={"overlays": [overlay]})]
+    with Client(url, TOKEN) as client:
+        report, picture = study_results(images, answer.model_copy(update={"views": views}), client.models())
+    assert (report.Modality, picture.SOPClassUID) == ("SR", SecondaryCaptureImageStorage)
+    assert referred_to(picture) == {images[1].SOPInstanceUID}
+    assert picture.DerivationDescription.startswith("second: grad_cam for abnormal. Not a medical device")
+    # Grey stays grey where nothing lies over it; rows beyond the image are the legend.
+    scale = picture.Columns / images[1].Columns
+    colour = np.ptp(picture.pixel_array.astype(int), axis=2)
+    assert colour[int(48 * scale), int(40 * scale)] > 40
+    if outside is not None:
+        assert colour[int(outside[1] * scale), int(outside[0] * scale)] == 0
+
+
+@pytest.mark.parametrize(
+    ("modality", "part", "read"),
+    [
+        ("MR", "LSPINE", True),
+        ("MR", "SPINE", True),
+        ("MR", "TSPINE", True),
+        ("MR", "L-Spine", True),
+        ("MR", "Lumbar spine", True),
+        ("MR", "LUMBOSACRAL SPINE", True),
+        ("MR", "", True),
+        ("MR", None, True),
+        ("MR", "CSPINE", False),
+        ("MR", "KNEE", False),
+        ("MR", "HEAD", False),
+        ("CT", "LSPINE", False),
+    ],
+)
+def test_series_that_cannot_show_lower_levels_are_left_alone(modality: str, part: str | None, read: bool) -> None:
+    (image,) = study("series", Modality=modality, BodyPartExamined=part)
+    assert (left_alone([image]) is None) == read
 
 
 @pytest.mark.parametrize(
@@ -94,7 +128,7 @@ def test_key_areas_become_regions_and_segments(url: str, answered: tuple[list[Da
 )
 def test_what_has_no_answer_is_refused(url: str, elements: dict[str, str], said: str) -> None:
     with Client(url, TOKEN) as client, pytest.raises(UserError, match=said) as raised:
-        predictor(client, client.models())(study("odd", **elements))
+        list(read_studies(client, client.models())(Given(study("odd", **elements))))
     assert not isinstance(raised.value, Fault)
 
 
@@ -104,10 +138,10 @@ def test_a_server_that_is_away_or_changed_is_a_fault(url: str) -> None:
         with pytest.raises(RequestRefused):
             Client("http://127.0.0.1:9", attempts=1).models()
         with pytest.raises(Fault, match="does not answer"):
-            predictor(Client("http://127.0.0.1:9", attempts=1), models)(study("knee"))
+            list(read_studies(Client("http://127.0.0.1:9", attempts=1), models)(Given(study("knee"))))
         other = models.model_copy(update={"ensemble": models.ensemble.model_copy(update={"hash": "0" * 64})})
-        with pytest.raises(Fault, match="another model now"):
-            predictor(client, other)(study("knee"))
+        with pytest.raises(Fault, match="changes its model: this is asked again"):
+            list(read_studies(client, other)(Given(study("knee"))))
 
 
 @pytest.mark.slow
@@ -130,15 +164,15 @@ def test_an_archive_is_answered_and_watched(url: str, tmp_path: Path, monkeypatc
         archive.store(str(magnet[0].StudyInstanceUID), magnet)
         told = subprocess.run([*command, "--once"], capture_output=True, text=True, timeout=240)
         assert (told.returncode, told.stdout) == (0, "1 studies answered\n"), told.stderr
-        assert "refused" in told.stderr
-        assert series(orthanc, first) == ["CR", "SR"]
+        assert "nothing  no picture to read in it: MR" in told.stderr
+        assert series(orthanc, first) == ["CR", "OT", "SR"]
         again = subprocess.run([*command, "--once"], capture_output=True, text=True, timeout=240)
         assert again.stdout == "0 studies answered\n", again.stderr
         watching = subprocess.Popen([*command, "--every", "1"], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             archive.store(str(second[0].StudyInstanceUID), second)
             deadline = time.monotonic() + 120
-            while series(orthanc, second) != ["CR", "SR"]:
+            while series(orthanc, second) != ["CR", "OT", "SR"]:
                 assert watching.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.5)

@@ -17,14 +17,9 @@ import requests
 from block_spine import BlockSpine
 from disc_layouts import metaimage, series
 from serving_samples import Local, encoded, over_http, radiograph
-from small_spinenet import fitted as grader
-from small_spinenet import recipe
-from spine_run import vertebra_bundle
 
-from mskray.bundles import save_bundle
 from mskray.client import Client, RequestRefused
 from mskray.ensemble import Voter
-from mskray.families.vertebra_detector import VertebraDetectorConfig
 from mskray.families.vertebra_finding import Spine
 from mskray.imaging.decode import decode
 from mskray.imaging.spine import FoundVertebra
@@ -41,7 +36,6 @@ from mskray.storage import locate
 
 SPINE = BlockSpine(("L3", "L4", "L5"), shape=(9, 200, 160))
 PNG = encoded(radiograph(1), "PNG")
-SMALL = {"network": {"backbone": "mobilenet_v3_small", "weights": "none", "channels": 8}, "data": {"image_size": 64}}
 
 
 class Served(Local):
@@ -65,11 +59,8 @@ class Served(Local):
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> SpineReader:
-    place = tmp_path_factory.mktemp("spines")
-    save_bundle(grader(recipe()), locate(place / "grader"), "f00")
-    vertebra_bundle(place / "detector", VertebraDetectorConfig.model_validate(SMALL))
-    return SpineReader(str(place / "grader"), str(place / "detector"))
+def reader(spine_uris: tuple[str, str]) -> SpineReader:
+    return SpineReader(*spine_uris)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Whom boto3 takes us for, and that Arrow follows: profile files, renewal, TLS, web proxies; no secret gets out."""
 
 import datetime
-import ipaddress
 import json
 import pickle
 import sys
@@ -9,9 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from certificates import self_signed
 from fault_proxy import FaultProxy
 
 from infra.seaweedfs import ObjectStore
@@ -102,19 +99,7 @@ def test_nothing_pickled_or_printed_holds_a_secret(s3_folder: Location, object_s
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """A self-signed certificate for 127.0.0.1 and its key, in one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "local store")])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = builder.serial_number(1).not_valid_before(now - datetime.timedelta(hours=1))
-    builder = builder.not_valid_after(now + datetime.timedelta(hours=1)).add_extension(address, critical=False)
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = tmp_path / "store.pem"
-    path.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(pem) + private)
-    return path
+    return self_signed(tmp_path / "store.pem")
 
 
 def test_tls_with_the_stores_own_authority(

@@ -41,7 +41,7 @@ def router(desk: Desk) -> APIRouter:
         status_code=202,
         summary="Answer studies by another ensemble",
         dependencies=[desk.needs("admin")],
-        responses=problems.responses(401, 403, 404, 422, 429, 500, 503),
+        responses=problems.responses(400, 401, 403, 404, 413, 422, 429, 500, 503),
     )
     async def roll_out(request: Request, wanted: Wanted) -> Models:
         """Every replica loads and tries the ensemble beside the one that answers, then answers by it. `rollout` of the
