@@ -3,7 +3,7 @@
 import { inBrowser } from "./browser.mjs";
 
 await inBrowser(async (page, given) => {
-  const token = page.getByLabel("Token");
+  const token = page.locator("input[name=token]");
   await token.fill("wrong");
   await page.getByRole("button", { name: "Go on" }).click();
   const refused = await page.getByText("The token was not accepted.").innerText();
@@ -17,7 +17,7 @@ await inBrowser(async (page, given) => {
   }));
   await page.reload();
   await page.getByRole("button", { name: "Studies" }).waitFor();
-  const again = await page.getByLabel("Token").count();
+  const again = await page.locator("input[name=token]").count();
   await page.keyboard.press("?");
   const help = page.getByRole("dialog", { name: "Keys and pointers" });
   const keys = await help.locator("kbd").count();

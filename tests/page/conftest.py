@@ -36,7 +36,7 @@ def browse(built: Path) -> Browse:
 
     def run(scenario: str, **given: Any) -> dict[str, Any]:
         told = json.dumps({"chromium": shutil.which("chromium"), **given}, default=str)
-        ended = subprocess.run(["node", str(HERE / scenario), told], capture_output=True, text=True, timeout=280)
+        ended = subprocess.run(["node", str(HERE / scenario), told], capture_output=True, text=True, timeout=200)
         assert ended.returncode == 0, ended.stderr[-2000:]
         facts: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
         assert facts["strangers"] == [], "the page asked another server"

@@ -76,8 +76,10 @@ def pairs(folder: Path) -> str:
 def reading_room(folder: Path) -> FastAPI:
     """Return an application that answers everybody all three."""
     backend = Local(load(studies(folder)), PairReader(load(pairs(folder))), KnownBodies(folder))
-    return build_api(backend, Limits(), Access(), store=str(folder / "store"))
+    return build_api(backend, Limits(), Access(), store=str(folder / "store"), feedback=str(folder / "feedback"))
 
 
 def studies_alone(folder: Path, limits: Limits, access: Access) -> FastAPI:
-    return build_api(Local(load(studies(folder))), limits, access, store=str(folder / "store"))
+    return build_api(
+        Local(load(studies(folder))), limits, access, store=str(folder / "store"), feedback=str(folder / "feedback")
+    )

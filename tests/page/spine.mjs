@@ -28,7 +28,7 @@ await inBrowser(async (page, given) => {
     await answer.getByRole("button", { name: given.choose }).click();
     await page.locator(".map canvas").waitFor();
     facts.chosen = await answer.locator(".chosen h3").innerText();
-    facts.marks = await page.locator(".mark text").allInnerTexts();
+    facts.marks = await page.locator(".mark text").allTextContents();
     facts.hotspots = [];
     for (let place = 1; place <= facts.slices; place++) {
       await slider.fill(String(place));

@@ -94,10 +94,21 @@ export function Warnings({ warnings, nameOf }: { warnings: Doubt[]; nameOf: (ind
         {warnings.map((warning) => (
           <li>
             {warning.message}
-            {warning.views.length > 0 && <span class="views"> {warning.views.map(nameOf).join(", ")}</span>}
+            {warning.views.length > 0 && <Views names={warning.views.map(nameOf)} />}
           </li>
         ))}
       </ul>
     </Card>
+  );
+}
+
+function Views({ names }: { names: string[] }) {
+  return (
+    <>
+      {" "}
+      {names.map((name) => (
+        <span class="views">{name} </span>
+      ))}
+    </>
   );
 }

@@ -6,7 +6,7 @@
 // are drawn with a mouse only. Zoom, pan and touch are d3-zoom's here; the window is a look-up table (`looks`).
 
 import { select } from "d3-selection";
-import { type D3ZoomEvent, type ZoomBehavior, zoom, zoomIdentity } from "d3-zoom";
+import { type D3ZoomEvent, type ZoomBehavior, zoom, zoomIdentity, zoomTransform } from "d3-zoom";
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 import { type Change, type Look, framed, paint, windowOf, windowed } from "../looks";
@@ -151,6 +151,7 @@ function useZoom(pane: { current: HTMLElement | null }, props: PaneProps, size: 
   const now = useRef({ props, size });
   now.current = { props, size };
   const behaviour = useRef<ZoomBehavior<HTMLElement, unknown>>();
+  const following = useRef(false);
   useEffect(() => {
     const made = zoom<HTMLElement, unknown>()
       .filter((event: Event) => {
@@ -165,8 +166,8 @@ function useZoom(pane: { current: HTMLElement | null }, props: PaneProps, size: 
       })
       .on("zoom", (event: D3ZoomEvent<HTMLElement, unknown>) => {
         const { props: given, size: known } = now.current;
-        // Without a source the picture follows a look, and must not change it.
-        if (event.sourceEvent && known) {
+        // While the picture follows a look it must not change it.
+        if (!following.current && known) {
           const { k: scale, x, y } = event.transform;
           given.onLook((look) => framed(look, frameOf(given.picture, known, { scale, x, y })));
         }
@@ -192,7 +193,12 @@ function useZoom(pane: { current: HTMLElement | null }, props: PaneProps, size: 
       const fit = fitScale(props.picture, size);
       behaviour.current.scaleExtent([fit * 0.25, fit * 32]);
       const transform = zoomIdentity.translate(place.x, place.y).scale(place.scale);
-      behaviour.current.transform(select(pane.current!), transform);
+      const { k, x, y } = zoomTransform(pane.current!);
+      if (Math.abs(k / place.scale - 1) + Math.abs(x - place.x) + Math.abs(y - place.y) > 1e-6) {
+        following.current = true;
+        behaviour.current.transform(select(pane.current!), transform);
+        following.current = false;
+      }
     }
   });
 }
