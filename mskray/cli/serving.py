@@ -131,9 +131,13 @@ def show(file: File) -> None:
 
 
 @tokens_app.command()
-def remove(file: File, name: Annotated[str, typer.Argument(help="Whose token it is.")]) -> None:
+def remove(
+    file: File,
+    name: Annotated[str, typer.Argument(help="Whose token it is.")],
+    older: Annotated[bool, typer.Option("--older", help="Of two of this name only the older one.")] = False,
+) -> None:
     """Take a token out; servers that run notice within seconds."""
     from mskray.serving.tokens import remove_token
 
-    remove_token(file, name)
-    print(f"{name} removed")
+    remove_token(file, name, older)
+    print(f"{name}{', the older one' if older else ''} removed")

@@ -27,6 +27,7 @@ from mskray.serving.gate import Gate
 from mskray.serving.idempotency import Once
 from mskray.serving.jobs import Jobs
 from mskray.serving.meters import IngressMeters
+from mskray.serving.origins import OwnPages
 from mskray.serving.problems import ProblemDetails
 from mskray.serving.routes import feedback as feedback_route
 from mskray.serving.routes import jobs, models, page, pairs, results, server, spines, studies
@@ -101,6 +102,8 @@ def build_api(
     )
     problems.install(app)
     app.add_middleware(Bodies, most=limits.max_body)
+    if access.open:
+        app.add_middleware(OwnPages)
     app.add_middleware(Accounts, meters=IngressMeters(), audit=log)
     for router in (
         studies.router(desk, at_work),

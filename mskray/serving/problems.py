@@ -31,6 +31,8 @@ KINDS: dict[str, tuple[int, str]] = {
     "wrong-token": (401, "A valid bearer token is needed"),
     "not-allowed": (403, "The token is not for this"),
     "no-page": (404, "There is no such page"),
+    "foreign-page": (403, "The request comes from another page"),
+    "too-slow": (408, "The request arrives too slowly"),
     "too-large": (413, "The request is too large"),
     "not-a-form": (415, "The body is not multipart/form-data"),
     "not-found": (404, "There is no such thing"),
@@ -157,6 +159,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, ours)
     app.add_exception_handler(RequestValidationError, not_valid)
     app.add_middleware(Unexpected)
+
+
+def refusal(problem: Problem, scope: Scope) -> JSONResponse:
+    """Return the response of a problem, for a middleware: what these raise nobody turns into one."""
+    return _written(details_of(problem, request_id(Request(scope))), problem.headers)
 
 
 class Unexpected:
