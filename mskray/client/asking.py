@@ -139,9 +139,11 @@ class Asking:
 
 def after_answer(response: httpx2.Response, wait: float | None) -> float | None:
     """Return seconds to wait, those that the server asks for if it does; None where the answer is final."""
-    if wait is None or not (response.status_code in _AGAIN or _cut_off(response)):
-        return None
     stated = response.headers.get("retry-after", "")
+    # 409 is of a key whose request is being answered, perhaps by a replica that has just died.
+    again = response.status_code in _AGAIN or (response.status_code == 409 and stated) or _cut_off(response)
+    if wait is None or not again:
+        return None
     return min(float(stated), _LONGEST_WAIT_S) if stated.isdecimal() else wait
 
 

@@ -72,7 +72,7 @@ def build_api(
     log = None if audit is None else Audit(locate(audit))
     kept = None if store is None else Store(locate(store))
     corrections = None if feedback is None else locate(feedback)
-    desk = Desk(backend, limits, Gate(limits), Door(access), kept, Once(kept, limits.max_seconds), corrections)
+    desk = Desk(backend, limits, Gate(limits), Door(access), kept, Once(kept), corrections)
     works = {**studies.works(desk), **spines.works(desk)}
     at_work = None if kept is None else Jobs(kept.jobs, works)
 

@@ -1,6 +1,7 @@
 """Files out of a zip, within limits that hold while it is unpacked: nothing touches a disk, names lead nowhere."""
 
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ _MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 _ENTRY = b"PK\x01\x02"
 _BESIDE = ("__MACOSX/",)
 _NO_IMAGES = ("DICOMDIR", "THUMBS.DB", "DESKTOP.INI")
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Others are rare for images, and zipfile unpacks them by the piece, however much comes of one."""
 _SLACK = 1000
 """Entries that are no files, and the odd image whose bytes look like one."""
 
@@ -47,7 +50,7 @@ def unpack(data: bytes, most_files: int, most_bytes: int) -> Iterator[Member]:
         raise ArchiveError(f"zip of more than {most_files} files", too_many=True)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            files = [each for each in archive.infolist() if not each.is_dir() and _is_image(each.filename)]
+            files = [each for each in archive.infolist() if _is_image(each.filename)]
             if not files:
                 raise ArchiveError("zip without files")
             if len(files) > most_files:
@@ -56,18 +59,18 @@ def unpack(data: bytes, most_files: int, most_bytes: int) -> Iterator[Member]:
             for each in files:
                 if each.flag_bits & 1:
                     raise ArchiveError("encrypted zip")
+                if each.compress_type not in _PACKED:
+                    raise ArchiveError("zip packed in a way that is not known")
                 with archive.open(each) as packed:
                     content = packed.read(left + 1)
                 left -= len(content)
                 if left < 0:
                     raise ArchiveError(f"zip of more than {most_bytes:,} bytes when unpacked", too_large=True)
                 yield Member(each.filename, content)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError):
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError):
         raise ArchiveError("damaged zip") from None
-    except RuntimeError:  # what zipfile says of a compression that it does not know
-        raise ArchiveError("zip packed in a way that is not known") from None
 
 
 def _is_image(name: str) -> bool:
     last = name.rpartition("/")[2]
-    return not name.startswith(_BESIDE) and not last.startswith(".") and last.upper() not in _NO_IMAGES
+    return bool(last) and not name.startswith(_BESIDE) and not last.startswith(".") and last.upper() not in _NO_IMAGES

@@ -12,11 +12,13 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
 
+from mskray.errors import UserError
 from mskray.serving.forms import Form
 from mskray.serving.problems import InvalidValue, Problem, invalid
 from mskray.serving.schemas.common import Answer
@@ -25,6 +27,8 @@ from mskray.storage import Location
 
 HEADER, REPLAYED = "idempotency-key", "Idempotency-Replayed"
 _KEY = re.compile(r'"?([A-Za-z0-9._:-]{8,128})"?')
+_BEAT_S, _SILENT_S = 3.0, 12.0
+"""Between two signs of life; after how long without one nobody is at work."""
 A = TypeVar("A", bound=Answer)
 
 
@@ -33,11 +37,10 @@ class Once:
 
     Args:
         store: where they are kept; None where nothing is.
-        longest_s: after which a request that has no answer is taken to be lost, in seconds.
     """
 
-    def __init__(self, store: Store | None, longest_s: float) -> None:
-        self._store, self._longest_s = store, longest_s
+    def __init__(self, store: Store | None) -> None:
+        self._store = store
 
     async def answer(
         self, request: Request, who: str, form: Form, make: Callable[[str | None], Awaitable[A]], status: int = 200
@@ -63,7 +66,8 @@ class Once:
                 return replayed
             await asyncio.to_thread(place.write_json, claim)
         try:
-            made = await make(name)
+            async with _signs_of_life(place, claim):
+                made = await make(name)
         except BaseException:
             await asyncio.shield(asyncio.to_thread(place.delete))
             raise
@@ -82,9 +86,30 @@ class Once:
             return Response(
                 str(found["body"]), int(str(found["status"])), {REPLAYED: "true"}, media_type="application/json"
             )
-        if time.time() - float(str(found.get("since", 0))) < self._longest_s:
-            raise Problem("key-in-use", "this request is being answered: ask again in a moment", {"Retry-After": "1"})
+        if time.time() - float(str(found.get("since", 0))) < _SILENT_S:
+            raise Problem("key-in-use", "this request is being answered: ask again in a moment", {"Retry-After": "3"})
         return None
+
+
+@asynccontextmanager
+async def _signs_of_life(place: Location, claim: dict[str, Any]) -> AsyncIterator[None]:
+    """Show that the request is being answered, for as long as the block runs; nothing is written after it."""
+    ended = asyncio.Event()
+
+    async def beat() -> None:
+        while not ended.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), _BEAT_S)
+                return
+            with suppress(UserError):  # the store is away: the next beat may reach it
+                await asyncio.to_thread(place.write_json, {**claim, "since": time.time()})
+
+    beating = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        ended.set()
+        await asyncio.shield(beating)
 
 
 def _key(request: Request) -> str | None:

@@ -1,50 +1,32 @@
-"""How long fuzzing lasts, and what it tells at its end.
+"""The application that is fuzzed, and what its answers came to."""
 
-    make fuzz COUNT=20000                                       # prints answers by route and class of status
-    MSKRAY_FUZZ=2000 .venv/bin/python -m pytest tests/fuzz      # the same, shorter
-
-Without MSKRAY_FUZZ each test takes some examples, always the same ones.
-"""
-
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
 
 _HERE = Path(__file__).parent
 sys.path[:0] = [str(_HERE.parent / name) for name in ("serving", "imaging")]
-COUNT = int(os.environ.get("MSKRAY_FUZZ", "0"))
-_CHECKS = (
-    HealthCheck.too_slow,
-    HealthCheck.data_too_large,
-    HealthCheck.filter_too_much,
-    HealthCheck.large_base_example,
-)
 
-settings.register_profile("fuzz-small", derandomize=True, database=None, deadline=None, suppress_health_check=_CHECKS)
-settings.register_profile("fuzz", database=None, deadline=None, suppress_health_check=_CHECKS, print_blob=True)
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from room import Room
 
-
-def examples(small: int, share: float = 1.0) -> settings:
-    """Settings of a test: so many examples where no count is given, else this share of the count."""
-    profile = settings.get_profile("fuzz" if COUNT else "fuzz-small")
-    # Making a failing example smaller takes its time; what failed is printed either way.
-    phases = (Phase.explicit, Phase.generate, Phase.shrink)
-    return settings(profile, max_examples=max(1, int(COUNT * share)) if COUNT else small, phases=phases)
+# Imports stand inside the fixtures: Ray reads its authentication mode when it is imported, and `tests/conftest.py`
+# sets it only after pytest has imported this file.
 
 
 @pytest.fixture(scope="session")
-def app(tmp_path_factory: pytest.TempPathFactory) -> "object":
+def app(tmp_path_factory: pytest.TempPathFactory) -> "FastAPI":
     from room import build_app
 
     return build_app(tmp_path_factory.mktemp("fuzz"))
 
 
 @pytest.fixture(scope="session")
-def room(app: "object") -> Iterator["object"]:
+def room(app: "FastAPI") -> "Iterator[Room]":
     from room import Room
 
     made = Room(app)
@@ -53,9 +35,9 @@ def room(app: "object") -> Iterator["object"]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Answers by route and class of status."""
-    room = sys.modules.get("room")
-    if COUNT and room is not None:
+    """Answers by route and class of status, where a count was asked for."""
+    room, amount = sys.modules.get("room"), sys.modules.get("amount")
+    if room is not None and amount is not None and amount.COUNT:
         terminalreporter.section("answers")
         for line in room.table():
             terminalreporter.write_line(line)

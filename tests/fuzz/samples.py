@@ -44,7 +44,7 @@ def pictures() -> dict[str, bytes]:
         for syntax in _SYNTAXES:
             bits = 8 if syntax == uid.JPEGBaseline8Bit else 12
             found[f"dicom, {syntax.name}"] = transcode(make_dicom(waves(40, 48, bits), bits), syntax, Path(folder))
-    return found
+    return {**found, "zip": zipped([found["png"], found["dicom"]])}
 
 
 def volumes() -> dict[str, list[bytes]]:

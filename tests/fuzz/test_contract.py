@@ -3,7 +3,7 @@ not, no answer is a defect, and each is one that the document tells of."""
 
 import pytest
 import schemathesis
-from conftest import COUNT, examples
+from amount import COUNT, examples
 from fastapi import FastAPI
 from hypothesis import strategies as st
 from room import count

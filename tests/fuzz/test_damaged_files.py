@@ -4,7 +4,7 @@ import time
 from contextlib import suppress
 
 import pytest
-from conftest import COUNT, examples
+from amount import COUNT, examples
 from hypothesis import given
 from hypothesis import strategies as st
 from mutations import Change, changed, changes, fields

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from conftest import COUNT, examples
+from amount import COUNT, examples
 from hypothesis import given
 from hypothesis import strategies as st
 from mutations import changed, changes

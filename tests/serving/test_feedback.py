@@ -69,7 +69,7 @@ def application(folder: Location | None) -> FastAPI:
     app = FastAPI()
     problems.install(app)
     app.add_middleware(Accounts, meters=IngressMeters(), audit=None)
-    app.include_router(router(Desk(Serving(), LIMITS, Gate(LIMITS), Ward(), None, Once(None, 60.0), folder)))
+    app.include_router(router(Desk(Serving(), LIMITS, Gate(LIMITS), Ward(), None, Once(None), folder)))
     return app
 
 

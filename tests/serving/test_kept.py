@@ -243,7 +243,7 @@ def test_a_key_in_use_is_not_answered_twice(url: str, store: Path, tokens: dict[
     locate(name).write_json({"fingerprint": content["fingerprint"], "since": time.time()})
     ask()
     assert [each.status_code for each in answers] == [200, 409]
-    assert answers[1].headers["retry-after"] == "1"
+    assert answers[1].headers["retry-after"] == "3"
     locate(name).write_json({"fingerprint": content["fingerprint"], "since": time.time() - 1000})
     ask()
     assert answers[2].status_code == 200, "whoever began it is gone"
