@@ -4,15 +4,24 @@
 # make system          the Debian packages that some tests use
 # make lint            ruff, mypy, import-linter                 make bench    ratios against peers (tests/benchmarks)
 # make fuzz            damaged requests against the server (COUNT=20000 in all, more than that of files)
+# make page            the reading page that the server gives at /, built with npm; `make install` does it where npm is there
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SYSTEM_PACKAGES := iproute2 chromium dcmtk dicom3tools orthanc orthanc-dicomweb
 
-.PHONY: demo test test-all test-fast lint format lock system install bench fuzz clean
+.PHONY: page demo test test-all test-fast lint format lock system install bench fuzz clean
 
 install: $(STAMP)
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory page || echo "The server works without its page: make page says why it is not built." >&2; fi
+
+PAGE := mskray/serving/page/index.html
+page: $(PAGE)
+
+$(PAGE): $(shell find serve/page -name node_modules -prune -o -type f ! -name '*.png' -print)
+	@command -v npm >/dev/null || { echo "The page is built with npm (Node.js 20 or newer): install it first" >&2; exit 1; }
+	cd serve/page && npm ci --silent --no-audit --no-fund && npm run --silent build
 
 # Reinstalls only when the lock or the project's metadata changed.
 $(STAMP): requirements.lock pyproject.toml
