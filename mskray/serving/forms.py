@@ -4,10 +4,12 @@ A route says what its form holds (`Shape`); the same shape describes it in the O
 disk, and neither names nor headers are logged: both may name a patient.
 """
 
+import asyncio
 import hashlib
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from fastapi import Request
@@ -92,9 +94,9 @@ class Form:
     files: dict[str, tuple[Upload, ...]]
     texts: dict[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def digests(self) -> list[str]:
-        """SHA-256 of each file, in order."""
+        """SHA-256 of each file, in order; `read_form` has them computed."""
         return [file.digest for each in self.files.values() for file in each]
 
 
@@ -123,7 +125,9 @@ async def read_form(request: Request, limits: Limits, shape: Shape) -> Form:
             raise Problem("no-files", f"send {what} in the field `{each.name}`")
         if len(files[each.name]) > each.most:
             raise too_many(each.most)
-    return Form(files, texts)
+    form = Form(files, texts)
+    await asyncio.to_thread(lambda: form.digests)
+    return form
 
 
 def safe_name(name: str | None) -> str | None:
