@@ -173,7 +173,8 @@ def test_a_batch_answers_each_study(url: str, tokens: dict[str, str]) -> None:
         job = client.predict_batch(target.getvalue(), body_part="knee")
         alone = client.predict_study([PNG, PNG], body_part="KNEE")
     assert job.batch is not None
-    assert [(each.name, each.answer is None) for each in job.batch] == [("a", False), ("b", True), ("d", False)]
+    told = [(each.index, each.name, each.answer is None) for each in job.batch]
+    assert told == [(0, "a", False), (1, "b", True), (2, "d", False)]
     first, second, _ = job.batch
     assert first.answer is not None
     assert second.problem is not None

@@ -82,14 +82,9 @@ def test_damaged_is_none_and_away_is_an_error(
     monkeypatch.setattr(Location, "read_bytes", away)
     with pytest.raises(Fault):
         try_read_json(place)
+    locate(tmp_path / ("0" * 32) / "job.json").write_json({})
     with pytest.raises(Fault):
-        asyncio.run(Jobs(locate(tmp_path), {}).find("0" * 32, "ward")) if _job(tmp_path) else None
-
-
-def _job(folder: Path) -> bool:
-    (folder / ("0" * 32)).mkdir(exist_ok=True)
-    (folder / ("0" * 32) / "job.json").write_text("{}")
-    return True
+        asyncio.run(Jobs(locate(tmp_path), {}).find("0" * 32, "ward"))
 
 
 @pytest.mark.parametrize("error", [Fault("s3://secret is away"), UserError("s3://secret is not valid JSON")])
@@ -178,7 +173,7 @@ def test_no_empty_folder_stays(tmp_path: Path) -> None:
     store, before = Store(locate(tmp_path)), time.time() - KEPT.total_seconds() - 60
     store.keep("ward", {"a.png": b"1"})
     store.keep("other", {"a.png": b"1"})
-    old = [each for each in sorted(tmp_path.rglob("*.png"))][0]
+    old = min(tmp_path.rglob("*.png"))
     os.utime(old, (before, before))
     store.forget()
     for folder in (old.parent, old.parent.parent):  # a day later
