@@ -162,7 +162,7 @@ class Jobs:
         task.add_done_callback(ended)
 
     async def _run(self, running: "_Running") -> None:
-        async with beating(_BEAT_S, lambda: self._write(running)):
+        async with beating(_BEAT_S, lambda: self._beat(running)):
             fields = await self._outcome(running)
         before = running.job
         try:
@@ -214,6 +214,15 @@ class Jobs:
 
         files = tuple([await asyncio.to_thread(read, place) for place in range(order.count)])
         return await self._works[order.kind](replace(order, files=files), running.tell)
+
+    async def _beat(self, running: "_Running") -> None:
+        """Show a sign of life; where another replica has missed them and taken the job over, leave it to that one."""
+        stands = await self._read(running.order.id)
+        if stands is None or stands.takeovers <= running.takeovers:
+            await self._write(running)
+            return
+        for task in [task for task, each in self._mine.items() if each is running]:
+            task.cancel()
 
     async def _read(self, identifier: str) -> "_Running | None":
         """A job as it stands in the store, None where there is none. Raises Fault."""
@@ -272,18 +281,9 @@ class _Seen:
 
 
 def _waiting(order: Order) -> Job:
-    return Job(
-        id=order.id,
-        kind=order.kind,
-        status="waiting",
-        done=0,
-        total=0,
-        what="waiting",
-        href=f"/v1/jobs/{order.id}",
-        spine=None,
-        batch=None,
-        problem=None,
-    )
+    href = f"/v1/jobs/{order.id}"
+    nothing: dict[str, Any] = dict.fromkeys(("spine", "batch", "problem"))
+    return Job(id=order.id, kind=order.kind, status="waiting", done=0, total=0, what="waiting", href=href, **nothing)
 
 
 def _failed(problem: Any) -> dict[str, Any]:

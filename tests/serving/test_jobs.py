@@ -236,6 +236,22 @@ def test_one_of_those_who_see_a_silent_job_takes_it_over(tmp_path: Path) -> None
     assert len(asyncio.run(run())) == 1
 
 
+def test_who_was_missed_leaves_the_job_to_whoever_took_it_over(tmp_path: Path) -> None:
+    async def run() -> Job:
+        stalled, other = replica(tmp_path, never), replica(tmp_path)
+        await stalled.submit(ORDER)
+        write = stalled._write
+        die(stalled)
+        await ended(other)
+        stalled._write = write  # type: ignore[method-assign]
+        async with asyncio.timeout(5):
+            while stalled._mine:
+                await asyncio.sleep(0.01)
+        return await other.find(ORDER.id, "ward")
+
+    assert asyncio.run(run()).status == "done"
+
+
 @pytest.mark.parametrize("kindly", [False, True])
 def test_a_job_that_kills_its_replicas_is_given_up(tmp_path: Path, kindly: bool) -> None:
     """Replicas that are told to end let go of a job, which then is not at fault."""
