@@ -220,3 +220,27 @@ def test_digests_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = form.digests
     monkeypatch.setattr(Upload, "digest", "another")
     assert form.digests is first
+
+
+def test_what_is_old_is_forgotten(tmp_path: Path) -> None:
+    store, now = Store(locate(tmp_path)), time.time()
+    links = [store.keep("ward", {"a.png": b"1"})["a.png"] for _ in range(2)]
+    identifiers = [link.split("/")[3] for link in links]
+    correction = tmp_path / "feedback" / "a.json"
+    correction.parent.mkdir()
+    correction.write_text("{}")
+    (old,) = tmp_path.glob(f"results/*/{identifiers[0]}/a.png")
+    for path in (old, correction):
+        os.utime(path, (now, now - KEPT.total_seconds() - 60))
+    assert store.forget() == 1
+    assert [store.read("ward", each, "a.png") for each in identifiers] == [None, b"1"]
+    assert correction.exists()
+
+
+@pytest.mark.parametrize("name", ["../../../tokens.json", "a.json", ".png", "a/b.png", "a.png\0"])
+def test_no_name_leads_elsewhere(tmp_path: Path, name: str) -> None:
+    store = Store(locate(tmp_path))
+    link = store.keep("ward", {"a.png": b"1"})["a.png"]
+    assert store.read("ward", link.split("/")[3], name) is None
+    assert store.read("ward", "..", "a.png") is None
+    assert store.read("other", link.split("/")[3], "a.png") is None
