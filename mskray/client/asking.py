@@ -1,5 +1,6 @@
 """What the two clients share: where and how often to ask, when to ask again, what an answer is."""
 
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,8 @@ from mskray.serving.schemas.spines import SpineAnswer
 
 _AGAIN = (429, 502, 503, 504)
 _LONGEST_WAIT_S = 30.0
+JOB_S = 3600.0
+"""How long a job is waited for."""
 A = TypeVar("A", bound=Answer)
 
 
@@ -124,12 +127,13 @@ class Asking:
             raise RequestRefused(f"{self.url}, job {job.id} ended without a spine")
         return job.spine
 
-    def _pauses(self) -> Iterator[float]:
-        """Seconds between two looks at a job."""
-        pause = 0.2
-        while True:
-            yield pause
+    def _looks(self, job: Job, timeout_s: float) -> Iterator[float]:
+        """Seconds to wait before each look at a job. Raises RequestRefused when `timeout_s` have passed."""
+        pause, deadline = 0.2, time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            yield min(pause, max(0.0, deadline - time.monotonic()))
             pause = min(1.5 * pause, 2.0)
+        raise RequestRefused(f"{self.url}, job {job.id}: not ended within {timeout_s:g} s; wait longer with timeout_s")
 
     def _waits(self) -> Iterator[float]:
         """Seconds to wait before each further attempt, unless the server says how long."""

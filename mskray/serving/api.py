@@ -128,6 +128,8 @@ async def _tidy(store: Store) -> None:
             await asyncio.to_thread(store.forget)
         except UserError as error:  # the store is away for a moment
             _log.error("what is old cannot be deleted: %s", error)
+        except Exception as error:  # what is old may name a patient: a defect does not end this for good
+            problems.log_defect("deleting what is old", error)
         await asyncio.sleep(_TIDY_S)
 
 

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from fastapi import Request
@@ -96,9 +97,9 @@ class Form:
     files: dict[str, tuple[Upload, ...]]
     texts: dict[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def digests(self) -> list[str]:
-        """SHA-256 of each file, in order."""
+        """SHA-256 of each file, in order; `read_form` has them computed."""
         return [file.digest for each in self.files.values() for file in each]
 
 
@@ -127,7 +128,9 @@ async def read_form(request: Request, limits: Limits, shape: Shape) -> Form:
             raise Problem("no-files", f"send {what} in the field `{each.name}`")
         if len(files[each.name]) > each.most:
             raise too_many(each.most)
-    return Form(files, texts)
+    form = Form(files, texts)
+    await asyncio.to_thread(lambda: form.digests)
+    return form
 
 
 def safe_name(name: str | None) -> str | None:

@@ -41,7 +41,7 @@ def router(desk: Desk) -> APIRouter:
         told = asked(request)
         async with desk.gate.enter():
             form = await read_form(request, desk.limits, _SHAPE)
-            told.images = await asyncio.to_thread(lambda: form.digests)
+            told.images = form.digests
 
             async def answer(_: str | None) -> PairAnswer:
                 before, after = await asyncio.to_thread(_decoded, form, desk.limits)
