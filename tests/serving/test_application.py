@@ -50,3 +50,10 @@ def test_no_queue_is_without_end() -> None:
     for deployment in (ingress, members):
         assert 0 < deployment.max_queued_requests < 1000
     assert ingress.max_ongoing_requests > limits.max_open + limits.max_waiting, "health is answered beside them"
+
+
+def test_models_are_told_beside_the_volumes_that_wait() -> None:
+    offer = Offer(spines="s3://models/grader", vertebrae="s3://models/detector")
+    spines = build(offer, Rules(Limits(), Access()))._bound_deployment.init_args[0].spines._bound_deployment
+    _, _, waiting, _ = spines.init_args
+    assert spines.max_ongoing_requests > waiting + 1
