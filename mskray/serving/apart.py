@@ -6,7 +6,8 @@ numbers.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import cycle
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
 from math import ceil
 from typing import Any
 
@@ -58,7 +59,7 @@ class Loaded:
 
 
 class RemotePredictor:
-    """A predictor in another deployment, one of `here` that this ensemble has there."""
+    """A predictor in another deployment, one of `here` that this ensemble has there. Blocks: for threads, not loops."""
 
     def __init__(self, handle: DeploymentHandle, member: Member, here: int, classes: tuple[str, ...]) -> None:
         self._handle, self._member, self._here, self.classes = handle, member, here, classes
@@ -67,8 +68,14 @@ class RemotePredictor:
         found: Prediction = self._call("__call__", images)
         return found
 
+    def explains(self) -> bool:
+        """Whether it is an `Explainer`; where it is not loaded yet it is then."""
+        return bool(self._call(_EXPLAINS))
+
     def _call(self, method: str, *arguments: Any) -> Any:
-        return _asked(self._handle, self._member, self._here, method, *arguments).result(timeout_s=_LONGEST_S)
+        return self._handle.call.remote(self._member.uri, self._member.hash, self._here, method, arguments).result(
+            timeout_s=_LONGEST_S
+        )
 
 
 class RemoteExplainer(RemotePredictor):
@@ -90,22 +97,14 @@ def load_apart(uri: str, handles: Sequence[DeploymentHandle]) -> Voter:
     """Return an ensemble's voter whose members are asked through these handles, in turn where they are fewer."""
     ensemble = describe(uri)
     here = ceil(len(ensemble.members) / len(handles))
-    # All are asked before the first is waited for: they load at the same time.
-    asked = iter(
-        [
-            (handle, _asked(handle, member, here, _EXPLAINS))
-            for member, handle in zip(ensemble.members, cycle(handles), strict=False)
-        ]
-    )
 
-    def remote(member: Member, name: str, device: str) -> tuple[Bundle, Predictor]:
-        handle, explains = next(asked)
+    def found(member: Member, handle: DeploymentHandle) -> tuple[Bundle, Predictor]:
         bundle = read_description(member.uri)
-        kind = RemoteExplainer if explains.result(timeout_s=_LONGEST_S) else RemotePredictor
-        return bundle, kind(handle, member, here, bundle.classes)
+        given = handle, member, here, bundle.classes
+        return bundle, RemoteExplainer(*given) if RemotePredictor(*given).explains() else RemotePredictor(*given)
 
-    return load_members(ensemble, uri, load=remote)
-
-
-def _asked(handle: DeploymentHandle, member: Member, here: int, method: str, *arguments: Any) -> Any:
-    return handle.call.remote(member.uri, member.hash, here, method, arguments)
+    # In threads: members load at the same time, and Serve lets nobody wait in a loop.
+    with ThreadPoolExecutor(len(ensemble.members)) as pool:
+        loaded = list(pool.map(found, ensemble.members, islice(cycle(handles), len(ensemble.members))))
+    following = iter(loaded)  # in the order of the members, as they are asked for
+    return load_members(ensemble, uri, load=lambda member, name, device: next(following))

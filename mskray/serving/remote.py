@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from mskray.errors import UserError, user_error_in
 from mskray.imaging.volumes import Volume
 from mskray.serving.meters import exported
-from mskray.serving.problems import InvalidValue, invalid, too_busy, unavailable
+from mskray.serving.problems import InvalidValue, Problem, invalid, too_busy, unavailable
 from mskray.serving.schemas.models import Models, Rollout, Served
 from mskray.serving.schemas.pairs import PairVote
 from mskray.serving.schemas.spines import Reached, SpineReading
@@ -81,11 +81,13 @@ class Remote:
 
 
 async def answer_of(response: Any) -> Any:
-    """Await a deployment's answer. Raises Problem where it is gone or full: the client may ask again."""
+    """Await a deployment's answer. Raises Problem where it is gone or full, or says so: the client may ask again."""
     try:
         return await response
     except BackPressureError:
         raise too_busy("too many wait for the model: ask again") from None
+    except RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, Problem) else error) from None
     except (DeploymentUnavailableError, RayActorError):
         raise unavailable("it is starting again: ask again") from None
 
