@@ -1,5 +1,6 @@
 """What the two clients share: where and how often to ask, when to ask again, what an answer is."""
 
+import ssl
 import time
 import uuid
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ class Asking:
             "base_url": self.url,
             "headers": headers,
             "timeout": httpx2.Timeout(timeout_s, connect=10.0),
-            "verify": verify,
+            "verify": verify if isinstance(verify, bool) else _trusting(verify),
         }
 
     def _refusal(self, response: httpx2.Response) -> RequestRefused:
@@ -149,6 +150,14 @@ def after_answer(response: httpx2.Response, wait: float | None) -> float | None:
     if wait is None or not again:
         return None
     return min(float(stated), _LONGEST_WAIT_S) if stated.isdecimal() else wait
+
+
+def _trusting(path: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=path)
+    except (OSError, ssl.SSLError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"certificates {path}: {why}: give a PEM file") from None
 
 
 def _cut_off(response: httpx2.Response) -> bool:

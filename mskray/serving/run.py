@@ -186,7 +186,7 @@ def _free_port(place: Place) -> int:
         except OSError as error:
             raise UserError(
                 f"cannot listen on {host} port {port}: {error.strerror or error}: choose another --port or --host; a "
-                "server of mskray there answers by another ensemble with --roll-out"
+                "server of mskray there answers by another ensemble with --roll-out URL"
             ) from None
         return int(probe.getsockname()[1])
 

@@ -1,4 +1,4 @@
-"""`mskray serve ENSEMBLE --roll-out`: the server that runs answers studies by another ensemble, without a pause."""
+"""`mskray serve ENSEMBLE --roll-out URL`: the server that runs answers studies by another ensemble, without a pause."""
 
 import os
 import time
@@ -6,7 +6,6 @@ import time
 from mskray.client import Client
 from mskray.errors import UserError
 from mskray.progress import Progress, Report, silent
-from mskray.serving.settings import Certificate, url_of
 from mskray.storage import locate
 from mskray.verbs.predict_remote import TOKEN_VARIABLE
 
@@ -15,25 +14,22 @@ _LONGEST_S = 300.0
 
 def roll_out(
     ensemble: str,
-    host: str,
-    port: int,
-    certificate: Certificate | None = None,
+    url: str,
     *,
+    trust: str | None = None,
     longest_s: float = _LONGEST_S,
     report: Report = silent,
 ) -> tuple[str, str]:
     """Return the names and hashes of the ensemble before and now. The token, of scope admin, is MSKRAY_TOKEN.
 
     Args:
-        certificate: of the server; it is trusted.
+        url: of the server.
+        trust: path of certificates to trust beside the usual ones; None for these.
     Raises:
         UserError: there is no server, it refuses the ensemble, or its replicas do not have it in time.
     """
-    url = url_of(host, port, certificate)
     uri = str(locate(ensemble))
-    with Client(
-        url, os.environ.get(TOKEN_VARIABLE) or None, verify=certificate.chain if certificate else True
-    ) as client:
+    with Client(url, os.environ.get(TOKEN_VARIABLE) or None, verify=trust or True) as client:
         found = client.models().of_studies
         before = f"{found.name} {found.hash[:12]}"
         begun = client.roll_out(uri).rollout
