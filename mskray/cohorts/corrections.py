@@ -9,12 +9,12 @@ Whoever has the key can test whether a known patient is in the store: let nobody
 
 import hashlib
 from datetime import datetime
-from typing import Annotated
 
 import numpy as np
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from mskray.cohorts.schema import Task
+from mskray.imaging.corrected import CorrectedBox
 
 SCHEMA_VERSION = 1
 IMAGES, CORRECTIONS, KEY = "images", "corrections", "key"
@@ -22,20 +22,6 @@ MOST_BYTES = 1 << 20
 """Of a correction's file."""
 
 _HEX = r"^[0-9a-f]{64}$"
-_Place = Annotated[float, Field(ge=0, le=1e6)]
-_Length = Annotated[float, Field(gt=0, le=1e6)]
-
-
-class CorrectedBox(BaseModel):
-    """Where a finding is, in pixels of the decoded picture."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(min_length=1, max_length=64, description="What is there.", examples=["effusion"])
-    x: _Place = Field(description="Left edge, px.", examples=[412.5])
-    y: _Place = Field(description="Upper edge, px.", examples=[300.0])
-    width: _Length = Field(description="Columns, px.", examples=[220.0])
-    height: _Length = Field(description="Rows, px.", examples=[180.5])
 
 
 class StoredCorrection(BaseModel):

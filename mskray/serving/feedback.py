@@ -11,16 +11,17 @@ import secrets
 import uuid
 from datetime import UTC, datetime
 
-import cv2
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mskray.imaging.corrected import CorrectedBox
 from mskray.imaging.decode import DecodedImage, DecodeError, DecodeLimits, decode
 from mskray.imaging.deidentify import KEY_VARIABLE, Pseudonymiser
 from mskray.serving.problems import InvalidValue, Problem, invalid
 from mskray.serving.schemas.common import UnreadableView
-from mskray.serving.schemas.feedback import CorrectedBox, Feedback
+from mskray.serving.schemas.feedback import Feedback
 from mskray.serving.schemas.models import EnsembleInfo, Models
 from mskray.serving.settings import Limits
+from mskray.serving.studying import png
 from mskray.serving.uploads import stated_part
 from mskray.storage import Location
 
@@ -91,13 +92,12 @@ def keep(folder: Location, image: bytes, correction: Correction, who: str, known
         patient=patient,
         body_part=stated_part(decoded) or None,
         classes=tuple(ensemble.classes),
-        boxes=correction.model_dump()["boxes"],
-        **{name: getattr(correction, name) for name in ("task", "label", "reason", "said", "model")},
+        **{name: getattr(correction, name) for name in ("task", "label", "boxes", "reason", "said", "model")},
     )
     # The picture first: a correction whose picture is missing would go to quarantine.
     picture = folder.join(picture_path(digest))
     if not picture.is_file():
-        picture.write_bytes(_png(decoded))
+        picture.write_bytes(png(decoded.pixels))
     folder.join(correction_path(now, stored.id)).write_json(stored.model_dump(mode="json"))
     return Feedback(
         id=stored.id,
@@ -174,10 +174,3 @@ def _key(folder: Location) -> bytes:
     if not place.is_file():
         place.create(secrets.token_hex(_KEY_BYTES).encode())
     return place.read_bytes(4096).strip()
-
-
-def _png(image: DecodedImage) -> bytes:
-    done, data = cv2.imencode(".png", image.pixels)
-    if not done:
-        raise RuntimeError(f"no PNG of {image.pixels.shape} {image.pixels.dtype}")
-    return bytes(data.tobytes())

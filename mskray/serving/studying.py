@@ -48,7 +48,7 @@ class Keeping:
 
 
 def png(pixels: "cv2.typing.MatLike") -> bytes:
-    """Return a greyscale PNG of (rows, columns) uint8."""
+    """Return a greyscale PNG of (rows, columns) uint8 or uint16, without a header that says anything else."""
     return bytes(cv2.imencode(".png", pixels)[1])
 
 
