@@ -1,7 +1,7 @@
 """The served ensemble, and who may ask it.
 
 mskray serve ENSEMBLE --tokens tokens.json --audit audit --store store
-mskray serve OTHER --roll-out
+mskray serve OTHER --roll-out http://127.0.0.1:8000
 mskray dicomweb http://HOST:8042/dicom-web --server http://127.0.0.1:8000 --ledger ledger
 mskray tokens add tokens.json ward-3 --scope predict --days 90
 mskray tokens list tokens.json
@@ -42,8 +42,8 @@ def serve(
         tuple[str, str] | None, typer.Option(metavar="CERTIFICATE KEY", help="PEM files: answer over TLS.")
     ] = None,
     roll_out: Annotated[
-        bool, typer.Option("--roll-out", help="Have the server that runs there answer by this ensemble, and end.")
-    ] = False,
+        str, typer.Option(metavar="URL", help="Have the server that runs there answer by this ensemble, and end.")
+    ] = "",
 ) -> None:
     """Serve models over HTTP until Ctrl-C: studies, pairs, spines."""
     from mskray.serving.settings import Certificate, Offer, choose_proxy
@@ -53,10 +53,9 @@ def serve(
     if roll_out:
         from mskray.verbs.roll_out import roll_out as change
 
-        others = (pairs, spines, vertebrae, tokens, audit, store, apart)
-        if not model or any(others):
-            raise UserError("--roll-out takes an ensemble, and --host, --port, --tls of the server that runs")
-        before, now = change(model, host, port, certificate, report=display)
+        if not model or any((pairs, spines, vertebrae, tokens, audit, store, apart, tls)):
+            raise UserError("--roll-out takes an ensemble alone: all else is the server's that runs")
+        before, now = change(model, roll_out, report=display)
         display.end()
         print(f"answers by {now} (before: {before})")
         return
@@ -131,9 +130,13 @@ def show(file: File) -> None:
 
 
 @tokens_app.command()
-def remove(file: File, name: Annotated[str, typer.Argument(help="Whose token it is.")]) -> None:
+def remove(
+    file: File,
+    name: Annotated[str, typer.Argument(help="Whose token it is.")],
+    older: Annotated[bool, typer.Option("--older", help="Of two of this name only the older one.")] = False,
+) -> None:
     """Take a token out; servers that run notice within seconds."""
     from mskray.serving.tokens import remove_token
 
-    remove_token(file, name)
-    print(f"{name} removed")
+    remove_token(file, name, older)
+    print(f"{name}{', the older one' if older else ''} removed")

@@ -1,5 +1,7 @@
 """What the two clients share: where and how often to ask, when to ask again, what an answer is."""
 
+import ssl
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +20,8 @@ from mskray.serving.schemas.spines import SpineAnswer
 
 _AGAIN = (429, 502, 503, 504)
 _LONGEST_WAIT_S = 30.0
+JOB_S = 3600.0
+"""How long a job is waited for."""
 A = TypeVar("A", bound=Answer)
 
 
@@ -69,7 +73,7 @@ class Asking:
             "base_url": self.url,
             "headers": headers,
             "timeout": httpx2.Timeout(timeout_s, connect=10.0),
-            "verify": verify,
+            "verify": verify if isinstance(verify, bool) else _trusting(verify),
         }
 
     def _refusal(self, response: httpx2.Response) -> RequestRefused:
@@ -124,12 +128,13 @@ class Asking:
             raise RequestRefused(f"{self.url}, job {job.id} ended without a spine")
         return job.spine
 
-    def _pauses(self) -> Iterator[float]:
-        """Seconds between two looks at a job."""
-        pause = 0.2
-        while True:
-            yield pause
+    def _looks(self, job: Job, timeout_s: float) -> Iterator[float]:
+        """Seconds to wait before each look at a job. Raises RequestRefused when `timeout_s` have passed."""
+        pause, deadline = 0.2, time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            yield min(pause, max(0.0, deadline - time.monotonic()))
             pause = min(1.5 * pause, 2.0)
+        raise RequestRefused(f"{self.url}, job {job.id}: not ended within {timeout_s:g} s; wait longer with timeout_s")
 
     def _waits(self) -> Iterator[float]:
         """Seconds to wait before each further attempt, unless the server says how long."""
@@ -145,6 +150,14 @@ def after_answer(response: httpx2.Response, wait: float | None) -> float | None:
     if wait is None or not again:
         return None
     return min(float(stated), _LONGEST_WAIT_S) if stated.isdecimal() else wait
+
+
+def _trusting(path: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=path)
+    except (OSError, ssl.SSLError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"certificates {path}: {why}: give a PEM file") from None
 
 
 def _cut_off(response: httpx2.Response) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, Self
 import httpx2
 
 from mskray.client import requests
-from mskray.client.asking import A, Asking, after_answer
+from mskray.client.asking import JOB_S, A, Asking, after_answer
 from mskray.client.requests import File, Request
 from mskray.serving.schemas.jobs import Job
 from mskray.serving.schemas.models import Models
@@ -42,23 +42,28 @@ class AsyncClient(Asking):
         return await self._ask(await asyncio.to_thread(requests.pair, before, after, body_part), PairAnswer)
 
     async def read_spine(
-        self, files: Sequence[File], *, explain: str | None = None, copies: int | None = None
+        self,
+        files: Sequence[File],
+        *,
+        explain: str | None = None,
+        copies: int | None = None,
+        timeout_s: float = JOB_S,
     ) -> SpineAnswer:
         """As `Client.read_spine`."""
         request = await asyncio.to_thread(requests.spine, files, explain, copies)
-        return self._spine(await self.wait(await self._ask(self._once(request), Job)))
+        return self._spine(await self.wait(await self._ask(self._once(request), Job), timeout_s))
 
-    async def predict_batch(self, archive: File, *, body_part: str | None = None) -> Job:
+    async def predict_batch(self, archive: File, *, body_part: str | None = None, timeout_s: float = JOB_S) -> Job:
         """As `Client.predict_batch`."""
         request = await asyncio.to_thread(requests.batch, archive, body_part)
-        return await self.wait(await self._ask(self._once(request), Job))
+        return await self.wait(await self._ask(self._once(request), Job), timeout_s)
 
-    async def wait(self, job: Job) -> Job:
+    async def wait(self, job: Job, timeout_s: float = JOB_S) -> Job:
         """As `Client.wait`."""
-        pauses = self._pauses()
+        looks = self._looks(job, timeout_s)
         while job.status in ("waiting", "running"):
-            await asyncio.sleep(next(pauses))
-            job = await self._ask(Request("GET", job.href), Job)
+            await asyncio.sleep(next(looks))
+            job = await self._ask(self._link(job.href), Job)
         return self._ended(job)
 
     async def fetch(self, href: str) -> bytes:
@@ -68,6 +73,10 @@ class AsyncClient(Asking):
     async def models(self) -> Models:
         """As `Client.models`."""
         return await self._ask(Request("GET", "/v1/models"), Models)
+
+    async def roll_out(self, ensemble: str) -> Models:
+        """As `Client.roll_out`."""
+        return await self._ask(Request("PUT", "/v1/models", json={"ensemble": ensemble}), Models)
 
     async def close(self) -> None:
         await self._http.aclose()

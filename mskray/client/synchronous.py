@@ -8,7 +8,7 @@ from typing import Any, Self
 import httpx2
 
 from mskray.client import requests
-from mskray.client.asking import A, Asking, after_answer
+from mskray.client.asking import JOB_S, A, Asking, after_answer
 from mskray.client.requests import File, Request
 from mskray.serving.schemas.jobs import Job
 from mskray.serving.schemas.models import Models
@@ -49,26 +49,32 @@ class Client(Asking):
         return self._ask(requests.pair(before, after, body_part), PairAnswer)
 
     def read_spine(
-        self, files: Sequence[File], *, explain: str | None = None, copies: int | None = None
+        self,
+        files: Sequence[File],
+        *,
+        explain: str | None = None,
+        copies: int | None = None,
+        timeout_s: float = JOB_S,
     ) -> SpineAnswer:
         """Read a sagittal volume: the files of a DICOM series, a zip of them, a NIfTI or a MetaImage file.
 
         Args:
             explain: "saliency" or "hotspots": where each grade has its reasons, as links.
             copies: augmented ones that hotspots are the mean of.
+            timeout_s: how long the job is waited for, in seconds.
         """
-        return self._spine(self.wait(self._ask(self._once(requests.spine(files, explain, copies)), Job)))
+        return self._spine(self.wait(self._ask(self._once(requests.spine(files, explain, copies)), Job), timeout_s))
 
-    def predict_batch(self, archive: File, *, body_part: str | None = None) -> Job:
+    def predict_batch(self, archive: File, *, body_part: str | None = None, timeout_s: float = JOB_S) -> Job:
         """Predict many studies, each a folder of a zip; return the job when it has ended: see its `batch`."""
-        return self.wait(self._ask(self._once(requests.batch(archive, body_part)), Job))
+        return self.wait(self._ask(self._once(requests.batch(archive, body_part)), Job), timeout_s)
 
-    def wait(self, job: Job) -> Job:
-        """Return a job when it is done. Raises RequestRefused also where it failed."""
-        pauses = self._pauses()
+    def wait(self, job: Job, timeout_s: float = JOB_S) -> Job:
+        """Return a job when it is done. Raises RequestRefused also where it failed, or has not ended in `timeout_s`."""
+        looks = self._looks(job, timeout_s)
         while job.status in ("waiting", "running"):
-            time.sleep(next(pauses))
-            job = self._ask(Request("GET", job.href), Job)
+            time.sleep(next(looks))
+            job = self._ask(self._link(job.href), Job)
         return self._ended(job)
 
     def fetch(self, href: str) -> bytes:

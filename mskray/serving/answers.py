@@ -158,7 +158,7 @@ def describe(voter: Voter, serves: Served) -> Described:
     return Described(
         ensemble=EnsembleInfo(
             name=ensemble.name,
-            hash=_hash(ensemble),
+            hash=ensemble_hash(ensemble),
             task=ensemble.task,
             classes=list(ensemble.classes),
             threshold=ensemble.threshold if len(ensemble.classes) == 2 else None,
@@ -200,7 +200,7 @@ def model_name(described: Described) -> ModelName:
     )
 
 
-def _hash(ensemble: Ensemble) -> str:
+def ensemble_hash(ensemble: Ensemble) -> str:
     """SHA-256 over all that decides an answer, and not over where the members lie."""
     content = ensemble.model_dump(mode="json", exclude={"name", "members", "flag_remover"})
     if ensemble.flag_remover is not None:

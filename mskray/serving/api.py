@@ -27,6 +27,7 @@ from mskray.serving.gate import Gate
 from mskray.serving.idempotency import Once
 from mskray.serving.jobs import Jobs
 from mskray.serving.meters import IngressMeters
+from mskray.serving.origins import OwnPages
 from mskray.serving.problems import ProblemDetails
 from mskray.serving.routes import feedback as feedback_route
 from mskray.serving.routes import jobs, models, page, pairs, results, server, spines, studies
@@ -101,6 +102,8 @@ def build_api(
     )
     problems.install(app)
     app.add_middleware(Bodies, most=limits.max_body)
+    if access.open:
+        app.add_middleware(OwnPages)
     app.add_middleware(Accounts, meters=IngressMeters(), audit=log)
     for router in (
         studies.router(desk, at_work),
@@ -125,6 +128,8 @@ async def _tidy(store: Store) -> None:
             await asyncio.to_thread(store.forget)
         except UserError as error:  # the store is away for a moment
             _log.error("what is old cannot be deleted: %s", error)
+        except Exception as error:  # what is old may name a patient: a defect does not end this for good
+            problems.log_defect("deleting what is old", error)
         await asyncio.sleep(_TIDY_S)
 
 

@@ -21,7 +21,9 @@ from mskray.serving.tokens import Access
 _WAITING_STUDIES = 64
 """Studies that may wait before the members, to be joined in batches, and as many again at each caller."""
 _WAITING_SPINES = 4
-"""Volumes that wait before their reader; whoever sends more asks again, which jobs do by themselves."""
+"""Volumes that wait before their reader, one at each replica at work; whoever sends more asks again."""
+_SPINE_REQUESTS = 16
+"""Requests of one reader of spines: more than volumes may be there, so that its models are told beside them."""
 _SPARE_REQUESTS = 16
 """Requests of one ingress beside studies: health, models."""
 
@@ -48,19 +50,22 @@ class Ingress:
         return build_api(Remote(self._handles), rules.limits, rules.access, rules.audit, rules.store, rules.feedback)
 
 
-def build(offer: Offer, rules: Rules, cpus: float = 1.0) -> serve.Application:
+def build(offer: Offer, rules: Rules, cpus: float = 1.0, threads: int = 1) -> serve.Application:
     """Return the application, not yet running.
 
     Args:
         offer: what is served; URIs that the replicas can read.
-        cpus: CPUs reserved for the members together, who use as many threads; pairs and spines take as many each.
+        cpus: CPUs reserved for the members together; pairs and spines take as many each.
+        threads: of each model. Rarely two are busy, so that each may use what all have reserved.
     """
     limits = rules.limits
     handles = Handles(
-        studies=_members(offer, rules, cpus) if offer.ensemble else None,
-        pairs=_deployed(Pairs, "Pairs", cpus).bind(offer.pairs) if offer.pairs else None,
+        studies=_members(offer, rules, cpus, threads) if offer.ensemble else None,
+        pairs=_deployed(Pairs, "Pairs", cpus).bind(offer.pairs, threads) if offer.pairs else None,
         spines=(
-            _deployed(Spines, "Spines", cpus, at_once=1, waiting=_WAITING_SPINES).bind(offer.spines, offer.vertebrae)
+            _deployed(Spines, "Spines", cpus, at_once=_SPINE_REQUESTS, waiting=_SPINE_REQUESTS).bind(
+                offer.spines, offer.vertebrae, _WAITING_SPINES, threads
+            )
             if offer.spines
             else None
         ),
@@ -76,11 +81,11 @@ def build(offer: Offer, rules: Rules, cpus: float = 1.0) -> serve.Application:
     return ingress.bind(handles, rules)
 
 
-def _members(offer: Offer, rules: Rules, cpus: float) -> Any:
+def _members(offer: Offer, rules: Rules, cpus: float, threads: int) -> Any:
     """Fused in one replica: in deployments of their own they cost a third of the throughput of small models."""
     count = offer.apart
-    apart = [_deployed(Member, f"Member-{place + 1}", cpus / count).bind() for place in range(count)]
-    return _deployed(Members, "Members", 0.0 if apart else cpus).bind(offer.ensemble, apart, rules.store)
+    apart = [_deployed(Member, f"Member-{place + 1}", cpus / count).bind(threads) for place in range(count)]
+    return _deployed(Members, "Members", 0.0 if apart else cpus).bind(offer.ensemble, apart, rules.store, threads)
 
 
 def _deployed(

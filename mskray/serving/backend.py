@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from mskray.imaging.volumes import Volume
-from mskray.serving.schemas.models import Models, Served
+from mskray.serving.schemas.models import Models, Rollout, Served
 from mskray.serving.schemas.pairs import PairVote
 from mskray.serving.schemas.spines import Reached, SpineReading
 from mskray.serving.schemas.studies import DecodedView, StudyVote
@@ -33,8 +33,9 @@ class Backend(Protocol):
         """
         ...
 
-    async def roll_out(self, ensemble: str) -> None:
-        """Load another ensemble of studies in every replica, then answer by it; `models` tells how far it is."""
+    async def roll_out(self, ensemble: str) -> Rollout:
+        """Load another ensemble of studies in every replica, then answer by it; `models` tells how far it is, by the
+        `id` of what this returns."""
         ...
 
     async def metrics(self) -> bytes: ...

@@ -18,7 +18,9 @@ class Bodies:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        form = Headers(scope=scope).get("content-type", "").lower().startswith("multipart/")
+        # Only routes that take forms by POST read these themselves, once they know who asks.
+        stated = Headers(scope=scope).get("content-type", "").lower()
+        form = scope["method"] == "POST" and stated.startswith("multipart/")
         most, received = self._most if form else min(self._most, _MOST_JSON), 0
 
         async def limited() -> Message:

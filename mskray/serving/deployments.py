@@ -4,18 +4,16 @@ torch is imported where it is used: the ingress imports this module too, and tor
 """
 
 import asyncio
-import logging
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from mskray.errors import UserError
 from mskray.imaging.volumes import Volume
 from mskray.serving.catalogue import catalogue
-from mskray.serving.rollouts import Pointer
+from mskray.serving.rollouts import Rollouts
 from mskray.serving.schemas.models import MemberInfo, Models, Rollout, SpineModelInfo
 from mskray.serving.schemas.pairs import PairVote
 from mskray.serving.schemas.spines import Reached, SpineReading
@@ -25,77 +23,38 @@ from mskray.storage import locate
 if TYPE_CHECKING:
     from mskray.serving.members import VoteQueue
 
-_LOOK_S = 2.0
-_log = logging.getLogger("ray.serve")
-
 
 class Members:
     """The ensemble of studies, ready once it has predicted a blank image.
 
-    Another ensemble that the pointer in the store names is loaded beside it, tried, and then answers.
+    Another ensemble that the store names is loaded beside it, tried, and then answers (`rolling`).
 
     Args:
         ensemble: URI of the ensemble or bundle to begin with.
         apart: handles of `Member`, one a member, which then predict; none where they predict here.
         store: URI of the store; None where no other ensemble will come.
+        threads: that torch may use, as for all deployments here.
     """
 
-    def __init__(self, ensemble: str, apart: Sequence[DeploymentHandle], store: str | None) -> None:
-        _use_what_is_reserved()
-        self._apart, self._rollout = tuple(apart), Rollout(ensemble=ensemble, state="served", reason=None)
-        self._pointer = Pointer(locate(store)) if store else None
-        wanted = self._pointer.read() if self._pointer else None
-        if wanted is None or not self._take(wanted):
-            self._queue = self._loaded(ensemble)
-        if self._pointer is not None:
-            threading.Thread(target=self._watch, args=(self._pointer,), name="rollout", daemon=True).start()
+    def __init__(self, ensemble: str, apart: Sequence[DeploymentHandle], store: str | None, threads: int) -> None:
+        from mskray.serving.rolling import Rolling
+
+        _use(threads)
+        self._apart = tuple(apart)
+        rollouts = Rollouts(locate(store), ensemble) if store else None
+        self._answering = Rolling(ensemble, self._loaded, rollouts, serve.get_replica_context().replica_id.unique_id)
+        if rollouts is not None:
+            self._answering.watch()
 
     async def vote(self, views: list[DecodedView], explain: Sequence[str]) -> StudyVote:
-        return await self._queue.vote(views, explain)
+        return await self._answering.queue.vote(views, explain)
 
     async def models(self) -> Models:
-        return catalogue(self._queue.described, rollout=self._rollout)
+        return catalogue(self._answering.queue.described, rollout=self._answering.rollout)
 
-    async def roll_out(self, ensemble: str) -> None:
+    async def roll_out(self, ensemble: str) -> Rollout:
         """Tell every replica to answer by another ensemble. Raises UserError where it cannot."""
-        if self._pointer is None:
-            raise UserError("the server was started without --store, which would tell its replicas")
-        await asyncio.to_thread(self._check, ensemble)
-        await asyncio.to_thread(self._pointer.write, ensemble)
-
-    def _check(self, ensemble: str) -> None:
-        from mskray.ensemble import describe
-
-        now, wanted = self._queue.described.ensemble, describe(ensemble)
-        if (wanted.task, list(wanted.classes)) != (now.task, now.classes):
-            raise UserError(
-                f"{ensemble} answers {wanted.task} ({', '.join(wanted.classes)}), this server {now.task} "
-                f"({', '.join(now.classes)}): clients rely on it; start another server"
-            )
-
-    def _watch(self, pointer: Pointer) -> None:
-        stop = threading.Event()
-        while not stop.wait(_LOOK_S):
-            try:
-                wanted = pointer.read()
-            except UserError as error:  # the store is away for a moment
-                _log.error("cannot look for another ensemble: %s", error)
-                continue
-            if wanted is not None and wanted != self._rollout.ensemble:
-                self._take(wanted)
-
-    def _take(self, ensemble: str) -> bool:
-        """Load another ensemble and answer by it; what cannot be loaded is told and left."""
-        self._rollout = Rollout(ensemble=ensemble, state="loading", reason=None)
-        try:
-            self._queue = self._loaded(ensemble)
-        except Exception as error:
-            reason = str(error) if isinstance(error, UserError) else f"a defect: {type(error).__qualname__}"
-            _log.error("ensemble %s is refused: %s", ensemble, reason)
-            self._rollout = Rollout(ensemble=ensemble, state="refused", reason=reason)
-            return False
-        self._rollout = Rollout(ensemble=ensemble, state="served", reason=None)
-        return True
+        return await asyncio.to_thread(self._answering.roll_out, ensemble)
 
     def _loaded(self, ensemble: str) -> "VoteQueue":
         from mskray.ensemble import load
@@ -108,28 +67,28 @@ class Members:
 
 
 class Member:
-    """Some members of the ensemble, each loaded when it is first asked for; a replica keeps the last two."""
+    """Some members of the ensemble, each loaded when it is first asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int) -> None:
         from mskray.serving.apart import Loaded
 
-        _use_what_is_reserved()
+        _use(threads)
         self._loaded, self._turn = Loaded(_device()), asyncio.Lock()
 
-    async def call(self, uri: str, expected: str, method: str, arguments: tuple[Any, ...]) -> Any:
+    async def call(self, uri: str, expected: str, here: int, method: str, arguments: tuple[Any, ...]) -> Any:
         """Call a predictor's method, one at a time: predictors are not thread-safe."""
         async with self._turn:
-            return await asyncio.to_thread(self._loaded.call, uri, expected, method, arguments)
+            return await asyncio.to_thread(self._loaded.call, uri, expected, here, method, arguments)
 
 
 class Pairs:
     """An ensemble or bundle that judges pairs."""
 
-    def __init__(self, ensemble: str) -> None:
+    def __init__(self, ensemble: str, threads: int) -> None:
         from mskray.ensemble import load
         from mskray.serving.pairs import PairReader
 
-        _use_what_is_reserved()
+        _use(threads)
         self._reader, self._turn = PairReader(load(ensemble, _device())), asyncio.Lock()
 
     async def vote(self, before: DecodedView, after: DecodedView) -> PairVote:
@@ -141,16 +100,23 @@ class Pairs:
 
 
 class Spines:
-    """A grader of discs and a detector of vertebrae."""
+    """A grader of discs and a detector of vertebrae, for one volume at a time.
 
-    def __init__(self, grader: str, detector: str) -> None:
+    Args:
+        waiting: volumes that may wait.
+    """
+
+    def __init__(self, grader: str, detector: str, waiting: int, threads: int) -> None:
         from mskray.serving.spines import SpineReader
+        from mskray.serving.turns import SpineQueue
 
-        _use_what_is_reserved()
+        _use(threads)
         self._reader = SpineReader(grader, detector, _device())
+        self._queue = SpineQueue(self._reader, waiting)
 
-    def read(self, volume: Volume, copies: int | None) -> Iterator[Reached | SpineReading]:
-        yield from self._reader.read(volume, copies)
+    async def read(self, volume: Volume, copies: int | None) -> AsyncIterator[Reached | SpineReading]:
+        async for each in self._queue.read(volume, copies):
+            yield each
 
     async def models(self) -> Models:
         described: tuple[SpineModelInfo, list[MemberInfo]] = self._reader.described
@@ -161,7 +127,8 @@ def _device() -> str:
     return "cuda" if ray.get_runtime_context().get_assigned_resources().get("GPU") else "cpu"
 
 
-def _use_what_is_reserved() -> None:
+def _use(threads: int) -> None:
+    """Give torch so many threads, and more where a Serve config reserves more CPUs."""
     from mskray.serving.members import use_threads
 
-    use_threads(ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0))
+    use_threads(max(threads, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0))))

@@ -6,6 +6,7 @@ the reader's own words (`reason`) could say more; whoever asks for them tells re
 `mskray ingest feedback STORE/feedback --out URI` makes a cohort of it (`mskray.cohorts.sources.feedback`).
 """
 
+import os
 import secrets
 import uuid
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ import cv2
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mskray.imaging.decode import DecodedImage, DecodeError, DecodeLimits, decode
-from mskray.imaging.deidentify import Pseudonymiser
+from mskray.imaging.deidentify import KEY_VARIABLE, Pseudonymiser
 from mskray.serving.problems import InvalidValue, Problem, invalid
 from mskray.serving.schemas.common import UnreadableView
 from mskray.serving.schemas.feedback import CorrectedBox, Feedback
@@ -163,9 +164,12 @@ def _refused(wrong: list[tuple[str, str]]) -> Problem:
 
 
 def _key(folder: Location) -> bytes:
-    """The store's key, made at first use; of two servers that make one, the first wins and both use its key."""
+    """The key in MSKRAY_HASH_KEY, which is then not in the bucket beside what it hides; else the store's own, made at
+    first use: of two servers that make one, the first wins and both use its key."""
     from mskray.cohorts.corrections import KEY
 
+    if given := os.environ.get(KEY_VARIABLE):
+        return given.encode()
     place = folder.join(KEY)
     if not place.is_file():
         place.create(secrets.token_hex(_KEY_BYTES).encode())

@@ -4,10 +4,13 @@ A route says what its form holds (`Shape`); the same shape describes it in the O
 disk, and neither names nor headers are logged: both may name a patient.
 """
 
+import asyncio
 import hashlib
 import re
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from fastapi import Request
@@ -18,6 +21,8 @@ from mskray.serving.problems import InvalidValue, Problem, invalid
 from mskray.serving.settings import Limits
 
 _LONGEST_NAME, _LONGEST_LENGTH = 80, 15
+_PATIENCE_S, _LEAST_RATE = 8.0, 16 * 1024
+"""After how many seconds without a byte a body is given up, and bytes a second below which it is after as many."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +97,9 @@ class Form:
     files: dict[str, tuple[Upload, ...]]
     texts: dict[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def digests(self) -> list[str]:
-        """SHA-256 of each file, in order."""
+        """SHA-256 of each file, in order; `read_form` has them computed."""
         return [file.digest for each in self.files.values() for file in each]
 
 
@@ -123,7 +128,9 @@ async def read_form(request: Request, limits: Limits, shape: Shape) -> Form:
             raise Problem("no-files", f"send {what} in the field `{each.name}`")
         if len(files[each.name]) > each.most:
             raise too_many(each.most)
-    return Form(files, texts)
+    form = Form(files, texts)
+    await asyncio.to_thread(lambda: form.digests)
+    return form
 
 
 def safe_name(name: str | None) -> str | None:
@@ -192,9 +199,22 @@ async def _parse(request: Request, limits: Limits, shape: Shape) -> FormData:
 
 
 async def _limited(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
-    received = 0
-    async for chunk in request.stream():
+    """The body's chunks, as long as it is not too large and does not hold its place by arriving a byte at a time."""
+    received, began, chunks = 0, time.monotonic(), request.stream()
+    while True:
+        try:
+            chunk = await asyncio.wait_for(anext(chunks, None), _PATIENCE_S)
+        except TimeoutError:
+            raise _too_slow() from None
+        if chunk is None:
+            return
         received += len(chunk)
         if received > limits.max_body:
             raise too_large(limits)
+        if received < (time.monotonic() - began - _PATIENCE_S) * _LEAST_RATE:
+            raise _too_slow()
         yield chunk
+
+
+def _too_slow() -> Problem:
+    return Problem("too-slow", f"a body has to arrive at {_LEAST_RATE / 1024:g} KiB a second: ask again")

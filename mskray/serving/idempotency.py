@@ -3,32 +3,38 @@
     curl -H "Idempotency-Key: 4f1c…" -F views=@front.dcm localhost:8000/v1/studies
 
 As in the IETF's draft "The Idempotency-Key HTTP Header Field": the same key with another content is refused, and so is
-one whose request is being answered. Only answers are remembered, no errors: those may be mended by asking again.
+one whose request is being answered. Only answers are remembered, no errors: those may be mended by asking again; and no
+answers of more than 64 MiB. A request that shows no sign of life for 12 s is answered anew, by one of those that
+repeat it.
 """
 
 import asyncio
 import hashlib
 import json
+import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
 
 from mskray.errors import UserError
+from mskray.serving.beats import beating
 from mskray.serving.forms import Form
 from mskray.serving.problems import InvalidValue, Problem, invalid
 from mskray.serving.schemas.common import Answer
 from mskray.serving.store import Store, try_read_json
 from mskray.storage import Location
+from mskray.storage.locations import JSON_BYTES
 
 HEADER, REPLAYED = "idempotency-key", "Idempotency-Replayed"
 _KEY = re.compile(r'"?([A-Za-z0-9._:-]{8,128})"?')
 _BEAT_S, _SILENT_S = 3.0, 12.0
 """Between two signs of life; after how long without one nobody is at work."""
+_MOST_TAKEOVERS = 100
+_log = logging.getLogger("ray.serve")
 A = TypeVar("A", bound=Answer)
 
 
@@ -40,7 +46,7 @@ class Once:
     """
 
     def __init__(self, store: Store | None) -> None:
-        self._store = store
+        self._keys = None if store is None else store.keys
 
     async def answer(
         self, request: Request, who: str, form: Form, make: Callable[[str | None], Awaitable[A]], status: int = 200
@@ -55,61 +61,93 @@ class Once:
         key = _key(request)
         if key is None:
             return await make(None)
-        if self._store is None:
+        if self._keys is None:
             raise Problem("no-store", "keys are not remembered here: ask without, or start the server with --store")
         name = hashlib.sha256(f"{who}\n{key}".encode()).hexdigest()[:32]
-        place, asked = self._store.keys.join(f"{name}.json"), _fingerprint(request, form)
-        claim = {"fingerprint": asked, "since": time.time(), "by": uuid.uuid4().hex}
-        if not await asyncio.to_thread(place.create, json.dumps(claim).encode()):
-            replayed = await self._known(place, claim)
-            if replayed is not None:
-                return replayed
-            await asyncio.to_thread(place.write_json, claim)
+        place, asked = self._keys.join(f"{name}.json"), _fingerprint(request, form)
+        mine = {"fingerprint": asked, "since": time.time(), "by": uuid.uuid4().hex}
+        replayed = await _begin(place, mine)
+        if replayed is not None:
+            return replayed
+
+        async def beat() -> None:
+            await asyncio.to_thread(place.write_json, {**mine, "since": time.time()})
+
         try:
-            async with _signs_of_life(place, claim):
+            async with beating(_BEAT_S, beat):
                 made = await make(name)
         except BaseException:
-            await asyncio.shield(asyncio.to_thread(place.delete))
+            await asyncio.shield(_let_go(place))
             raise
-        content = {"fingerprint": asked, "status": status, "body": made.model_dump_json()}
-        await asyncio.to_thread(place.write_json, content)
+        await _remember(place, {"fingerprint": asked, "status": status, "body": made.model_dump_json()})
         return made
 
-    async def _known(self, place: Location, claim: dict[str, Any]) -> Response | None:
-        """What was answered before; None where whoever began is gone, or the claim is this one."""
-        found = await asyncio.to_thread(try_read_json, place)
-        if found is None or found.get("by") == claim["by"]:
-            return None
-        if found.get("fingerprint") != claim["fingerprint"]:
-            raise Problem("key-used", "this Idempotency-Key came with another request before: take a new one")
-        if "body" in found:
-            return Response(
-                str(found["body"]), int(str(found["status"])), {REPLAYED: "true"}, media_type="application/json"
-            )
-        if time.time() - float(str(found.get("since", 0))) < _SILENT_S:
-            raise Problem("key-in-use", "this request is being answered: ask again in a moment", {"Retry-After": "3"})
+
+async def _begin(place: Location, mine: dict[str, Any]) -> Response | None:
+    """What was answered before; None where this request is to be answered, and no other of this key is.
+
+    Raises:
+        Problem: the key was used for another request, or is in use.
+    """
+    if await asyncio.to_thread(place.create, json.dumps(mine).encode()):
         return None
+    found = await asyncio.to_thread(try_read_json, place)
+    if found is not None and found.get("by") == mine["by"]:
+        return None  # the store lost its first word to `create`
+    if found is not None and found.get("fingerprint") != mine["fingerprint"]:
+        raise Problem("key-used", "this Idempotency-Key came with another request before: take a new one")
+    if found is not None and "body" in found:
+        return Response(
+            str(found["body"]), int(str(found["status"])), {REPLAYED: "true"}, media_type="application/json"
+        )
+    gone = found is None and not await asyncio.to_thread(place.is_file)  # let go of just now: the next one may begin
+    if gone or (found is not None and _fresh(found)) or not await _take_over(place, found, mine):
+        raise Problem("key-in-use", "this request is being answered: ask again in a moment", {"Retry-After": "3"})
+    return None
 
 
-@asynccontextmanager
-async def _signs_of_life(place: Location, claim: dict[str, Any]) -> AsyncIterator[None]:
-    """Show that the request is being answered, for as long as the block runs; nothing is written after it."""
-    ended = asyncio.Event()
+async def _take_over(place: Location, found: dict[str, object] | None, mine: dict[str, Any]) -> bool:
+    """Whether, of all that find whoever began gone, this request goes on; `found` is what they find."""
+    stem = place.uri.removesuffix(".json")
+    for number in range(1, _MOST_TAKEOVERS + 1):
+        right = Location(f"{stem}.takeover-{number}")
+        if await asyncio.to_thread(right.create, json.dumps(mine).encode()):
+            break
+        other = await asyncio.to_thread(try_read_json, right)
+        if other is not None and other.get("by") == mine["by"]:
+            break
+        if other is None or _fresh(other):
+            return False
+    else:
+        return False
+    if await asyncio.to_thread(try_read_json, place) != found:
+        return False
+    await asyncio.to_thread(place.write_json, mine)
+    return True
 
-    async def beat() -> None:
-        while not ended.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), _BEAT_S)
-                return
-            with suppress(UserError):  # the store is away: the next beat may reach it
-                await asyncio.to_thread(place.write_json, {**claim, "since": time.time()})
 
-    beating = asyncio.create_task(beat())
+def _fresh(claim: dict[str, object]) -> bool:
+    return time.time() - float(str(claim.get("since", 0))) < _SILENT_S
+
+
+async def _let_go(place: Location) -> None:
     try:
-        yield
-    finally:
-        ended.set()
-        await asyncio.shield(beating)
+        await asyncio.to_thread(place.delete)
+    except UserError as error:  # a repeat waits until the signs of life are old
+        _log.error("a key cannot be let go: %s", error)
+
+
+async def _remember(place: Location, content: dict[str, Any]) -> None:
+    """Keep an answer. It is given also where that fails: what it says has been done."""
+    try:
+        written = await asyncio.to_thread(lambda: json.dumps(content).encode())
+        if len(written) > JSON_BYTES:
+            _log.warning("an answer of %d bytes is not remembered by its key", len(written))
+            await asyncio.to_thread(place.delete)
+        else:
+            await asyncio.to_thread(place.write_bytes, written)
+    except UserError as error:
+        _log.error("an answer cannot be kept by its key: %s", error)
 
 
 def _key(request: Request) -> str | None:

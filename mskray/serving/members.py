@@ -7,6 +7,7 @@ its own, and with one a lone client always waits for it.
 """
 
 import asyncio
+import logging
 import os
 import time
 from collections import deque
@@ -30,6 +31,7 @@ from mskray.serving.problems import Problem
 from mskray.serving.schemas.models import Described
 from mskray.serving.schemas.studies import DecodedView, StudyVote
 
+_log = logging.getLogger("ray.serve")
 _BATCH = 32
 """Images that are predicted together; a larger study is a batch of its own."""
 
@@ -145,18 +147,23 @@ class VoteQueue:
                 self._settle(each, own)
 
     def _settle(self, waiting: _Waiting, outcome: StudyVote | Exception) -> None:
+        if not waiting.answer.done():
+            if isinstance(outcome, Exception):
+                waiting.answer.set_exception(outcome)
+            else:
+                waiting.answer.set_result(outcome)
+        try:
+            self._measure(outcome)
+        except Exception:  # figures that fail must not end the work that others wait for
+            _log.exception("a study was not measured")
+
+    def _measure(self, outcome: StudyVote | Exception) -> None:
         if isinstance(outcome, Exception):
             self._meters.failed()
-        else:
-            shares = outcome.study.probabilities
-            (value,) = score(np.array([list(shares.values())]))
-            self._meters.scored(shares.items(), self._drift.add(float(value)))
-        if waiting.answer.done():
             return
-        if isinstance(outcome, Exception):
-            waiting.answer.set_exception(outcome)
-        else:
-            waiting.answer.set_result(outcome)
+        shares = outcome.study.probabilities
+        (value,) = score(np.array([list(shares.values())]))
+        self._meters.scored(shares.items(), self._drift.add(float(value)))
 
     def _take(self) -> list[_Waiting]:
         """Take studies off the queue, in order, up to `_BATCH` images; whoever has gone is left out."""
@@ -202,6 +209,6 @@ class VoteQueue:
         return list(predictions)
 
 
-def use_threads(cpus: float) -> None:
-    """Give torch one thread for each CPU that was reserved, and no more than there are."""
-    torch.set_num_threads(max(1, min(int(cpus), len(os.sched_getaffinity(0)))))
+def use_threads(threads: int) -> None:
+    """Give torch so many threads, and no more than there are CPUs."""
+    torch.set_num_threads(max(1, min(threads, len(os.sched_getaffinity(0)))))

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mskray.errors import UserError
 from mskray.serving.schemas.common import UnreadableView
 
 MEDIA_TYPE = "application/problem+json"
@@ -31,6 +32,8 @@ KINDS: dict[str, tuple[int, str]] = {
     "wrong-token": (401, "A valid bearer token is needed"),
     "not-allowed": (403, "The token is not for this"),
     "no-page": (404, "There is no such page"),
+    "foreign-page": (403, "The request comes from another page"),
+    "too-slow": (408, "The request arrives too slowly"),
     "too-large": (413, "The request is too large"),
     "not-a-form": (415, "The body is not multipart/form-data"),
     "not-found": (404, "There is no such thing"),
@@ -45,6 +48,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "invalid-value": (422, "A value is not allowed"),
     "too-busy": (429, "The server has too much to do"),
     "unavailable": (503, "The ensemble does not answer"),
+    "given-up": (503, "The job was given up"),
     "no-store": (503, "This server keeps nothing"),
 }
 """What can go wrong beside what HTTP itself names: kind to status and title."""
@@ -128,6 +132,12 @@ def defect(request: str | None) -> ProblemDetails:
     return _plain(500, phrase, "a defect of the server; its log has this request id", request)
 
 
+def log_defect(what: str, error: BaseException) -> None:
+    """Log what failed, the kind of error and where, without its message, which could quote a header."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    _log.error("%s failed with %s at\n%s", what, type(error).__qualname__, where)
+
+
 def request_id(request: Request) -> str | None:
     """Return the request's id, which `Accounts` gives every request."""
     return request.headers.get("x-request-id")
@@ -154,9 +164,20 @@ def install(app: FastAPI) -> None:
         problem = invalid(*(InvalidValue(where=where, what=what) for where, what in found))
         return _written(details_of(problem, request_id(request)))
 
+    async def store_away(request: Request, error: Exception) -> JSONResponse:
+        _log.error("a request could not be answered: %s", error)
+        problem = unavailable("what the server needs to keep or to read is away: ask again")
+        return _written(details_of(problem, request_id(request)), problem.headers)
+
+    app.add_exception_handler(UserError, store_away)
     app.add_exception_handler(HTTPException, ours)
     app.add_exception_handler(RequestValidationError, not_valid)
     app.add_middleware(Unexpected)
+
+
+def refusal(problem: Problem, scope: Scope) -> JSONResponse:
+    """Return the response of a problem, for a middleware: what these raise nobody turns into one."""
+    return _written(details_of(problem, request_id(Request(scope))), problem.headers)
 
 
 class Unexpected:
@@ -181,8 +202,7 @@ class Unexpected:
         except ClientDisconnect:
             return
         except Exception as error:
-            where = "".join(traceback.format_tb(error.__traceback__))
-            _log.error("request failed with %s at\n%s", type(error).__qualname__, where)
+            log_defect("request", error)
             if started:
                 raise
             response = _written(defect(request_id(Request(scope))))

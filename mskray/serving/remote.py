@@ -6,20 +6,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from mskray.errors import UserError, user_error_in
 from mskray.imaging.volumes import Volume
 from mskray.serving.meters import exported
-from mskray.serving.problems import InvalidValue, invalid, too_busy, unavailable
-from mskray.serving.schemas.models import Models, Served
+from mskray.serving.problems import InvalidValue, Problem, invalid, too_busy, unavailable
+from mskray.serving.schemas.models import Models, Rollout, Served
 from mskray.serving.schemas.pairs import PairVote
 from mskray.serving.schemas.spines import Reached, SpineReading
 from mskray.serving.schemas.studies import DecodedView, StudyVote
 
 _SAID = ("ensemble", "pairs", "spines", "rollout")
+"""What one deployment alone says of all."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,7 @@ class Remote:
         first, *others = each
         joined: Models = first
         for found in others:
-            given = {
-                name: value for name in ("ensemble", "pairs", "spines", "rollout") if (value := getattr(found, name))
-            }
+            given = {name: value for name in _SAID if (value := getattr(found, name))}
             members = [*joined.members, *found.members]
             joined = joined.model_copy(update={**given, "members": members, "served": [*joined.served, *found.served]})
         return joined
@@ -69,23 +68,26 @@ class Remote:
         while (each := await answer_of(anext(said, ends))) is not ends:
             yield each
 
-    async def roll_out(self, ensemble: str) -> None:
+    async def roll_out(self, ensemble: str) -> Rollout:
         try:
-            await answer_of(self._handles["studies"].roll_out.remote(ensemble))
+            begun: Rollout = await answer_of(self._handles["studies"].roll_out.remote(ensemble))
         except UserError as error:
             told = user_error_in(error) or error
             raise invalid(InvalidValue(where="body.ensemble", what=str(told))) from None
+        return begun
 
     async def metrics(self) -> bytes:
         return await asyncio.to_thread(lambda: exported([_exporter(node) for node in ray.nodes() if node["Alive"]]))
 
 
 async def answer_of(response: Any) -> Any:
-    """Await a deployment's answer. Raises Problem where it is gone or full: the client may ask again."""
+    """Await a deployment's answer. Raises Problem where it is gone or full, or says so: the client may ask again."""
     try:
         return await response
     except BackPressureError:
         raise too_busy("too many wait for the model: ask again") from None
+    except RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, Problem) else error) from None
     except (DeploymentUnavailableError, RayActorError):
         raise unavailable("it is starting again: ask again") from None
 

@@ -26,8 +26,8 @@ from mskray.errors import UserError
 from mskray.progress import Progress, Report, silent
 from mskray.serving.application import Rules, build
 from mskray.serving.offered import check_kinds, check_loads, uris
-from mskray.serving.rollouts import Pointer
-from mskray.serving.settings import Certificate, Limits, Offer, check_exposure
+from mskray.serving.rollouts import Rollouts
+from mskray.serving.settings import Certificate, Limits, Offer, check_exposure, url_of
 from mskray.serving.tokens import access
 from mskray.storage import check_access, locate
 
@@ -59,8 +59,7 @@ class Place:
     certificate: Certificate | None = None
 
     def url(self, host: str) -> str:
-        scheme = "https" if self.certificate else "http"
-        return f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
+        return url_of(host, self.port, self.certificate)
 
 
 def serve_forever(offer: Offer, place: Place = Place(), limits: Limits = Limits(), *, report: Report = silent) -> None:
@@ -115,7 +114,8 @@ def start(
     report(Progress("checking the models"))
     check_kinds(offer)
     check_loads(offer)
-    cpus = _cpus(len(uris(offer)))
+    threads = _threads()
+    cpus = reserved(offer, threads)
     require(Need("serving", 1, cpus), reading_cpus=0.0)
     status = serve.status()
     if status.proxies or status.applications:
@@ -123,13 +123,15 @@ def start(
             "Ray Serve runs on this cluster already: end it with `serve shutdown`, or add this ensemble to its "
             "config (serve/config.yaml) and `serve deploy` it"
         )
-    if rules.store is not None:
-        Pointer(locate(rules.store)).clear()  # of an earlier server: this one begins with what was asked for
+    if rules.store is not None and offer.ensemble:
+        Rollouts(
+            locate(rules.store), offer.ensemble
+        ).clear()  # of an earlier server: this one begins with what was asked for
     report(Progress("starting Ray Serve"))
     deadline = time.monotonic() + timeout_s
     try:
         serve.start(proxy_location="HeadOnly", http_options=_http(place, limits))
-        target = serve.RunTarget(build(offer, rules, cpus), name=APPLICATION, route_prefix="/")
+        target = serve.RunTarget(build(offer, rules, cpus, threads), name=APPLICATION, route_prefix="/")
         serve.run_many([target], wait_for_applications_running=False)
         report(Progress("loading the members"))
         _wait_until_running(deadline, timeout_s)
@@ -184,20 +186,25 @@ def _free_port(place: Place) -> int:
         except OSError as error:
             raise UserError(
                 f"cannot listen on {host} port {port}: {error.strerror or error}: choose another --port or --host; a "
-                "server of mskray there answers by another ensemble with --roll-out"
+                "server of mskray there answers by another ensemble with --roll-out URL"
             ) from None
         return int(probe.getsockname()[1])
 
 
-def _cpus(models: int) -> float:
-    """Take what is free on the cluster less one CPU, which HTTP and decoding use, within 1 to `_MOST_CPUS`.
+def reserved(offer: Offer, threads: int) -> float:
+    """Return the CPUs that each of `studies`, `pairs` and `spines` reserves, of `threads` for all together.
 
-    Several models share it: on a small cluster each books a part of a CPU, and the busy one has it.
+    On a small cluster each books a part of a CPU, and the busy one has it.
     """
+    deployments = sum(map(bool, (offer.ensemble, offer.pairs, offer.spines)))
+    return threads if deployments == 1 else max(0.1, round(threads / deployments, 1))
+
+
+def _threads() -> int:
+    """Take what is free on the cluster less one CPU, which HTTP and decoding use, within 1 to `_MOST_CPUS`."""
     largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
     free = min(largest, ray.available_resources().get("CPU", 0.0))
-    most = float(min(_MOST_CPUS, max(1, int(free) - 1)))
-    return most if models == 1 else max(0.1, round(most / models, 1))
+    return min(_MOST_CPUS, max(1, int(free) - 1))
 
 
 def _wait_until_running(deadline: float, timeout_s: float) -> None:

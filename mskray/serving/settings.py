@@ -88,6 +88,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def url_of(host: str, port: int, certificate: Certificate | None) -> str:
+    """Return where a server is asked that listens there."""
+    scheme = "https" if certificate else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
 def check_exposure(host: str, access: Access) -> None:
     """Raise UserError when others could reach the server without a token."""
     if access.open and not is_loopback(host):

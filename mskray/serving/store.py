@@ -4,7 +4,8 @@
 
     <store>/results/<whose>/<id>/<name>.png     <store>/jobs/<id>/…     <store>/keys/<id>.json     <store>/feedback/…
 
-All replicas share it. Whoever asks sees what was made for them alone: `whose` is a hash of the token's name.
+All replicas share it; on disk it is for its owner alone. Whoever asks sees what was made for them alone: `whose` is a
+hash of the token's name. Names of files stand in no order; in an answer they stand as it was given, made safe.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import uuid
 from collections.abc import Mapping
 from datetime import timedelta
 
-from mskray.errors import UserError
+from mskray.errors import Fault, UserError
 from mskray.storage import Location
 
 KEPT = timedelta(days=1)
@@ -24,11 +25,12 @@ _MOST_BYTES = 256 << 20
 
 
 class Store:
-    """Folders below one place. Methods block: call them in a thread."""
+    """Folders below one place, on disk for their owner alone. Methods block: call them in a thread."""
 
     def __init__(self, folder: Location) -> None:
         self.jobs, self.keys = folder.join("jobs"), folder.join("keys")
         self._results = folder.join("results")
+        self._make_private()
 
     def keep(self, who: str, pictures: Mapping[str, bytes]) -> dict[str, str]:
         """Keep PNGs by plain names; return the link of each."""
@@ -46,13 +48,19 @@ class Store:
 
     def forget(self) -> int:
         """Delete what is older than a day; return how many files that were."""
+        self._make_private()  # somebody may have emptied the store
         before, gone = time.time_ns() - int(KEPT.total_seconds() * 1e9), 0
         for folder in (self._results, self.jobs, self.keys):
             for entry in list(folder.walk()):
                 if entry.mtime_ns < before:
                     folder.join(entry.path).delete()
                     gone += 1
+            folder.delete_empty_dirs(before)
         return gone
+
+    def _make_private(self) -> None:
+        for folder in (self._results, self.jobs, self.keys):
+            folder.make_private()
 
 
 def new_id() -> str:
@@ -65,9 +73,11 @@ def is_id(text: str) -> bool:
 
 
 def try_read_json(place: Location) -> dict[str, object] | None:
-    """Return a JSON object, None where there is none or a damaged one."""
+    """Return a JSON object, None where there is none or a damaged one. Raises Fault: the store does not answer."""
     try:
         found = place.read_json() if place.is_file() else None
+    except Fault:
+        raise
     except UserError:
         return None
     return found if isinstance(found, dict) else None

@@ -3,8 +3,8 @@
     mskray tokens add s3://msk/serving/tokens.json ward-3 --scope predict
     mskray serve ENSEMBLE --tokens s3://msk/serving/tokens.json
 
-A server reads the file again every few seconds: to exchange a token, add the new one, give it to the client, then
-remove the old one. The token in MSKRAY_SERVE_TOKEN may do everything.
+A server reads the file again every few seconds: to exchange a token, add another one of the same name, give it to the
+client, then remove the older one; jobs and links stay theirs. The token in MSKRAY_SERVE_TOKEN may do everything.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 ENVIRONMENT, NOBODY = "environment", "anyone"
 """What the audit calls the holder of the token in MSKRAY_SERVE_TOKEN, and whoever asks a server without tokens."""
 
-_SHORTEST = 16
+_SHORTEST, _MOST_AT_ONCE = 16, 2
 _SECRET_BYTES = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _AGAIN_S = 5.0
@@ -161,7 +161,8 @@ def add_token(uri: str, name: str, scopes: Sequence[str], days: int | None = Non
     Args:
         days: how long it holds; None for ever.
     Raises:
-        UserError: a name that is taken or has odd characters, a scope that there is not.
+        UserError: a name that has two tokens already, is kept for others or has odd characters, a scope that there is
+            not.
     """
     location = locate(uri)
     check_access(location, write=True)
@@ -170,8 +171,10 @@ def add_token(uri: str, name: str, scopes: Sequence[str], days: int | None = Non
     if unknown := [scope for scope in scopes if scope not in SCOPES]:
         raise UserError(f"scope {unknown[0]}: there are {', '.join(SCOPES)}")
     known = read_tokens(uri) if location.is_file() else ()
-    if any(token.name == name for token in known):
-        raise UserError(f"{location} has a token {name} already: choose another name, or remove that one first")
+    if name in (ENVIRONMENT, NOBODY):
+        raise UserError(f"name {name}: the audit calls others so; choose another one")
+    if sum(token.name == name for token in known) >= _MOST_AT_ONCE:
+        raise UserError(f"{location} has two tokens {name} already: remove the older one first (--older)")
     secret, now = secrets.token_urlsafe(_SECRET_BYTES), datetime.now(UTC)
     added = Token(
         name=name,
@@ -184,13 +187,14 @@ def add_token(uri: str, name: str, scopes: Sequence[str], days: int | None = Non
     return secret
 
 
-def remove_token(uri: str, name: str) -> None:
-    """Take a token out of a file. Raises UserError: there is none of this name."""
+def remove_token(uri: str, name: str, older: bool = False) -> None:
+    """Take the tokens of a name out of a file, or the older one alone. Raises UserError: there is none of this name."""
     location = locate(uri)
     check_access(location, write=True)
     known = read_tokens(uri)
-    left = tuple(token for token in known if token.name != name)
-    if len(left) == len(known):
+    gone = [token for token in known if token.name == name][: 1 if older else None]
+    left = tuple(token for token in known if token not in gone)
+    if not gone:
         names = ", ".join(token.name for token in known) or "none"
         raise UserError(f"{location} has no token {name}; it has {names}")
     _write(location, left)

@@ -59,25 +59,49 @@ def decode_study(study: UploadedStudy, limits: Limits) -> tuple[list[DecodedView
     """
     views: list[DecodedView] = []
     unreadable: list[UnreadableView] = []
-    allowed = DecodeLimits(
-        max_bytes=limits.max_body, max_pixels=min(limits.max_pixels, DecodeLimits.max_pixels), max_frames=1
-    )
     pixels = 0
     for file in _unpacked(study.files, limits, unreadable):
         try:
-            image = decode(file.data, allowed)
+            view = _decoded(file, study.body_part, limits)
         except DecodeError as error:
             unreadable.append(UnreadableView(index=file.index, name=file.name, reason=error.reason))
             continue
-        pixels += image.pixels.size
+        pixels += view.pixels.size
         if pixels > limits.max_pixels:
             raise Problem(
                 "too-large",
                 f"the views have more than {limits.max_pixels:,} pixels together: send fewer views or smaller ones",
             )
-        part = study.body_part or stated_part(image)
-        views.append(DecodedView(file.index, file.name, image.format, image.pixels, part))
+        views.append(view)
     return views, unreadable
+
+
+def decode_view(files: Sequence[Upload], index: int, limits: Limits) -> DecodedView:
+    """Decode one view of a study, and no other.
+
+    Raises:
+        Problem: there is no such view, or it cannot be read.
+    """
+    unreadable: list[UnreadableView] = []
+    there = list(_unpacked(files, limits, unreadable))
+    bad = [each for each in unreadable if each.index == index]
+    for file in (each for each in there if each.index == index):
+        try:
+            return _decoded(file, "", limits)
+        except DecodeError as error:
+            bad.append(UnreadableView(index=index, name=file.name, reason=error.reason))
+    check_readable(0, bad, partial=False)
+    what = f"must be one of the {len(there) + len(unreadable)} views"
+    raise invalid(InvalidValue(where="query.index", what=what))
+
+
+def _decoded(file: Upload, body_part: str, limits: Limits) -> DecodedView:
+    """A view; without a body part its header's counts. Raises DecodeError."""
+    allowed = DecodeLimits(
+        max_bytes=limits.max_body, max_pixels=min(limits.max_pixels, DecodeLimits.max_pixels), max_frames=1
+    )
+    image = decode(file.data, allowed)
+    return DecodedView(file.index, file.name, image.format, image.pixels, body_part or stated_part(image))
 
 
 def _unpacked(files: Sequence[Upload], limits: Limits, unreadable: list[UnreadableView]) -> Iterator[Upload]:

@@ -4,7 +4,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from uuid import uuid4
@@ -98,6 +98,21 @@ class LocalStore:
                 raise UserError("refusing to delete /: name a folder")
             if os.path.lexists(path):
                 shutil.rmtree(path)
+
+    def delete_empty_dirs(self, path: str, before_ns: int) -> None:
+        for folder, _, _ in os.walk(path, topdown=False):
+            # One that is not empty, or that another has just deleted, stays.
+            with suppress(OSError):
+                if folder != path and os.stat(folder).st_mtime_ns < before_ns:
+                    os.rmdir(folder)
+
+    def make_private(self, path: str) -> None:
+        with _one_line("write", path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with suppress(FileExistsError):
+                os.mkdir(path, 0o700)
+            if stat.S_IMODE(os.stat(path).st_mode) & 0o077:
+                os.chmod(path, 0o700)
 
     def walk(self, path: str) -> Iterator[FileEntry]:
         with _one_line("list", path):

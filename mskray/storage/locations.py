@@ -42,6 +42,8 @@ class Store(Protocol):
     def create(self, path: str, data: bytes) -> bool: ...
     def delete(self, path: str, missing_ok: bool) -> None: ...
     def delete_dir(self, path: str) -> None: ...
+    def delete_empty_dirs(self, path: str, before_ns: int) -> None: ...
+    def make_private(self, path: str) -> None: ...
     def walk(self, path: str) -> Iterator[FileEntry]: ...
     def check(self, path: str, write: bool) -> None: ...
 
@@ -135,6 +137,15 @@ class Location:
     def delete_dir(self) -> None:
         """Delete everything below this folder or prefix, if there is anything. A bucket's root or "/" is refused."""
         self._store.delete_dir(self.path)
+
+    def delete_empty_dirs(self, before_ns: int) -> None:
+        """Delete folders below this one that have been empty since before a time, in ns since 1970, on disk: elsewhere
+        there are none."""
+        self._store.delete_empty_dirs(self.path, before_ns)
+
+    def make_private(self) -> None:
+        """Make this folder, on disk, one that its owner alone can look into; an object store has policies for that."""
+        self._store.make_private(self.path)
 
     def walk(self) -> Iterator[FileEntry]:
         """Every file below this folder or prefix, once, streamed a folder or a page (1,000 objects) at a time.

@@ -110,6 +110,12 @@ class S3Store:
                     f"could not delete s3://{bucket}/{error['Key']}: {error['Code']}; check your permissions"
                 )
 
+    def delete_empty_dirs(self, path: str, before_ns: int) -> None:
+        """There are no folders."""
+
+    def make_private(self, path: str) -> None:
+        """Whoever owns the bucket says who may read it."""
+
     def walk(self, path: str) -> Iterator[FileEntry]:
         start = len(_prefix(_object(path)[1]))
         for page in self._pages(path):

@@ -6,6 +6,7 @@ import io
 import socket
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from mskray.serving.catalogue import catalogue
 from mskray.serving.members import VoteQueue
 from mskray.serving.pairs import PairReader
 from mskray.serving.problems import InvalidValue, invalid
-from mskray.serving.schemas.models import Models
+from mskray.serving.schemas.models import Models, Rollout
 from mskray.serving.schemas.pairs import PairVote
 from mskray.serving.schemas.spines import Reached, SpineReading
 from mskray.serving.schemas.studies import DecodedView, StudyVote
@@ -153,11 +154,13 @@ class Local:
         while (each := await asyncio.to_thread(next, said, None)) is not None:
             yield each
 
-    async def roll_out(self, ensemble: str) -> None:
+    async def roll_out(self, ensemble: str) -> Rollout:
         try:
             self._queue = VoteQueue(await asyncio.to_thread(load, ensemble))
         except UserError as error:
             raise invalid(InvalidValue(where="body.ensemble", what=str(error))) from None
+        digest = self._queue.described.ensemble.hash
+        return Rollout(ensemble=ensemble, hash=digest, id=uuid.uuid4().hex, state="served", reason=None)
 
     async def metrics(self) -> bytes:
         return b"ray_mskray_open_requests 1.0\n"

@@ -5,12 +5,12 @@ import subprocess
 import sys
 
 import pytest
-from ray.exceptions import ActorDiedError, RayActorError
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from mskray.serving.application import Rules, build
-from mskray.serving.problems import Problem
+from mskray.serving.problems import Problem, too_busy
 from mskray.serving.remote import answer_of
 from mskray.serving.settings import Limits, Offer
 from mskray.serving.tokens import Access
@@ -23,6 +23,7 @@ from mskray.serving.tokens import Access
         (ActorDiedError(), 503, "unavailable"),
         (DeploymentUnavailableError(DeploymentID("Members", "mskray")), 503, "unavailable"),
         (BackPressureError(9, 8), 429, "too-busy"),
+        (RayTaskError("read", "", too_busy("4 wait")).as_instanceof_cause(), 429, "too-busy"),
         (ValueError("a defect"), 0, ""),
     ],
 )
@@ -33,6 +34,7 @@ def test_members_that_do_not_answer(error: Exception, status: int, kind: str) ->
     with pytest.raises(Problem if status else type(error)) as raised:
         asyncio.run(answer_of(failing()))
     if isinstance(raised.value, Problem):
+        assert not isinstance(raised.value, RayTaskError)
         assert (raised.value.status_code, raised.value.kind) == (status, kind)
         assert raised.value.headers == {"Retry-After": "5"}
 
@@ -50,3 +52,10 @@ def test_no_queue_is_without_end() -> None:
     for deployment in (ingress, members):
         assert 0 < deployment.max_queued_requests < 1000
     assert ingress.max_ongoing_requests > limits.max_open + limits.max_waiting, "health is answered beside them"
+
+
+def test_models_are_told_beside_the_volumes_that_wait() -> None:
+    offer = Offer(spines="s3://models/grader", vertebrae="s3://models/detector")
+    spines = build(offer, Rules(Limits(), Access()))._bound_deployment.init_args[0].spines._bound_deployment
+    _, _, waiting, _ = spines.init_args
+    assert spines.max_ongoing_requests > waiting + 1

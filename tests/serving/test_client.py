@@ -21,6 +21,7 @@ from mskray.errors import UserError
 from mskray.families import Images
 from mskray.imaging.decode import decode
 from mskray.serving.api import build_api
+from mskray.serving.schemas.jobs import Job
 from mskray.serving.settings import Limits
 from mskray.serving.tokens import Access
 from mskray.verbs.predict_remote import TOKEN_VARIABLE
@@ -170,6 +171,47 @@ def test_the_wait_that_the_server_asks_for_is_kept(
 def test_refusals(url: str, make: Callable[[str], object], said: str) -> None:
     with pytest.raises(UserError, match=said):
         make(url)
+
+
+JOB = Job(
+    id="0" * 32,
+    kind="spine",
+    status="running",
+    done=0,
+    total=0,
+    what="reading",
+    href=f"/v1/jobs/{'0' * 32}",
+    spine=None,
+    batch=None,
+    problem=None,
+)
+
+
+async def wait_async(url: str, job: Job, timeout_s: float) -> Job:
+    async with AsyncClient(url, TOKEN) as client:
+        return await client.wait(job, timeout_s)
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda url, *args: Client(url, TOKEN).wait(*args),
+        lambda url, *args: asyncio.run(wait_async(url, *args)),
+    ],
+)
+def test_a_job_is_not_waited_for_without_end(url: str, served: tuple[str, Flaky], wait: Callable[..., Job]) -> None:
+    with pytest.raises(RequestRefused, match=r"job 0+: not ended within 0 s"):
+        wait(url, JOB, 0)
+    with pytest.raises(UserError, match="give a link of an answer"):
+        wait(url, JOB.model_copy(update={"href": "https://elsewhere.example/v1/jobs/1"}), 30)
+    assert served[1].asked == 0, "no token goes elsewhere"
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def methods(kind: type) -> set[str]:
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    assert methods(Client) == methods(AsyncClient)
 
 
 def test_neither_torch_nor_ray_is_imported() -> None:

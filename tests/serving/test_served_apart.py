@@ -152,17 +152,16 @@ def test_another_ensemble_answers_without_a_failed_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(CLIENT_TOKEN, TOKEN)
-    port = int(url.rpartition(":")[2])
     with Asking(client, known) as asking:
         for name, uri in (("first", str(Path(ensemble_uri).parent / "first")), ("knees", ensemble_uri)):
-            before, now = roll_out(uri, "127.0.0.1", port, certificate, longest_s=60)
+            before, now = roll_out(uri, url, trust=certificate.chain, longest_s=60)
             assert now.startswith(name)
             assert before != now
     assert not asking.wrong
     assert set(asking.models) == {"knees", "first"}
     assert asking.models[-1] == "knees"
     with pytest.raises(UserError, match=r"answered 422: body\.ensemble: .* holds neither") as raised:
-        roll_out(ensemble_uri + "-none", "127.0.0.1", port, certificate)
+        roll_out(ensemble_uri + "-none", url, trust=certificate.chain)
     assert "\n" not in str(raised.value)
 
 

@@ -18,7 +18,7 @@ from serving_samples import TOKEN, encoded, radiograph
 
 from mskray.errors import UserError
 from mskray.progress import Progress
-from mskray.serving.run import Place, serve_forever, start, stop
+from mskray.serving.run import Place, reserved, serve_forever, start, stop
 from mskray.serving.settings import Limits, Offer
 from mskray.serving.tokens import TOKEN_VARIABLE
 from serve.app import ENSEMBLE_VARIABLE, Arguments, app
@@ -200,6 +200,19 @@ def wait_until_healthy(url: str, process: "subprocess.Popen[str]") -> None:
         except requests.RequestException:
             time.sleep(0.5)
     pytest.fail("not healthy in time")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (["ensemble"], 3.0),
+        (["spines", "vertebrae"], 3.0),
+        (["ensemble", "spines", "vertebrae"], 1.5),
+        (["ensemble", "pairs", "spines", "vertebrae"], 1.0),
+    ],
+)
+def test_cpus_are_divided_by_deployments(fields: list[str], expected: float) -> None:
+    assert reserved(Offer(**dict.fromkeys(fields, "s3://models/a")), 3) == expected
 
 
 @pytest.mark.parametrize(

@@ -80,12 +80,16 @@ def test_scopes(file: str, scopes: list[str], asked: Scope, expected: str | int)
 
 def test_tokens_are_exchanged_while_the_server_runs(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokens, "_AGAIN_S", 0.0)
-    old = add_token(file, "old", ["predict"])
+    old = add_token(file, "ward", ["predict"])
     door = Door(Access(tokens=file))
-    new = add_token(file, "new", ["predict"])
-    assert [admitted(door, each) for each in (old, new)] == ["old", "new"]
-    remove_token(file, "old")
-    assert [admitted(door, each) for each in (old, new)] == [401, "new"]
+    new = add_token(file, "ward", ["predict"])
+    assert [admitted(door, each) for each in (old, new)] == ["ward", "ward"], "what is the ward's stays its own"
+    with pytest.raises(UserError, match="has two tokens ward already"):
+        add_token(file, "ward", ["predict"])
+    remove_token(file, "ward", older=True)
+    assert [admitted(door, each) for each in (old, new)] == [401, "ward"]
+    remove_token(file, "ward")
+    assert [admitted(door, each) for each in (old, new)] == [401, 401]
 
 
 def test_a_file_that_cannot_be_read_locks_nobody_out(
@@ -122,7 +126,7 @@ def test_the_file_keeps_no_secret(file: str) -> None:
 @pytest.mark.parametrize(
     ("name", "scopes", "said"),
     [
-        ("ward", ["predict"], "has a token ward already"),
+        ("environment", ["predict"], "the audit calls others so"),
         ("a b", ["predict"], "letters, digits"),
         ("", ["predict"], "letters, digits"),
         ("other", ["everything"], "scope everything: there are predict, feedback, admin"),

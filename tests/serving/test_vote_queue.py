@@ -123,3 +123,17 @@ def test_doubt_about_the_body_part(voter: Voter, part: str, strangers: str | Non
         (doubt,) = answer.warnings
         assert (doubt.code, doubt.views) == ("body-part-not-trained", [0, 1])
         assert doubt.message.startswith(f"{strangers} not trained on {part}")
+
+
+def test_figures_that_fail_leave_nobody_waiting(voter: Voter) -> None:
+    class Broken:
+        def add(self, value: float) -> None:
+            raise ValueError("a defect")
+
+    queue = VoteQueue(voter)
+    queue._drift = Broken()  # type: ignore[assignment]
+
+    async def asked() -> list[StudyVote]:
+        return await asyncio.wait_for(asyncio.gather(*(queue.vote(study(each, 1)) for each in range(40))), 60)
+
+    assert len(asyncio.run(asked())) == 40

@@ -34,7 +34,7 @@ def router(desk: Desk) -> APIRouter:
         "/feedback",
         status_code=201,
         summary="Correct a prediction",
-        responses=problems.responses(400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503),
+        responses=problems.responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503),
         openapi_extra=shape.openapi(desk.limits),
         response_model=Feedback,
     )

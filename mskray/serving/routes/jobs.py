@@ -46,7 +46,7 @@ async def accept(
     told, there = asked(request), _there(jobs)
     async with desk.gate.enter():
         form = await read_form(request, desk.limits, shape)
-        told.images = await asyncio.to_thread(lambda: form.digests)
+        told.images = form.digests
 
         async def submit(name: str | None) -> Job:
             await asyncio.to_thread(check, form)
@@ -57,7 +57,7 @@ async def accept(
                 told.who,
                 request_id(request) or "",
                 {**options, **form.texts},
-                [file.name for file in files],
+                len(files),
                 files,
             )
             return await there.submit(order)

@@ -45,11 +45,11 @@ def router(desk: Desk) -> APIRouter:
     )
     async def roll_out(request: Request, wanted: Wanted) -> Models:
         """Every replica loads and tries the ensemble beside the one that answers, then answers by it. `rollout` of the
-        models tells how far it is; no request fails meanwhile."""
+        models tells by its `id` how far this change is; no request fails meanwhile."""
         desk.check("studies")
-        await desk.backend.roll_out(wanted.ensemble)
+        begun = await desk.backend.roll_out(wanted.ensemble)
         found = await desk.backend.models()
         asked(request).model = found.of_studies.hash
-        return found
+        return found.model_copy(update={"rollout": begun})
 
     return made

@@ -31,7 +31,7 @@ def router(desk: Desk) -> APIRouter:
     @made.post(
         "/pairs",
         summary="Predict what changed between two pictures",
-        responses=problems.responses(400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503),
+        responses=problems.responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503),
         openapi_extra=_SHAPE.openapi(desk.limits),
         response_model=PairAnswer,
     )
@@ -41,7 +41,7 @@ def router(desk: Desk) -> APIRouter:
         told = asked(request)
         async with desk.gate.enter():
             form = await read_form(request, desk.limits, _SHAPE)
-            told.images = await asyncio.to_thread(lambda: form.digests)
+            told.images = form.digests
 
             async def answer(_: str | None) -> PairAnswer:
                 before, after = await asyncio.to_thread(_decoded, form, desk.limits)

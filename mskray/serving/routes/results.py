@@ -12,10 +12,10 @@ from mskray.serving import problems
 from mskray.serving.accounts import asked
 from mskray.serving.desk import Desk
 from mskray.serving.forms import Form, read_form
-from mskray.serving.problems import InvalidValue, Problem, invalid
+from mskray.serving.problems import Problem
 from mskray.serving.routes.spines import SHAPE
 from mskray.serving.settings import Limits
-from mskray.serving.uploads import UploadedStudy, check_readable, decode_study
+from mskray.serving.uploads import decode_view
 from mskray.serving.volumes import decode_volume
 
 _NPY = "application/x-npy"
@@ -64,7 +64,7 @@ def router(desk: Desk) -> APIRouter:
         """Send one picture, or one volume as to `/v1/spines`: answers the pixels that boxes and corners are of."""
         async with desk.gate.enter():
             form = await read_form(request, desk.limits, SHAPE)
-            asked(request).images = await asyncio.to_thread(lambda: form.digests)
+            asked(request).images = form.digests
             content, spacing = await asyncio.to_thread(
                 _picture if kind == "picture" else _volume, form, index, desk.limits
             )
@@ -83,13 +83,7 @@ def _volume(form: Form, _: int, limits: Limits) -> tuple[bytes, str]:
 
 def _picture(form: Form, index: int, limits: Limits) -> tuple[bytes, str]:
     """A view as .npy, and no spacing."""
-    files = form.files["files"]
-    views, unreadable = decode_study(UploadedStudy(files, ""), limits)
-    there = {view.index: view for view in views}
-    if index not in there:
-        check_readable(0, [each for each in unreadable if each.index == index], partial=False)
-        raise invalid(InvalidValue(where="query.index", what=f"must be one of the {len(views)} views"))
-    return _npy(there[index].pixels), ""
+    return _npy(decode_view(form.files["files"], index, limits).pixels), ""
 
 
 def _npy(pixels: np.ndarray) -> bytes:

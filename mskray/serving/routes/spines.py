@@ -31,7 +31,7 @@ def router(desk: Desk, jobs: Jobs | None) -> APIRouter:
         "/spines",
         status_code=202,
         summary="Read a spine as a job",
-        responses=problems.responses(400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503),
+        responses=problems.responses(400, 401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 503),
         openapi_extra=SHAPE.openapi(desk.limits),
         response_model=Job,
     )

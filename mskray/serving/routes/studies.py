@@ -1,6 +1,5 @@
 """A study of radiographs, or a batch of studies as a job."""
 
-import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -64,7 +63,7 @@ def router(desk: Desk, jobs: Jobs | None) -> APIRouter:
         keep = Keeping(desk.kept, told.who) if explain and explain_as == "links" else None
         async with desk.gate.enter():
             form = await read_form(request, desk.limits, shape)
-            told.images = await asyncio.to_thread(lambda: form.digests)
+            told.images = form.digests
 
             async def answer(_: str | None) -> StudyAnswer:
                 said = await answer_study(

@@ -13,7 +13,8 @@ from mskray.serving.schemas.studies import StudyAnswer
 class BatchEntry(Answer):
     """One study of a batch: an answer, or why there is none."""
 
-    name: str = Field(description="Its folder in the zip, made safe.", examples=["study-1"])
+    index: int = Field(description="Its place in the zip, from 0.", examples=[0])
+    name: str = Field(description="Its folder in the zip, made safe; distinct.", examples=["study-1"])
     answer: StudyAnswer | None = Field(description="What the ensemble says of it.")
     problem: ProblemDetails | None = Field(description="Why there is no answer.")
 

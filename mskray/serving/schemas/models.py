@@ -68,8 +68,11 @@ class Rollout(Answer):
     """A change of the ensemble of studies while the server runs."""
 
     ensemble: str = Field(description="URI of the ensemble that is wanted.", examples=["s3://models/knees-2"])
+    hash: str | None = Field(description="Its SHA-256, as `EnsembleInfo` has it; null while a replica begins.")
+    id: str | None = Field(description="Of this change; null where the server answers as it began.")
     state: Literal["loading", "served", "refused"] = Field(
-        description="`loading`: the one before answers still.", examples=["served"]
+        description="`loading`: the one before answers still, in one replica at least; `served`: all have it.",
+        examples=["served"],
     )
     reason: str | None = Field(description="Why it was refused.", examples=["it answers another question"])
 

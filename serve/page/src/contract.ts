@@ -80,6 +80,8 @@ export interface SpineModelInfo {
 
 export interface Rollout {
   ensemble: string;
+  hash: string | null;
+  id: string | null;
   state: "loading" | "served" | "refused";
   reason: string | null;
 }
@@ -211,6 +213,7 @@ export interface SpineAnswer {
 }
 
 export interface BatchEntry {
+  index: number;
   name: string;
   answer: StudyAnswer | null;
   problem: ProblemDetails | null;
