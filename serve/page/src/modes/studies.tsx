@@ -87,7 +87,7 @@ export function Studies({ models }: { models: Models }) {
 
   const nameOf = (index: number) =>
     answer?.views.find((view) => view.index === index)?.name ?? files[index]?.name ?? `view ${index + 1}`;
-  const areas: Mark[] = (result?.boxes ?? []).map((box) => boxMark("area", box, `${box.name} (${box.member})`));
+  const areas: Mark[] = (result?.boxes ?? []).map((box) => boxMark("area", box, `${box.name.replaceAll("_", " ")} (${box.member})`));
   const corrected: Mark[] = boxes.map((box) => boxMark("corrected", box, box.name));
   const round = (value: number) => Math.round(value * 10) / 10;
   const shownLayers = layers.filter((layer) => layer.member === member.chosen);
