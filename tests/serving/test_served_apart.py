@@ -78,10 +78,11 @@ def test_members_apart_say_what_they_say_together(client: Client, voter: Voter) 
     expected = voter(Images(pixels))
     answer = client.predict_study(PICTURES)
     said = np.array([list(view.probabilities.values()) for view in answer.views])
-    np.testing.assert_allclose(said, expected.probabilities, atol=1e-6)
+    # The last digits of a network's sums depend on the number of threads.
+    np.testing.assert_allclose(said, expected.probabilities, atol=1e-5)
     for name, votes in expected.members.items():
         own = [list(view.members[name].values()) for view in answer.views]
-        np.testing.assert_allclose(own, votes, atol=1e-6)
+        np.testing.assert_allclose(own, votes, atol=1e-5)
 
 
 def test_members_apart_explain(client: Client) -> None:
@@ -123,7 +124,7 @@ class Asking(threading.Thread):
                 self.wrong.append(str(error))
                 continue
             self.models.append(answer.model.name)
-            if list(answer.study.probabilities.values()) != pytest.approx(self._known[answer.model.name], abs=1e-6):
+            if list(answer.study.probabilities.values()) != pytest.approx(self._known[answer.model.name], abs=1e-5):
                 self.wrong.append(f"{answer.model.name}: {answer.study.probabilities}")
 
     def __enter__(self) -> "Asking":
