@@ -83,22 +83,46 @@ export function ClassBars(props: { classes: string[]; probabilities: Probabiliti
   );
 }
 
-/** Reasons to trust the answer less; `nameOf` says which view an index means. */
-export function Warnings({ warnings, nameOf }: { warnings: Doubt[]; nameOf: (index: number) => string }) {
-  if (!warnings.length) {
-    return null;
-  }
+/** What makes no answer doubtful, such as a member that cannot say why. */
+const NOTES = ["not-explained"];
+
+interface Said {
+  warnings: Doubt[];
+  /** Which view an index means. */
+  nameOf: (index: number) => string;
+}
+
+/** Reasons to trust the answer less, and apart from them what is only worth knowing. */
+export function Warnings({ warnings, nameOf }: Said) {
+  const doubts = warnings.filter((each) => !NOTES.includes(each.code));
+  const notes = warnings.filter((each) => NOTES.includes(each.code));
+  const title = doubts.length === 1 ? "A reason for doubt" : `${doubts.length} reasons for doubt`;
   return (
-    <Card title={warnings.length === 1 ? "A reason for doubt" : `${warnings.length} reasons for doubt`} kind="warnings">
-      <ul>
-        {warnings.map((warning) => (
-          <li>
-            {warning.message}
-            {warning.views.length > 0 && <Views names={warning.views.map(nameOf)} />}
-          </li>
-        ))}
-      </ul>
-    </Card>
+    <>
+      {doubts.length > 0 && (
+        <Card title={title} kind="warnings">
+          <Messages warnings={doubts} nameOf={nameOf} />
+        </Card>
+      )}
+      {notes.length > 0 && (
+        <Card title="Not explained">
+          <Messages warnings={notes} nameOf={nameOf} />
+        </Card>
+      )}
+    </>
+  );
+}
+
+function Messages({ warnings, nameOf }: Said) {
+  return (
+    <ul>
+      {warnings.map((warning) => (
+        <li>
+          {warning.message}
+          {warning.views.length > 0 && <Views names={warning.views.map(nameOf)} />}
+        </li>
+      ))}
+    </ul>
   );
 }
 
