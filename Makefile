@@ -72,6 +72,9 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/small_lesions.py
 	$(BIN)/python tests/benchmarks/flags.py
 	$(BIN)/python tests/benchmarks/tuning_overhead.py
+	$(BIN)/python tests/benchmarks/serving_rate.py
+	$(BIN)/python tests/benchmarks/serving_chaos.py
+	$(BIN)/python tests/benchmarks/serving_memory.py
 
 # Prints the answers by route and class of status.
 COUNT ?= 20000
