@@ -1,21 +1,27 @@
-"""The served ensemble: HTTP in, probabilities out.
+"""The served models: HTTP in, probabilities out; a page for readers.
 
     mskray serve s3://models/knees --port 8000
 
-- `settings`      limits of a request, and addresses that others reach
-- `tokens`        who may ask for what
-- `schemas`       what the two deployments say to each other and to a client
-- `problems`      errors as RFC 9457 problem details
-- `uploads`       a multipart body to decoded views, within the limits; `archives` unpacks zips
-- `volumes`       an upload to the one sagittal volume in it
-- `gate`          how many studies at a time, how many wait, how long
-- `api`           the FastAPI routes
-- `accounts`      what is written down of each request: `meters` for Prometheus, `audit` for good
-- `members`       the ensemble in one replica: votes and batches; `answers` puts them into words
-- `pairs`, `spines`   what a replica holds that judges pairs, or finds bodies and grades discs
-- `drift`         whether studies still look like those that the ensemble was judged on
-- `application`   the two as one Ray Serve application
-- `run`           start, wait until ready, stop
+What is asked and what is answered
+- `schemas`       what deployments say to each other and to a client; `problems` errors as RFC 9457 problem details
+- `api`           the application: `routes`, a file for each thing that is asked for, over a `desk` that they share
+- `forms`, `bodies`   what arrives, within limits (`settings`); `archives` unpacks zips
+- `uploads`, `volumes`   files to views, or to the one sagittal volume in them
+- `studying`, `reading`, `batches`   from these to an answer
 
-Only `members`, `pairs`, `spines` and `run` import torch: the replica that answers HTTP starts without it.
+Who may ask, and what is kept
+- `tokens`, `origins`, `gate`   who, from where, how many at a time
+- `accounts`      what is written down of each request: `meters` for Prometheus, `audit` for good
+- `store`         what links, `jobs` and `idempotency` keep for a day; `beats`, `patience` when a replica dies or waits
+- `feedback`      what readers correct
+
+What answers
+- `backend`       what the routes know of it; `remote` is it in Ray Serve, `catalogue` its list of models
+- `members`       the ensemble in one replica: votes and batches; `answers`, `evidence` put them into words and maps
+- `apart`         members in deployments of their own; `rolling`, `rollouts` another ensemble while the server runs
+- `pairs`, `spines`   what judges pairs, or finds bodies and grades discs; `turns` keeps readings apart
+- `drift`         whether studies still look like those that the ensemble was judged on
+- `deployments`, `application`   all of it in Ray Serve; `offered`, `run` try, start, wait until ready, stop
+
+Only what stands in replicas of models imports torch: the one that answers HTTP starts without it.
 """
