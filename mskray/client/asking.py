@@ -1,9 +1,10 @@
 """What the two clients share: where and how often to ask, when to ask again, what an answer is."""
 
+import os
 import ssl
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ _LONGEST_WAIT_S = 30.0
 JOB_S = 3600.0
 """How long a job is waited for."""
 A = TypeVar("A", bound=Answer)
+C = TypeVar("C")
 
 
 class RequestRefused(UserError):
@@ -82,6 +84,8 @@ class Asking:
         except ValidationError:
             return RequestRefused(f"{self.url} answered {response.status_code}: is it a server of mskray?")
         told = problem.detail or problem.title
+        if problem.views:
+            told += f" (view {problem.views[0].index + 1}: {problem.views[0].reason})"
         return RequestRefused(f"{self.url} answered {problem.status}: {told}", problem.status, problem)
 
     def _after(self, error: httpx2.HTTPError, wait: float | None) -> float:
@@ -89,8 +93,10 @@ class Asking:
         if wait is not None:
             return wait
         told = str(error) or type(error).__name__
+        if "CERTIFICATE_VERIFY_FAILED" in told:
+            raise RequestRefused(f"{self.url} is not trusted ({told}): set SSL_CERT_FILE to its authority") from None
         where = f"{self.url} does not answer ({told})"
-        raise RequestRefused(f"{where}: is the address right, and does the server run?") from None
+        raise RequestRefused(f"{where}: is the address right (http or https), and does the server run?") from None
 
     def _read(self, response: httpx2.Response, kind: type[A]) -> A:
         if not response.is_success:
@@ -150,6 +156,16 @@ def after_answer(response: httpx2.Response, wait: float | None) -> float | None:
     if wait is None or not again:
         return None
     return min(float(stated), _LONGEST_WAIT_S) if stated.isdecimal() else wait
+
+
+def opened(kind: Callable[..., C], options: Mapping[str, Any]) -> C:
+    """Make httpx's client. Raises UserError where the certificates that it is to trust cannot be read."""
+    try:
+        return kind(**options)
+    except (OSError, ssl.SSLError) as error:
+        given = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR") or "of this system"
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"certificates {given}: {why}: set SSL_CERT_FILE to a PEM file") from None
 
 
 def _trusting(path: str) -> ssl.SSLContext:

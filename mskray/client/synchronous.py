@@ -8,7 +8,7 @@ from typing import Any, Self
 import httpx2
 
 from mskray.client import requests
-from mskray.client.asking import JOB_S, A, Asking, after_answer
+from mskray.client.asking import JOB_S, A, Asking, after_answer, opened
 from mskray.client.requests import File, Request
 from mskray.serving.schemas.jobs import Job
 from mskray.serving.schemas.models import Models
@@ -23,7 +23,7 @@ class Client(Asking):
 
     def __init__(self, url: str, token: str | None = None, **options: Any) -> None:
         super().__init__(url, token, **options)
-        self._http = httpx2.Client(**self._options)
+        self._http = opened(httpx2.Client, self._options)
 
     def predict_study(
         self,

@@ -163,6 +163,7 @@ def describe(voter: Voter, serves: Served) -> Described:
             classes=list(ensemble.classes),
             threshold=ensemble.threshold if len(ensemble.classes) == 2 else None,
             calibration=CalibrationInfo(**ensemble.calibration.model_dump()),
+            usual=ensemble.outliers.fitted_on if ensemble.outliers else None,
         ),
         members=[
             member_info(serves, bundle, member.uri, name, member.weight / total)

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.schema import ApplicationStatus
 
 from mskray.cluster import Need, require, session
+from mskray.ensemble import describe
 from mskray.errors import UserError
 from mskray.progress import Progress, Report, silent
 from mskray.serving.application import Rules, build
@@ -127,6 +128,10 @@ def start(
         Rollouts(
             locate(rules.store), offer.ensemble
         ).clear()  # of an earlier server: this one begins with what was asked for
+    if offer.ensemble and describe(offer.ensemble).outliers is None:
+        report(
+            Progress("note: it does not know which pictures are usual, and doubts none: mskray ensemble --calibrate")
+        )
     report(Progress("starting Ray Serve"))
     deadline = time.monotonic() + timeout_s
     try:
@@ -143,7 +148,10 @@ def start(
 
 
 def stop() -> None:
-    """Shut Serve down; without one it does nothing."""
+    """Answer what was accepted, then shut Serve down; without one it does nothing."""
+    with suppress(Exception):  # what cannot end in order is ended all the same
+        if APPLICATION in serve.status().applications:
+            serve.delete(APPLICATION)
     serve.shutdown()
 
 
@@ -169,6 +177,8 @@ def _rules(place: Place, limits: Limits, scratch: str | None = None) -> Rules:
     if place.certificate is not None:
         place.certificate.check()
     for uri in filter(None, (place.audit, place.store)):
+        if locate(uri).is_file():
+            raise UserError(f"{uri} is a file: give a folder or prefix that can be written")
         check_access(locate(uri), write=True)
     audit, store = (None if uri is None else str(locate(uri)) for uri in (place.audit, place.store))
     feedback = None if store is None else str(locate(store).join("feedback"))

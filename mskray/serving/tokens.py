@@ -106,7 +106,9 @@ class Door:
         await self._read()
         found = self._known.get(shown)
         if found is None or found.expired:
-            told = "send the server's token as" if found is None else f"{found.name} has expired; send another token as"
+            told = "send the server's token as" if not token else "this token is not known; send the server's as"
+            if found is not None:
+                told = f"{found.name} has expired; send another token as"
             raise Problem("wrong-token", f"{told} `Authorization: Bearer …`", {"WWW-Authenticate": "Bearer"})
         if not found.allows(scope):
             raise Problem("not-allowed", f"{found.name} has {', '.join(found.scopes)}, and this needs {scope}")

@@ -161,7 +161,7 @@ def test_the_wait_that_the_server_asks_for_is_kept(
         (lambda url: Client("localhost:8000"), "begins with http"),
         (lambda url: Client(url, "a b"), "token has characters"),
         (lambda url: Client("http://127.0.0.1:9", attempts=2).models(), "does not answer"),
-        (lambda url: Client(url, "wrong").models(), "answered 401: send the server"),
+        (lambda url: Client(url, "wrong").models(), "answered 401: this token is not known"),
         (lambda url: Client(url, TOKEN).predict_study([]), "a study needs a view"),
         (lambda url: Client(url, TOKEN).predict_study([b"%PDF"]), "1 of 1 views cannot be read"),
         (lambda url: Client(url, TOKEN).predict_study(["no/such.png"]), "file no/such.png: No such file"),

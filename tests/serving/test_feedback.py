@@ -41,6 +41,7 @@ KNOWN = Models(
         task="abnormality",
         classes=["normal", "abnormal"],
         threshold=0.5,
+        usual=None,
         calibration=CalibrationInfo(temperature=1.0, fitted_on=None),
     ),
     pairs=None,

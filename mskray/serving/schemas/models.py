@@ -30,6 +30,11 @@ class EnsembleInfo(Answer):
         examples=[0.5],
     )
     calibration: CalibrationInfo = Field(description="How the mean of the members became a probability.")
+    usual: str | None = Field(
+        description="Cohort that it learned from which pictures are usual; null where it does not know, and doubts "
+        "none for being strange.",
+        examples=["s3://cohorts/knees train"],
+    )
 
 
 class MemberInfo(Answer):

@@ -56,6 +56,7 @@ export interface EnsembleInfo {
   classes: string[];
   threshold: number | null;
   calibration: CalibrationInfo;
+  usual: string | null;
 }
 
 export interface MemberInfo {
