@@ -23,7 +23,7 @@ KEY = b"a key for these tests only"
             "out",
             {},
             {},
-            r"unknown source 'mira': did you mean mura\? use one of dicom, discs, grazpedwri, knee-oa",
+            r"unknown source 'mira': did you mean mura\? use one of dicom, discs, feedback, grazpedwri, knee-oa",
         ),
         ("knee-oa", "nowhere", "out", {}, {}, "nothing at"),
         ("knee-oa", "empty", "out", {}, {}, "not laid out like knee-oa"),

@@ -21,6 +21,7 @@ def test_the_registry_knows_each_file():
     assert source_names() == [
         "dicom",
         "discs",
+        "feedback",
         "grazpedwri",
         "knee-oa",
         "knee-pairs",

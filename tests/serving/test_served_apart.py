@@ -160,7 +160,7 @@ def test_another_ensemble_answers_without_a_failed_request(
             assert before != now
     assert not asking.wrong
     assert set(asking.models) == {"knees", "first"}
-    assert asking.models[-1] == "knees"
+    assert client.predict_study(PICTURES[:1]).model.name == "knees"
     with pytest.raises(UserError, match=r"answered 422: body\.ensemble: .* holds neither") as raised:
         roll_out(ensemble_uri + "-none", url, trust=certificate.chain)
     assert "\n" not in str(raised.value)

@@ -247,5 +247,5 @@ def test_a_model_that_reads_no_pictures_is_not_served(tmp_path: Path) -> None:
     bundle = Path(untrained_bundle(tmp_path / "discs"))
     description = json.loads((bundle / "bundle.json").read_text())
     (bundle / "bundle.json").write_text(json.dumps(description | {"kind": "disc"}))
-    with pytest.raises(UserError, match="reads discs; pictures are served"):
+    with pytest.raises(UserError, match="reads discs, not radiographs: give it with --spines"):
         serve_forever(Offer(ensemble=str(bundle)))
