@@ -129,6 +129,7 @@ def test_models_are_described(url: str, document: dict[str, Any], voter: Voter) 
         "classes": ["normal", "abnormal"],
         "threshold": 0.4,
         "calibration": {"temperature": 1.5, "fitted_on": "held-out"},
+        "usual": None,
     }
     first = voter.bundles[0]
     card = models["members"][0].pop("card")
