@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 import requests
-from conftest import Browse
 from pydicom import dcmread
 
 pytestmark = [pytest.mark.system("chromium"), pytest.mark.slow]
 
+Browse = Callable[..., dict[str, Any]]
 SIZES = {"desktop": (1440, 900), "tablet": (834, 1112)}
 DATA = Path(os.environ.get("MSKRAY_DATA", "missing"))
 PIXEL = (31, 40)
