@@ -75,7 +75,7 @@ def laid_over(pixels: np.ndarray, shares: np.ndarray | None, rows: int, columns:
 
 
 def png(picture: np.ndarray) -> bytes:
-    """Return an array (rows, columns[, 3 or 4]) uint8, red first, as a PNG file."""
+    """Return an array (rows, columns[, 3 or 4]) uint8, red first, or (rows, columns) uint16, as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     return buffer.getvalue()

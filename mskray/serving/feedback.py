@@ -16,12 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from mskray.imaging.corrected import CorrectedBox
 from mskray.imaging.decode import DecodedImage, DecodeError, DecodeLimits, decode
 from mskray.imaging.deidentify import KEY_VARIABLE, Pseudonymiser
+from mskray.imaging.overlay import png
 from mskray.serving.problems import InvalidValue, Problem, invalid
 from mskray.serving.schemas.common import UnreadableView
 from mskray.serving.schemas.feedback import Feedback
 from mskray.serving.schemas.models import EnsembleInfo, Models
 from mskray.serving.settings import Limits
-from mskray.serving.studying import png
 from mskray.serving.uploads import stated_part
 from mskray.storage import Location
 

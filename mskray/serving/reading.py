@@ -3,13 +3,13 @@
 import asyncio
 from typing import Any
 
+from mskray.imaging.overlay import png
 from mskray.serving.backend import Backend
 from mskray.serving.jobs import Order, Told, Work
 from mskray.serving.problems import Problem
 from mskray.serving.schemas.spines import DiscResult, Reached, SpineAnswer, SpineReading
 from mskray.serving.settings import Limits
 from mskray.serving.store import Store
-from mskray.serving.studying import png
 from mskray.serving.volumes import decode_volume
 
 

@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-import cv2
-
+from mskray.imaging.overlay import png
 from mskray.serving.backend import Backend
 from mskray.serving.schemas.common import UnreadableView
 from mskray.serving.schemas.studies import DecodedView, Evidence, Overlay, StudyAnswer, StudyVote, ViewResult
@@ -45,11 +44,6 @@ class Keeping:
 
     def __call__(self, pictures: dict[str, bytes]) -> dict[str, str]:
         return self._store.keep(self._who, pictures)
-
-
-def png(pixels: "cv2.typing.MatLike") -> bytes:
-    """Return a greyscale PNG of (rows, columns) uint8 or uint16, without a header that says anything else."""
-    return bytes(cv2.imencode(".png", pixels)[1])
 
 
 def _overlays(vote: StudyVote, keep: Keeping | None) -> list[list[Overlay]]:
