@@ -77,9 +77,7 @@ class _Patients:
         strata: stratum → (its number, how many patients it has).
     """
 
-    def __init__(
-        self, listing: Listing, spill: Spill, states: np.ndarray, seed: int, resplit: bool
-    ) -> None:
+    def __init__(self, listing: Listing, spill: Spill, states: np.ndarray, seed: int, resplit: bool) -> None:
         self.records = Records(spill, "unplaced", _PATIENT, listing.held)
         self.own_splits = False
         self.count = 0
@@ -105,7 +103,7 @@ class _Patients:
     ) -> np.ndarray:
         """Place images of patients with a split of their own; returns which patients these are."""
         counts = np.stack([np.bincount(group[own == code], minlength=patients) for code in _HELD_OUT_FIRST])
-        placed = counts.any(axis=0)
+        placed: np.ndarray = counts.sum(axis=0) > 0
         self.own_splits |= bool(placed.any())
         place = _HELD_OUT_FIRST[counts.argmax(axis=0)][group]
         moved = np.where((own >= 0) & (own != place), MOVED, PLACED)
@@ -142,9 +140,7 @@ class _Patients:
         self.records.append(records)
 
 
-def _assign_here(
-    found: _Patients, listing: Listing, states: np.ndarray, fractions: Fractions, seed: int
-) -> None:
+def _assign_here(found: _Patients, listing: Listing, states: np.ndarray, fractions: Fractions, seed: int) -> None:
     """Assign patients that fit into memory."""
     records = np.concatenate(list(found.records.parts()))
     records = records[np.argsort(records["first"])]
@@ -163,14 +159,12 @@ def _place(states: np.ndarray, part: np.ndarray, keys: np.ndarray, places: np.nd
     states[part["seq"]] = places[np.searchsorted(keys, part["key"])]
 
 
-def _assign_by_borders(
-    found: _Patients, listing: Listing, states: np.ndarray, fractions: Fractions, seed: int
-) -> None:
+def _assign_by_borders(found: _Patients, listing: Listing, states: np.ndarray, fractions: Fractions, seed: int) -> None:
     """Assign patients of whom a part at a time is in memory, to the splits that `assign` would choose."""
     group_of = pool(found.full, fractions)
     groups = {group: number for number, group in enumerate(dict.fromkeys(group_of.values()))}
     of_stratum = np.array([groups[group_of[stratum]] for stratum in found.numbers])
-    sizes = Counter({group: 0 for group in groups})
+    sizes = Counter(dict.fromkeys(groups, 0))
     for stratum, patients in found.full.items():
         sizes[group_of[stratum]] += patients
     ends = np.array([[end for _, end in borders(group, sizes[group], fractions, seed)] for group in groups])

@@ -144,7 +144,9 @@ def make_plan(
             listing.add(item)
         listing.end()
         dealt = deal(listing, spill, fractions, seed, resplit)
-        return _Cutting(listing, dealt, spill, max(1, min(shard_rows, SHARD_BYTES // image_bytes)), context).plan(planned)
+        return _Cutting(listing, dealt, spill, max(1, min(shard_rows, SHARD_BYTES // image_bytes)), context).plan(
+            planned
+        )
     except BaseException:
         spill.close()
         raise
@@ -153,9 +155,7 @@ def make_plan(
 class _Cutting:
     """Cuts the listed rows, which come in the order of study hashes, into the shards of each split."""
 
-    def __init__(
-        self, listing: Listing, dealt: Dealt, spill: Spill, most_rows: int, context: dict[str, Any]
-    ) -> None:
+    def __init__(self, listing: Listing, dealt: Dealt, spill: Spill, most_rows: int, context: dict[str, Any]) -> None:
         self._listing, self._dealt, self._spill = listing, dealt, spill
         self._settings = json.dumps(context, sort_keys=True).encode()
         counts = np.bincount(dealt.states, minlength=len(SPLITS))

@@ -32,9 +32,7 @@ def check_fractions(fractions: Sequence[float]) -> Fractions:
     return train, validation, test
 
 
-def assign(
-    patients: Sequence[str], strata: Sequence[Stratum], fractions: Fractions, seed: int
-) -> list[str]:
+def assign(patients: Sequence[str], strata: Sequence[Stratum], fractions: Fractions, seed: int) -> list[str]:
     """Assign each patient to a split.
 
     Args:

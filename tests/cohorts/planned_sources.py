@@ -60,13 +60,21 @@ def listing(
 
 
 CASES = {
-    "plain": dict(patients=300),
-    "small": dict(patients=3, seed=1),
-    "one patient": dict(patients=1, seed=2),
-    "own splits": dict(patients=200, seed=3, own=1.0),
-    "some own splits": dict(patients=400, seed=4, own=0.4),
-    "everything": dict(patients=700, seed=5, own=0.3, doubled=0.1, rejected=0.05, findings=0.2, address=0.3),
-    "doubled": dict(patients=150, seed=6, doubled=0.6, findings=0.01),
+    "plain": {"patients": 300},
+    "small": {"patients": 3, "seed": 1},
+    "one patient": {"patients": 1, "seed": 2},
+    "own splits": {"patients": 200, "seed": 3, "own": 1.0},
+    "some own splits": {"patients": 400, "seed": 4, "own": 0.4},
+    "everything": {
+        "patients": 700,
+        "seed": 5,
+        "own": 0.3,
+        "doubled": 0.1,
+        "rejected": 0.05,
+        "findings": 0.2,
+        "address": 0.3,
+    },
+    "doubled": {"patients": 150, "seed": 6, "doubled": 0.6, "findings": 0.01},
 }
 
 
