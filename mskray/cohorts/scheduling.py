@@ -28,19 +28,19 @@ Write = Callable[[ShardPlan, list[dict[str, Any]]], T]
 
 
 def run_shards(
-    todo: Sequence[ShardPlan], rows: Callable[[ShardPlan], pa.Table], write: Write[T], num_cpus: float = 1.0
+    todo: Sequence[ShardPlan], rows: Callable[[ShardPlan], pa.Table], write: Write[T], slots: int | None = None
 ) -> Iterator[tuple[ShardPlan, T]]:
     """Write shards on the cluster; yields each with what `write` returned, in the order in which they end.
 
     Args:
         rows: those of a shard; called here, when its task is about to start.
-        num_cpus: logical CPUs of a task.
+        slots: tasks that the cluster is taken to run at once; one a CPU of those it has without it.
     Raises:
         What `write` raises, after which no further task starts.
     """
-    task: Any = ray.remote(_write_some).options(num_cpus=num_cpus, max_retries=-1, scheduling_strategy="SPREAD")
+    task: Any = ray.remote(_write_some).options(num_cpus=1, max_retries=-1, scheduling_strategy="SPREAD")
     shared = ray.put(write)
-    each = -(-len(todo) // _tasks(len(todo), num_cpus))
+    each = -(-len(todo) // _tasks(len(todo), slots or _slots()))
     groups = (todo[start : start + each] for start in range(0, len(todo), each))
     running: dict[Any, Sequence[ShardPlan]] = {}
     window, looked = 0, -_LOOK_SECONDS
@@ -48,8 +48,7 @@ def run_shards(
     try:
         while more or running:
             if time.monotonic() - looked >= _LOOK_SECONDS:  # the cluster grows and shrinks
-                slots = max(1, int(total("CPU") / num_cpus))
-                window, looked = slots + max(_SPARE_TASKS, slots // 4), time.monotonic()
+                window, looked = _window(slots or _slots()), time.monotonic()
             while more and len(running) < window:
                 group = next(groups, None)
                 if group is None:
@@ -67,9 +66,16 @@ def run_shards(
             ray.cancel(reference)
 
 
-def _tasks(shards: int, num_cpus: float) -> int:
+def _slots() -> int:
+    return max(1, int(total("CPU")))
+
+
+def _window(slots: int) -> int:
+    return slots + max(_SPARE_TASKS, slots // 4)
+
+
+def _tasks(shards: int, slots: int) -> int:
     """In how many tasks to write so many shards."""
-    slots = max(1, int(total("CPU") / num_cpus))
     return max(-(-shards // _SHARDS_A_TASK), min(shards, _TASKS_A_CPU * slots), 1)
 
 
@@ -80,7 +86,7 @@ def _write_some(write: Write[T], packed: list[tuple[ShardPlan, bytes]]) -> list[
 def _pack(table: pa.Table) -> bytes:
     """Rows of a plan as one Arrow message: small, and free of Python objects on its way."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
         writer.write_table(table)
     return sink.getvalue().to_pybytes()
 
