@@ -3,46 +3,37 @@
 `mskray.cohorts.ingest` puts them in order and says what holds between them.
 """
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
-import numpy as np
-import pyarrow as pa
-import ray.data
-
 from mskray import __version__
-from mskray.cluster import Need, require, silence_data, total
+from mskray.cluster import Need, require
 from mskray.cohorts import ledger
 from mskray.cohorts.careful import CAREFUL_FROM, attempt
+from mskray.cohorts.counting import count
+from mskray.cohorts.meters import count_written
 from mskray.cohorts.plan import INGEST_VERSION, Plan, Quarantined, ShardPlan, make_plan
+from mskray.cohorts.scheduling import run_shards
 from mskray.cohorts.schema import (
     MANIFEST,
-    SPLITS,
-    Counts,
     Fractions,
     ImageFormat,
     Manifest,
-    SplitCount,
     SplitMethod,
     Task,
     content_hash,
-    count_labels,
 )
 from mskray.cohorts.shards import Entry, ShardJob, write_shard
 from mskray.cohorts.sources import Item, Rejected, Source
+from mskray.cohorts.spill import HELD_ROWS
 from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.imaging.deidentify import Pseudonymiser
 from mskray.progress import Progress, Report
-from mskray.storage import Location
-
-# Between two tasks of Ray Data a CPU waits 0.15 s, half of what a shard of small images takes. So a task writes
-# several shards; not so many that CPUs wait long for the last task.
-_SHARDS_A_TASK = 8
-_TASKS_A_CPU = 8
+from mskray.storage import Location, locate
 
 
 class IngestSettings(Section):
@@ -102,6 +93,7 @@ class Build:
                 "tasks": [task.model_dump() for task in self.tasks],
                 "key": self.keys.fingerprint,
             },
+            planned=self._planned,
         )
         if not plan.listed:
             raise UserError(f"{self.given} holds no image: give the folder that {self.source.name} describes")
@@ -115,9 +107,12 @@ class Build:
             yield item
         self.report(Progress("listing", count, count))
 
+    def _planned(self, done: int, images: int) -> None:
+        if images > HELD_ROWS:  # fewer take less time than it takes to read the line
+            self.report(Progress("planning", done, images))
+
     def write(self, plan: Plan, todo: Sequence[ShardPlan]) -> dict[ShardPlan, Entry]:
         """Write the shards that are left, a few a Ray task; returns what became of each."""
-        silence_data()
         require(Need("ingest", workers=1, cpus_per_worker=1), reading_cpus=0)
         job = ShardJob(
             source=self.source,
@@ -127,34 +122,14 @@ class Build:
             image=self.image,
             tasks=self.tasks,
         )
-        rows = [{"place": place, "rows": _pack(plan.table.slice(s.start, s.rows))} for place, s in enumerate(todo)]
-        out = self.out
-        keys = [(shard.split, shard.number, shard.plan) for shard in todo]
-
-        def write_one(row: dict[str, Any]) -> dict[str, Any]:
-            rows = _unpack(row["rows"])
-            split, number, plan_hash = keys[int(row["place"])]
-            shard = ShardPlan(split, number, plan_hash, 0, len(rows))
-            try:
-                again = attempt()
-                # A task that died may have written some of its shards before.
-                entry = ledger.written(out, shard) if again else None
-                entry = entry or write_shard(job, shard, rows, careful=again >= CAREFUL_FROM)
-            except UserError as error:
-                # Ray would wrap it in a trace and lose its type.
-                return {"place": row["place"], "entry": "", "error": str(error)}
-            return {"place": row["place"], "entry": json.dumps(entry.to_json()), "error": ""}
-
         images = sum(shard.rows for shard in todo)
         done, first, started = 0, 0, 0.0
         entries: dict[ShardPlan, Entry] = {}
         self.report(Progress("ingest", 0, images))
-        dataset = ray.data.from_items(rows, override_num_blocks=_tasks(len(rows))).map(write_one)
-        for row in dataset.iter_rows():
-            if row["error"]:
-                raise UserError(row["error"])
-            shard = todo[int(row["place"])]
-            entries[shard] = Entry.from_json(json.loads(row["entry"]))
+        for shard, told in run_shards(todo, plan.rows, partial(_write_one, job)):
+            if isinstance(told, str):
+                raise UserError(told)
+            entries[shard] = told
             done += shard.rows
             if not first:  # what comes before it is the start of Ray's workers, and says nothing of their rate
                 first, started = done, time.monotonic()
@@ -173,7 +148,7 @@ class Build:
     ) -> Manifest:
         """What `cohort.json` will say. Raises UserError when nothing is left to say."""
         shards = [entry.shard for plan_ in plan.shards if (entry := entries[plan_]).shard is not None]
-        counts = _count(plan, quarantined, self.tasks)
+        counts = count(plan, quarantined, self.tasks)
         if counts.images != sum(shard.rows for shard in shards) or counts.listed != counts.images + counts.quarantined:
             raise RuntimeError(f"counts do not add up: {counts}, shards hold {sum(s.rows for s in shards)} rows")
         if not shards:
@@ -221,37 +196,16 @@ class Build:
         self.out.join(MANIFEST).write_json(manifest.model_dump(mode="json"))
 
 
-def _tasks(shards: int) -> int:
-    """In how many tasks to write so many shards."""
-    return max(-(-shards // _SHARDS_A_TASK), min(shards, _TASKS_A_CPU * int(total("CPU"))), 1)
-
-
-def _count(plan: Plan, quarantined: Sequence[Quarantined], tasks: Sequence[Task]) -> Counts:
-    """Counts of what is in the shards: what was planned, less what could not be decoded."""
-    table = plan.table
-    refused = {row.path for row in quarantined if row.stage == "decode"}
-    keep = np.fromiter((path not in refused for path in table["path"].to_pylist()), bool, table.num_rows)
-    places = np.asarray(table["split"].to_pylist(), dtype=object)
-    splits = {}
-    for split in SPLITS:
-        inside = table.filter(pa.array(keep & (places == split)))
-        if inside.num_rows:
-            splits[split] = SplitCount(
-                images=inside.num_rows,
-                studies=len(inside["study_id"].unique()),
-                patients=len(inside["patient_id"].unique()),
-                labels={task.name: count_labels(inside[task.column], task) for task in tasks},
-            )
-    return Counts(listed=plan.listed, images=int(keep.sum()), quarantined=len(quarantined), splits=splits)
-
-
-def _pack(table: pa.Table) -> bytes:
-    """Rows of a plan as one Arrow message: small, and free of Python objects on its way."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
-
-
-def _unpack(data: bytes) -> list[dict[str, Any]]:
-    return pa.ipc.open_stream(data).read_all().to_pylist()
+def _write_one(job: ShardJob, shard: ShardPlan, rows: list[dict[str, Any]]) -> Entry | str:
+    """Write one shard in a Ray task; returns its entry, or the line for the user."""
+    try:
+        again = attempt()
+        # A task that died may have written some of its shards before.
+        entry = ledger.written(locate(job.out), shard) if again else None
+        if entry is None:
+            entry = write_shard(job, shard, rows, careful=again >= CAREFUL_FROM)
+            count_written(job.source.name, entry.rows, entry.shard.bytes if entry.shard else 0)
+        return entry
+    except UserError as error:
+        # Ray would wrap it in a trace and lose its type.
+        return str(error)

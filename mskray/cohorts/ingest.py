@@ -3,7 +3,7 @@
     mskray ingest SOURCE IN --out URI
 
 1. The driver lists the source, keys the identifiers, splits by patient and plans shards (`plan.py`).
-2. Ray Data runs one task a shard (`shards.py`); shards that the ledger already has are skipped.
+2. Ray tasks write the shards (`scheduling.py`, `shards.py`); those that the ledger already has are skipped.
 3. `quarantine.parquet` and, last, `cohort.json` are written; then shards of older plans are deleted.
 
 What can go wrong halfway leaves either the old cohort whole or no `cohort.json` at all, and running the same command
@@ -19,7 +19,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from mskray.cluster import session
-from mskray.cohorts import ledger
+from mskray.cohorts import changes, ledger
 from mskray.cohorts.build import Build, IngestSettings
-from mskray.cohorts.plan import ShardPlan
+from mskray.cohorts.plan import Plan, ShardPlan
 from mskray.cohorts.read import read_manifest
 from mskray.cohorts.schema import MANIFEST, Counts, Manifest
 from mskray.cohorts.shards import Entry
@@ -97,9 +97,13 @@ def ingest(
     started = time.monotonic()
     run = _prepare(source, location_in, location_out, options, settings, report or (lambda _: None), key)
     told = None if names is None else _names(locate(names), run)
-    plan = run.plan()
-    if told is not None:
-        ledger.write_names(told, plan)
+    with closing(run.plan()) as plan:
+        if told is not None:
+            changes.write_names(told, plan)
+        return _carry_out(run, plan, started)
+
+
+def _carry_out(run: Build, plan: Plan, started: float) -> IngestSummary:
     objects = ledger.existing(run.out)
     kept = ledger.finished(run.out, plan.shards, objects)
     todo = [shard for shard in plan.shards if shard not in kept]
@@ -112,9 +116,9 @@ def ingest(
     ledger.write_quarantine(run.out, quarantined)
     reasons = dict(Counter(row.reason for row in quarantined).most_common())
     manifest = run.manifest(plan, entries, quarantined, reasons)
-    changes, files = ledger.compare_files(run.out, plan)
+    found, files = changes.compare_files(run.out, plan)
     run.commit(manifest)
-    ledger.write_files(run.out, files)
+    changes.write_files(run.out, files)
     return IngestSummary(
         location=run.out,
         counts=manifest.counts,
@@ -123,9 +127,9 @@ def ingest(
         written=len(written),
         kept=len(kept),
         deleted=ledger.delete_stale(run.out, objects, plan.shards),
-        changed=changes["changed"],
-        added=changes["added"],
-        removed=changes["removed"],
+        changed=found["changed"],
+        added=found["added"],
+        removed=found["removed"],
         studies_lost=plan.studies - sum(split.studies for split in manifest.counts.splits.values()),
         decoded=sum(entry.rows for entry in written.values()),
         seconds=time.monotonic() - started,

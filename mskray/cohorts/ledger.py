@@ -1,28 +1,24 @@
 """What an ingest has already done at its destination, and how it is finished: the ledger, quarantine, stale objects.
 
 _ingest/<split>/<number>-<plan>.json   one entry a shard, written after the shard
-_ingest/files.parquet                  fingerprints of the last finished ingest, to tell what changed since
+_ingest/files.parquet                  fingerprints of the last finished ingest (`mskray.cohorts.changes`)
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pyarrow import csv
 
-from mskray.cohorts.plan import Plan, Quarantined, ShardPlan
+from mskray.cohorts.plan import Quarantined, ShardPlan
 from mskray.cohorts.schema import LEDGER, QUARANTINE, SPLITS
 from mskray.cohorts.shards import Entry
 from mskray.storage import Location
 from mskray.storage.tables import parquet_bytes
 
-FILES = f"{LEDGER}/files.parquet"
 _OURS = re.compile(
-    rf"(split=({'|'.join(SPLITS)})/part-\d{{5}}-[0-9a-f]{{16}}\.parquet|{LEDGER}/\w+/\d{{5}}-[0-9a-f]{{16}}\.json)"
+    rf"(split=({'|'.join(SPLITS)})/part-\d{{5,}}-[0-9a-f]{{16}}\.parquet|{LEDGER}/\w+/\d{{5,}}-[0-9a-f]{{16}}\.json)"
 )
 _THREADS = 16
 _QUARANTINE_SCHEMA = pa.schema(
@@ -80,41 +76,6 @@ def write_quarantine(out: Location, rows: Sequence[Quarantined]) -> None:
     """Write `quarantine.parquet`, sorted by path; a row holds no identifier but the path itself."""
     ordered = sorted(rows, key=lambda row: (row.path, row.reason, row.row or 0))
     _write_table(out.join(QUARANTINE), pa.Table.from_pylist([asdict(row) for row in ordered], _QUARANTINE_SCHEMA))
-
-
-def compare_files(out: Location, plan: Plan) -> tuple[Counter[str], bytes]:
-    """Count files changed, added and removed since the last finished ingest (none at the first).
-
-    Returns:
-        The counts, and the new list of files to be written with `write_files` once the ingest is finished.
-    """
-    table = plan.table.select(["instance_id", "fingerprint"]).sort_by("instance_id")
-    data = parquet_bytes(table)
-    place = out.join(FILES)
-    counts: Counter[str] = Counter()
-    if place.is_file():
-        old = pq.read_table(pa.BufferReader(place.read_bytes()))
-        before = dict(zip(old["instance_id"].to_pylist(), old["fingerprint"].to_pylist(), strict=True))
-        for name, mark in zip(table["instance_id"].to_pylist(), table["fingerprint"].to_pylist(), strict=True):
-            known = before.pop(name, None)
-            counts["added"] += known is None
-            counts["changed"] += known not in (None, mark)
-        counts["removed"] = len(before)
-    return counts, data
-
-
-def write_names(place: Location, plan: Plan) -> None:
-    """Write which path has which identifiers, in the order of the source: what predictions are traced back by."""
-    table = plan.table.select(["row", "path", "instance_id", "study_id", "patient_id", "split"])
-    table = table.sort_by([("row", "ascending"), ("path", "ascending")]).drop_columns("row")
-    sink = pa.BufferOutputStream()
-    csv.write_csv(table, sink)
-    place.write_bytes(sink.getvalue().to_pybytes())
-
-
-def write_files(out: Location, data: bytes) -> None:
-    """Write the list of files that `compare_files` made."""
-    _write_changed(out.join(FILES), data)
 
 
 def _write_table(place: Location, table: pa.Table) -> None:

@@ -41,6 +41,8 @@ from mskray.errors import UserError
 from mskray.storage import Location, locate
 
 _THREADS = 8
+# `cohort.json` has some 230 bytes a shard: a hundred million radiographs are 400,000 shards.
+_MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -273,7 +275,7 @@ def read_manifest(location: Location) -> Manifest:
     if not place.is_file():
         raise UserError(f"{location} has no {MANIFEST}: it is no cohort, or its ingest did not end; run mskray ingest")
     try:
-        data = place.read_json()
+        data = place.read_json(_MOST_BYTES)
         version = data["schema_version"] if isinstance(data, dict) else None
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise UserError(

@@ -13,9 +13,12 @@ from mskray.cohorts.schema import SPLITS, Fractions
 from mskray.errors import UserError
 
 # Held-out patients are the scarce ones: they are dealt first, and a tie is decided for them.
-_ORDER = ("test", "validation", "train")
+ORDER = ("test", "validation", "train")
 # A stratum with fewer patients than this expected in the smallest split would be cut by chance alone.
 _EXPECTED = 1.0
+
+Stratum = tuple[Hashable, Hashable]
+"""Class and body part of a patient."""
 
 
 def check_fractions(fractions: Sequence[float]) -> Fractions:
@@ -29,9 +32,7 @@ def check_fractions(fractions: Sequence[float]) -> Fractions:
     return train, validation, test
 
 
-def assign(
-    patients: Sequence[str], strata: Sequence[tuple[Hashable, Hashable]], fractions: Fractions, seed: int
-) -> list[str]:
+def assign(patients: Sequence[str], strata: Sequence[Stratum], fractions: Fractions, seed: int) -> list[str]:
     """Assign each patient to a split.
 
     Args:
@@ -43,17 +44,16 @@ def assign(
         The split of each patient. A share above 0 gets at least one patient where there are enough.
     """
     shares = dict(zip(SPLITS, fractions, strict=True))
-    rank = {patient: _unit(seed, patient) for patient in patients}
+    rank = {patient: unit(seed, patient) for patient in patients}
     result: dict[str, str] = {}
-    for key, members in _pool(patients, strata, shares).items():
+    group_of = pool(Counter(strata), fractions)
+    groups: dict[Hashable, list[str]] = defaultdict(list)
+    for patient, stratum in zip(patients, strata, strict=True):
+        groups[group_of[stratum]].append(patient)
+    for key, members in groups.items():
         members.sort(key=rank.__getitem__)
-        # One random offset per stratum rounds its borders up or down with the right probability.
-        offset, reached, start = _unit(seed, f"stratum {key}"), 0.0, 0
-        for split in _ORDER:
-            reached += shares[split]
-            end = min(len(members), int(reached * len(members) + offset + 1e-9))
-            if split == _ORDER[-1]:
-                end = len(members)
+        start = 0
+        for split, end in borders(key, len(members), fractions, seed):
             result.update(dict.fromkeys(members[start:end], split))
             start = max(start, end)
     _fill_empty(result, shares, rank)
@@ -62,31 +62,46 @@ def assign(
 
 def own_split(images: Mapping[str, int]) -> str:
     """The split that keeps a patient whom the source has in several: most images, then the more held-out one."""
-    return max(images, key=lambda split: (images[split], -_ORDER.index(split)))
+    return max(images, key=lambda split: (images[split], -ORDER.index(split)))
 
 
-def _pool(
-    patients: Sequence[str], strata: Sequence[tuple[Hashable, Hashable]], shares: Mapping[str, float]
-) -> dict[Hashable, list[str]]:
-    smallest = min(share for share in shares.values() if share > 0)
-    needed = _EXPECTED / smallest
-    full = Counter(strata)
+def borders(group: Hashable, size: int, fractions: Fractions, seed: int) -> list[tuple[str, int]]:
+    """Which split ends before which of a group's patients, in the order of their ranks: (split, end), ends rising."""
+    shares = dict(zip(SPLITS, fractions, strict=True))
+    # One random offset per stratum rounds its borders up or down with the right probability.
+    offset, reached, start = unit(seed, f"stratum {group}"), 0.0, 0
+    ends = []
+    for split in ORDER:
+        reached += shares[split]
+        end = size if split == ORDER[-1] else min(size, int(reached * size + offset + 1e-9))
+        start = max(start, end)
+        ends.append((split, start))
+    return ends
+
+
+def pool(full: Mapping[Stratum, int], fractions: Fractions) -> dict[Stratum, Hashable]:
+    """Stratum → the group that it is dealt with: small strata are joined by class, then all together.
+
+    Args:
+        full: patients of each stratum (class, body part).
+    """
+    needed = _EXPECTED / min(share for share in fractions if share > 0)
     by_class: Counter[Hashable] = Counter()
-    for (label, _), stratum in zip(strata, strata, strict=True):
-        by_class[label] += full[stratum] < needed
-    groups: dict[Hashable, list[str]] = defaultdict(list)
-    for patient, stratum in zip(patients, strata, strict=True):
-        if full[stratum] >= needed:
-            groups[stratum].append(patient)
+    for (label, _), patients in full.items():
+        by_class[label] += patients if patients < needed else 0
+    groups: dict[Stratum, Hashable] = {}
+    for stratum, patients in full.items():
+        if patients >= needed:
+            groups[stratum] = stratum
         elif by_class[stratum[0]] >= needed:
-            groups[stratum[0], "other parts"].append(patient)
+            groups[stratum] = (stratum[0], "other parts")
         else:
-            groups["others"].append(patient)
+            groups[stratum] = "others"
     return groups
 
 
 def _fill_empty(result: dict[str, str], shares: Mapping[str, float], rank: Mapping[str, float]) -> None:
-    for split in _ORDER:
+    for split in ORDER:
         counts = Counter(result.values())
         donor = max(counts, key=counts.__getitem__, default=split)
         if shares[split] > 0 and not counts[split] and counts[donor] > 1:
@@ -94,6 +109,7 @@ def _fill_empty(result: dict[str, str], shares: Mapping[str, float], rank: Mappi
             result[moved] = split
 
 
-def _unit(seed: int, text: str) -> float:
+def unit(seed: int, text: str) -> float:
+    """A number from [0, 1) that a text has under a seed."""
     digest = hashlib.sha256(f"{seed}:{text}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

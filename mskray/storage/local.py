@@ -3,10 +3,11 @@
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 from pyarrow.fs import FileSystem, LocalFileSystem
@@ -54,6 +55,13 @@ class LocalStore:
                 return file.read()
 
     def write(self, path: str, data: bytes) -> None:
+        self._write(path, lambda file: file.write(data))
+
+    def write_file(self, path: str, source: Path) -> None:
+        with open(source, "rb") as data:
+            self._write(path, lambda file: shutil.copyfileobj(data, file))
+
+    def _write(self, path: str, fill: Callable[[BinaryIO], object]) -> None:
         folder, target = os.path.split(path)
         partial = os.path.join(folder, uuid4().hex.join(PARTIAL))
         with _one_line("write", path):
@@ -62,7 +70,7 @@ class LocalStore:
                 raise UserError(f"{path} is a folder: name a file ({target}/…) to write to")
             try:
                 with open(partial, "xb") as file:
-                    file.write(data)
+                    fill(file)
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(partial, path)

@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -73,11 +74,13 @@ class S3Store:
             if len(data) <= PART_BYTES:
                 s3.put_object(Bucket=bucket, Key=key, Body=data)
                 return
-            # Takes its parts back (AbortMultipartUpload) on any failure, so that none are stored and paid for.
-            parts = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
-            s3.upload_fileobj(io.BytesIO(data), bucket, key, Config=parts)
+            s3.upload_fileobj(io.BytesIO(data), bucket, key, Config=_parts())
 
         self._try("write", path, operation)
+
+    def write_file(self, path: str, source: Path) -> None:
+        bucket, key = _object(path, needs_key=True)
+        self._try("write", path, lambda s3: s3.upload_file(str(source), bucket, key, Config=_parts()))
 
     def create(self, path: str, data: bytes) -> bool:
         bucket, key = _object(path, needs_key=True)
@@ -161,6 +164,11 @@ class S3Store:
             return faults.retried(f"{what} s3://{path}", lambda: operation(connection.client))
         except faults.FAILURES as error:
             raise faults.explain(error, what, f"s3://{path}", connection.endpoint, connection.source) from error
+
+
+def _parts() -> TransferConfig:
+    """Takes its parts back (AbortMultipartUpload) on any failure, so that none are stored and paid for."""
+    return TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
 
 
 def _object(path: str, needs_key: bool = False) -> tuple[str, str]:

@@ -1,7 +1,17 @@
-"""Arrow tables as bytes, to be written whole or not at all (`Location.write_bytes`)."""
+"""Arrow tables as bytes, to be written whole or not at all (`Location.write_bytes`), and read a row group at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from mskray.errors import UserError
+from mskray.storage.faults import retried
+from mskray.storage.locations import Location
+
+T = TypeVar("T")
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
@@ -9,3 +19,46 @@ def parquet_bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue().to_pybytes()
+
+
+def parquet_footer(location: Location) -> pq.FileMetaData:
+    """What a Parquet file says of itself: rows, row groups, columns. Raises UserError."""
+    return _read(location, lambda file: file.metadata)
+
+
+def row_groups(location: Location, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The row groups of a Parquet file, one in memory at a time.
+
+    A row group that a store cuts off, delays or damages on its way is read again, and no other.
+
+    Args:
+        columns: which to read; all by default.
+    Raises:
+        UserError: no Parquet file, unreadable after its retries, or replaced by another while it was read.
+    """
+    before = parquet_footer(location)
+    for number in range(before.num_row_groups):
+        yield _read(location, partial(_row_group, location, before, number, columns))
+
+
+def _row_group(
+    location: Location, before: pq.FileMetaData, number: int, columns: Sequence[str] | None, file: pq.ParquetFile
+) -> pa.Table:
+    if not file.metadata.equals(before):
+        raise UserError(f"{location} changed while it was read: start again once it stays as it is")
+    return file.read_row_group(number, columns=columns, use_threads=False)
+
+
+def _read(location: Location, read: Callable[[pq.ParquetFile], T]) -> T:
+    def operation() -> T:
+        with location.filesystem.open_input_file(location.path) as stream, pq.ParquetFile(stream) as file:
+            return read(file)
+
+    try:
+        return retried(f"read {location}", operation)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{location} is not a readable Parquet file ({reason}): write it again") from None
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{location} cannot be read ({reason}): check the path and the store") from None

@@ -40,7 +40,7 @@ class Item:
         fingerprint: changes when the bytes may have changed (size and modification time).
         labels: task → class index, None or absent where it is not known.
         body_part: upper case, "UNKNOWN" where the source does not say.
-        view_index: 0-based place of the image in its study.
+        view_index: 0-based place of the image in its study; None: its place among those listed of the study.
         laterality: "L", "R" or None.
         split: the source's own split ("train", "validation", "test"), or None.
         instance_id: raw and unique, where the source has one; else the path stands for it.
@@ -57,7 +57,7 @@ class Item:
     labels: Mapping[str, int | None] = field(default_factory=dict)
     body_part: str = UNKNOWN_PART
     view: str | None = None
-    view_index: int = 0
+    view_index: int | None = 0
     laterality: str | None = None
     split: str | None = None
     instance_id: str | None = None

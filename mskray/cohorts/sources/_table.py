@@ -1,5 +1,7 @@
 """CSV files that people write by hand: read once, checked as a whole, labels turned into class indices.
 
+`_parquet` reads the same columns from Parquet, a row group at a time.
+
 Used by the sources `manifest` (one row an image), `discs` (one row a disc) and `dicom` (one row a labelled UID).
 """
 
@@ -7,6 +9,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from pydantic import ValidationError
 
@@ -43,6 +46,20 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[int, Row], ...]
     malformed: tuple[tuple[int, str], ...]
+
+    def values(self, columns: Sequence[str]) -> Iterator[str]:
+        """Every value of some columns."""
+        return (row[name] for name in columns for _, row in self.rows)
+
+
+class Labelled(Protocol):
+    """What `find_labels` asks of a table, however it is read; `values` may leave repetitions out."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+    def values(self, columns: Sequence[str]) -> Iterator[str]: ...
 
 
 def read_table(location: Location, required: Sequence[str]) -> Table:
@@ -97,7 +114,7 @@ class Labels:
         return {task.name: _index(task, row[self.columns[task.name]]) for task in self.tasks}
 
 
-def find_labels(table: Table, classes: Mapping[str, Sequence[str]]) -> Labels:
+def find_labels(table: Labelled, classes: Mapping[str, Sequence[str]]) -> Labels:
     """Find the label columns and their classes.
 
     Args:
@@ -124,7 +141,7 @@ def find_labels(table: Table, classes: Mapping[str, Sequence[str]]) -> Labels:
         given = next((classes[each] for each in (name, *readings) if each in classes), None)
         if given is None and ABNORMALITY.name in readings:
             given = ABNORMALITY.classes
-        found = list(given or _distinct(row[columns[each]] for each in readings for _, row in table.rows))
+        found = list(given or _distinct(table.values([columns[each] for each in readings])))
         if not given and not 2 <= len(found) <= _MOST_DISCOVERED:
             raise UserError(
                 f"{table.name} column {column} has {len(found)} different values: a task needs 2 to "
