@@ -195,7 +195,9 @@ class RayHosts:
 
     def workers(self, host: Host, title: str = "RayTrainWorker") -> list[int]:
         """Process ids, as this machine counts them, of a host's workers with this title."""
-        script = f"import psutil\nfor p in psutil.process_iter():\n  if {title!r} in ' '.join(p.cmdline()): print(p.pid)"
+        script = (
+            f"import psutil\nfor p in psutil.process_iter():\n  if {title!r} in ' '.join(p.cmdline()): print(p.pid)"
+        )
         del script
         found = []
         for process in Path("/proc").glob("[0-9]*"):
@@ -284,7 +286,9 @@ class Driver:
 
     def until(self, pattern: str, timeout: float, after: int = 0) -> str:
         """Wait for a line that matches, from line number `after` on, and return it."""
-        return self._until(lambda: next((line for line in self.lines[after:] if re.search(pattern, line)), ""), timeout, pattern)
+        return self._until(
+            lambda: next((line for line in self.lines[after:] if re.search(pattern, line)), ""), timeout, pattern
+        )
 
     def _until(self, found: Callable[[], str], timeout: float, what: str) -> str:
         deadline = time.monotonic() + timeout
