@@ -1,7 +1,7 @@
 """A Ray cluster over three hosts, with token authentication and TLS, and an object store on a fourth (`hosts.py`).
 
-Each Ray node is started again when it ends, as a service manager does on a real cluster. Clients reach the store through
-a `FaultProxy` at its host's address: it can be slow, answer 503, cut, stall; the host's cable can be pulled.
+Each Ray node is started again when it ends, as a service manager does on a real cluster. Clients reach the store
+through a `FaultProxy` at its host's address: it can be slow, answer 503, cut, stall; the host's cable can be pulled.
 """
 
 import json
@@ -195,10 +195,6 @@ class RayHosts:
 
     def workers(self, host: Host, title: str = "RayTrainWorker") -> list[int]:
         """Process ids, as this machine counts them, of a host's workers with this title."""
-        script = (
-            f"import psutil\nfor p in psutil.process_iter():\n  if {title!r} in ' '.join(p.cmdline()): print(p.pid)"
-        )
-        del script
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
