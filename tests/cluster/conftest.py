@@ -1,13 +1,17 @@
 """The cluster of several hosts, one for a session of tests as it takes half a minute, and cohorts in its store."""
 
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 from hosts import why_not
 from ray_hosts import Driver, RayHosts
 from small_work import ingest
+
+sys.path.append(str(Path(__file__).parents[1] / "serving"))
 
 
 @pytest.fixture(scope="session")
