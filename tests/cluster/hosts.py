@@ -76,8 +76,8 @@ class Switch:
     """
 
     def __init__(self, folder: Path, kept: Sequence[Path] = ()) -> None:
-        self.folder, self.kept = folder, [str(path.resolve()) for path in (folder, *kept)]
-        self.small = folder / "small"
+        self.folder, self.small = folder, folder / "small"
+        self.kept = [str(path.resolve()) for path in (folder, self.small, *kept)]
         self.name = f"msk{os.getpid()}"
         self.net = f"10.{200 + os.getpid() // 250 % 50}.{os.getpid() % 250 + 1}"
         self.address = f"{self.net}.254"
@@ -100,11 +100,8 @@ class Switch:
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
         for host in self.hosts:
             host.lose()
+        _ip("link", "del", self.name)  # the kernel takes a namespace apart in its own time
         _end(self._process)
-        # The kernel takes a namespace apart in its own time.
-        deadline = time.monotonic() + 10
-        while Path(f"/sys/class/net/{self.name}").exists() and time.monotonic() < deadline:
-            time.sleep(0.05)
 
     def host(self, name: str, shared_memory: str = "512m") -> "Host":
         """Boot a host that knows the earlier ones by name, and they it.
@@ -167,9 +164,9 @@ class Host:
         command = ["unshare", *kinds, "--fork", "--kill-child", "--mount-proc", "bash", "-c", _INIT]
         self._unshare = _start(self.switch.born(command), settings)
         self.pid = _children(self._unshare.pid)[0]
-        self.switch.inside(
-            ["ip", "link", "add", self._cable, "type", "veth", "peer", "name", "eth0", "netns", str(self.pid)]
-        )
+        # The same hardware address after each boot, as a machine has.
+        end = ["name", "eth0", "address", f"02:6d:73:6b:00:{self.number:02x}", "netns", str(self.pid)]
+        self.switch.inside(["ip", "link", "add", self._cable, "type", "veth", "peer", *end])
         self.switch.inside(["ip", "link", "set", self._cable, "master", "bridge", "up"])
         self.run(["ip", "addr", "add", f"{self.address}/24", "dev", "eth0"], timeout=20)
         self.run(["ip", "link", "set", "eth0", "up"], timeout=20)

@@ -39,6 +39,7 @@ _RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_niceness": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_raylet_start_wait_time_s": "150",
     # All hosts are one machine, whose memory is not theirs to judge; and each worker started ahead takes 100 MB of it.
     "RAY_memory_monitor_refresh_ms": "0",
     "RAY_enable_worker_prestart": "0",
@@ -77,9 +78,7 @@ class RayHosts:
         self.nodes = [self.switch.host(name) for name in ("head", "second", "third")]
         self.head, self.second, self.third = self.nodes
         self.environment = self._environment()
-        for host in self.nodes:
-            self._start_ray(host)
-        self.wait()
+        self._start_all()
 
     def _environment(self) -> dict[str, str]:
         token = self.shared / "token"
@@ -136,6 +135,14 @@ class RayHosts:
         home.mkdir(exist_ok=True)
         host.popen(command, env=settings, stdout=log, stderr=log)
         log.close()
+
+    def _start_all(self) -> None:
+        """The head first: what comes before it answers is started again and again, on few cores a load for all."""
+        self._start_ray(self.head)
+        self.wait(hosts=1)
+        for host in self.nodes[1:]:
+            self._start_ray(host)
+        self.wait()
 
     # What the cluster says of itself
 
@@ -225,8 +232,8 @@ class RayHosts:
             if host.up:
                 host.lose()
         for host in self.nodes:
-            self.boot(host)
-        self.wait()
+            host.boot()
+        self._start_all()
 
     def driver(
         self, words: Sequence[str], host: Host | None = None, environment: dict[str, str] | None = None

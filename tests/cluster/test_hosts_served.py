@@ -27,6 +27,7 @@ pytestmark = [
     pytest.mark.timeout(1200),
 ]
 
+Known = list[tuple[bytes, np.ndarray]]
 PORT = 8000
 REPLICA = "ray::ServeReplica:mskray:"
 TOLERANCE = 1e-4
@@ -56,15 +57,13 @@ def ensemble(cluster: RayHosts) -> str:
 
 
 @pytest.fixture(scope="module")
-def known(ensemble: str) -> list[tuple[bytes, np.ndarray]]:
+def known(ensemble: str) -> Known:
     """PNGs and the probabilities that the ensemble gives for them, here."""
     voter, pixels = load(ensemble), [radiograph(seed) for seed in range(16)]
     return [(encoded(each, "PNG"), voter(Images([each])).probabilities[0]) for each in pixels]
 
 
-def ask(
-    url: str, token: str, known: list[tuple[bytes, np.ndarray]], seed: int, end: threading.Event, tally: Tally
-) -> None:
+def ask(url: str, token: str, known: Known, seed: int, end: threading.Event, tally: Tally) -> None:
     """Ask for one picture after the other until the end."""
     random = np.random.default_rng(seed)
     with Client(url, token, attempts=ATTEMPTS, timeout_s=30.0) as client:
@@ -91,9 +90,7 @@ def serve(cluster: RayHosts, ensemble: str, token: str) -> tuple[Driver, str]:
     return driver, f"http://{cluster.head.address}:{PORT}"
 
 
-def test_a_host_lost_under_load_costs_no_answer(
-    healthy: RayHosts, ensemble: str, known: list[tuple[bytes, np.ndarray]]
-) -> None:
+def test_a_host_lost_under_load_costs_no_answer(healthy: RayHosts, ensemble: str, known: Known) -> None:
     """Clients that ask again, as mskray's do, get every answer, and every one is right: replicas of the lost host are
     loaded on another one."""
     token = secrets.token_hex(16)

@@ -66,7 +66,7 @@ def test_two_hosts_train_kalm_in_two_stages(healthy: RayHosts, radiographs: str)
 
 @pytest.mark.long
 def test_two_hosts_train_a_spinenet(healthy: RayHosts) -> None:
-    cohort, _ = ingest(healthy, "phantom-discs", "discs", {"patients": 16}, size=112)
+    cohort, _ = ingest(healthy, "phantom-discs", "discs", {"patients": 16}, size=120)
     driver = train(healthy, "spinenet", cohort, SPINENET).done(RUN_S)
     assert len(bundle_of(healthy, "spinenet").history) == 2
     assert len(healthy.ran(TRAINING, since=driver.started)) == 2
