@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+from ray._private.state import available_resources_per_node
 from ray.data import DataContext
 from ray.util.state import list_nodes
 
@@ -158,6 +159,12 @@ def check(need: Need, nodes: Sequence[Mapping[str, float]], reading_cpus: float 
 def room(need: Need, reading_cpus: float = 0.5) -> int:
     """How many workers such as those of `need` the cluster's nodes have room for, with reading beside them."""
     return _room(need, [node["Resources"] for node in ray.nodes() if node["Alive"]], reading_cpus)
+
+
+def free(need: Need) -> int:
+    """How many workers such as those of `need` could start now, beside all that runs; a moment's figure."""
+    now = available_resources_per_node()
+    return sum(_slots(need, now.get(node["NodeID"], {})) for node in ray.nodes() if node["Alive"])
 
 
 def _room(need: Need, nodes: Sequence[Mapping[str, float]], reading_cpus: float) -> int:

@@ -27,7 +27,7 @@ def small_job(cohort: Cohort, out: Location, **sections: Any) -> dict[str, Any]:
         "out": str(out),
         "network": {"backbone": "mobilenet_v3_small", "weights": "none"},
         "data": {"image_size": 64, "batch_size": 8, "shuffle_window": 64},
-        "loop": {"epochs": 2, "checkpoint_every": 4},
+        "loop": {"epochs": 2, "checkpoint_minutes": 0.01},
         **sections,
     }
 

@@ -90,8 +90,8 @@ class LoopSection(Section):
     label_smoothing: float = setting(0.0, "share of each label spread over the other classes", ge=0, lt=1)
     metric: Metric = setting("auroc", "validation metric that picks the best epoch, steers plateau and stopping")
     patience: int = setting(0, "epochs without improvement before training stops; 0 never stops", ge=0, le=1000)
-    checkpoint_every: int = setting(
-        0, "steps between checkpoints beside the one after each epoch; 0 for none", unit="steps", ge=0, le=10_000_000
+    checkpoint_minutes: float = setting(
+        5.0, "time between checkpoints inside an epoch; 0 for one at each epoch's end alone", unit="min", ge=0, le=1440
     )
 
 

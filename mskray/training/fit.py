@@ -1,7 +1,9 @@
 """Fit a recipe on Ray Train: check what would fail or hang, start loading, train, collect the best epoch or last."""
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import ray
 import ray.train
 from ray.exceptions import RayError
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig as TorchBackend
 from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file
@@ -20,16 +22,18 @@ from mskray.cohorts import Cohort, Task
 from mskray.cohorts.schema import MISSING
 from mskray.errors import Fault, UserError, user_error_in
 from mskray.progress import Progress
-from mskray.training.checkpoint import FILES, WEIGHTS, read_history
+from mskray.storage import Location
+from mskray.training.checkpoint import FILES, WEIGHTS
+from mskray.training.controller import Stored, TellsOfLosses, Workers
 from mskray.training.feed import LOADER_CPUS, Split, choose_cache, describe_split, hold
+from mskray.training.group import GROUP_TIMEOUT
 from mskray.training.loop import Assignment, Diverged, Trainer
 from mskray.training.news import Say, listener
 from mskray.training.recipe import Recipe, inverse_frequency
-from mskray.training.run import Run, Trained
+from mskray.training.run import Resources, Run, Trained
 from mskray.training.samples import Samples
-from mskray.training.session import SCORE, Session
-from mskray.training.snapshot import mend_snapshot
-from mskray.training.stored import TellsWhatIsStored
+from mskray.training.session import Halted, Session
+from mskray.training.shelf import Shelf
 
 _WORK = "work"
 # Left to itself, glibc gives the memory of every large tensor back to the kernel and faults it in again: on the CPU
@@ -41,8 +45,11 @@ _WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
     "OMP_WAIT_POLICY": "ACTIVE",
 }
-# Each poll takes one report of a worker; at Ray's 2 s short epochs queue up, and a stop loses what is queued.
-_POLLING = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+# How often Ray Train looks at its workers, and how long one may be silent before it counts as lost: Ray's own ten
+# minutes would be spent waiting for a worker that stands still, or whose node is cut off.
+_HEALTH = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "25"}
+_AGAIN = 2
+"""Times that the last epoch is trained again where its checkpoint turns out to be damaged."""
 
 
 def fit(
@@ -60,10 +67,7 @@ def fit(
             later when the training diverges, or workers failed more often than `resources.max_failures`.
     """
     resources = run.resources
-    cluster.require(
-        cluster.Need("training", resources.workers, resources.cpus_per_worker, resources.gpus),
-        LOADER_CPUS,
-    )
+    cluster.require(_need(resources, resources.least), LOADER_CPUS)
     tasks = recipe.tasks or (run.task,)
     train, labels = _checked_split(cohort, "train", tasks, samples, recipe)
     validation, _ = _checked_split(cohort, "validation", tasks, samples, recipe)
@@ -95,9 +99,13 @@ def fit(
             held_back=run.held_back,
             part=run.part,
             cpus=None if run.shared is None else resources.cpus_per_worker,
+            lanes=resources.workers,
         )
-        result = _train(work, run)
-    return _collect(result, _counts(recipe, tasks, labels), run)
+        return _trained(work, _counts(recipe, tasks, labels), run)
+
+
+def _need(resources: Resources, workers: int) -> cluster.Need:
+    return cluster.Need("training", workers, resources.cpus_per_worker, resources.gpus)
 
 
 def _checked_split(
@@ -141,9 +149,18 @@ def _hold(recipe: Recipe, cohort: Cohort, splits: Sequence[Split], run: Run) -> 
 
 
 class _Trainer(TorchTrainer):
-    """Stops at once at Ctrl-C; Ray's own handler stops in order, which takes some 15 s, and leaves the program."""
+    """Stops at once at Ctrl-C; Ray's own handler stops in order, which takes some 15 s, and leaves the program.
+
+    And it decides by our policy how many workers run.
+    """
 
     _controller: Any = None
+    policy: Any = None
+
+    def _initialize_and_run_controller(self, **given: Any) -> Any:
+        return super()._initialize_and_run_controller(  # type: ignore[misc]  # typed as its first version
+            **{**given, "scaling_policy": self.policy}
+        )
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self._controller = controller
@@ -154,34 +171,45 @@ class _Trainer(TorchTrainer):
             ray.kill(self._controller)
 
 
-def _train(work: Assignment, run: Run) -> Any:
+def _train(work: Assignment, run: Run) -> list[dict[str, Any]]:
+    """Train to the end; return the history."""
     resources = run.resources
-    mend_snapshot(run.location.join(run.name))
-    os.environ.setdefault(*_POLLING)
+    elastic = resources.least < resources.workers
+    for name, value in _HEALTH.items():
+        os.environ.setdefault(name, value)
+    stored = Stored() if elastic else None
+    workers: Any = (resources.least, resources.workers) if elastic else resources.workers
+    scaling = ScalingConfig(
+        num_workers=workers,
+        use_gpu=resources.gpu,
+        placement_strategy=resources.placement.upper(),
+        resources_per_worker={
+            "CPU": resources.cpus_per_worker,
+            **({"GPU": resources.gpus} if resources.gpu else {}),
+        },
+    )
+    loop: Any = partial(_worker, run=run.location.join(run.name), stored=stored, least=resources.least)
     trainer = _Trainer(
-        _worker,
+        loop,
         train_loop_config={_WORK: ray.put(work)},  # a reference: the controller would load torch for the value
-        torch_config=TorchBackend(backend="nccl" if resources.gpu else "gloo", timeout_s=600),
-        scaling_config=ScalingConfig(
-            num_workers=resources.workers,
-            use_gpu=resources.gpu,
-            placement_strategy=resources.placement.upper(),
-            resources_per_worker={
-                "CPU": resources.cpus_per_worker,
-                **({"GPU": resources.gpus} if resources.gpu else {}),
-            },
+        torch_config=TorchBackend(
+            backend="nccl" if resources.gpu else "gloo", timeout_s=int(GROUP_TIMEOUT.total_seconds())
         ),
+        scaling_config=scaling,
         run_config=RunConfig(
             name=run.name,
             worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},  # type: ignore[call-arg]  # typed as its first version
             storage_path=run.location.path,
             storage_filesystem=run.location.filesystem,
-            callbacks=[TellsWhatIsStored(work.say)],  # type: ignore[list-item]  # typed as its first version
-            failure_config=FailureConfig(max_failures=resources.max_failures),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute=SCORE, checkpoint_score_order="max"
+            callbacks=[TellsOfLosses(work.say, resources.max_failures)],  # type: ignore[list-item]  # as above
+            failure_config=FailureConfig(
+                max_failures=resources.max_failures,
+                max_preemption_failures=resources.max_failures,  # type: ignore[call-arg]  # as above
             ),
         ),
+    )
+    trainer.policy = Workers(
+        scaling, _need(resources, resources.workers), resources.least, LOADER_CPUS, stored, work.say
     )
     try:
         result: Any = trainer.fit()
@@ -190,33 +218,52 @@ def _train(work: Assignment, run: Run) -> Any:
         raise
     except (RayError, ray.train.TrainingFailedError) as error:
         raise user_error_in(error) or _stopped(error) from error
-    if result.return_value is not None:
+    finally:
+        if stored is not None:
+            stored.close()
+    if isinstance(result.return_value, str):
         raise UserError(result.return_value)
-    return result
+    history: list[dict[str, Any]] = result.return_value
+    return history
 
 
-def _worker(config: dict[Any, Any]) -> Any:
-    """Train; return why the training diverged, or None. Raised, Ray would try it again with the same end."""
+def _worker(config: dict[Any, Any], run: Location, stored: Stored | None, least: int) -> list[dict[str, Any]] | str:
+    """Train; return the history, or why the training ended. Raised, Ray would try it again with the same end."""
     work: Assignment = ray.get(config[_WORK])
     weights = ray.get(work.initial_weights)
+    session = Session(run, work.say, stored or (lambda: None), work.cpus)
     try:
-        Trainer(work, weights, Session(work.say, work.cpus)).run()
-    except Diverged as error:
+        trainer = Trainer(work, weights, session)
+        if least < work.lanes:
+            goes_on = trainer.position.epoch or trainer.position.step
+            text = f"training {'goes on' if goes_on else 'begins'} with {session.world} of {work.lanes} workers"
+            session.say({"kind": "workers", "text": text})
+        trainer.run()
+    except (Diverged, Halted) as error:
         return str(error)
-    return None
+    return trainer.position.history
 
 
-def _collect(result: Any, labels: dict[str, int], run: Run) -> Trained:
+def _trained(work: Assignment, labels: dict[str, int], run: Run) -> Trained:
+    """Train and collect the best epoch or the last."""
+    shelf = Shelf(run.location.join(run.name))
     last = run.part is not None or not run.held_back
-    chosen = result.checkpoint if last else result.get_best_checkpoint(SCORE, "max")
-    with chosen.as_directory() as folder:
-        state, best = load_file(Path(folder) / WEIGHTS), read_history(Path(folder))[-1]
-    with result.checkpoint.as_directory() as folder:
-        history = read_history(Path(folder))
-        if run.part is not None:
-            for name in FILES:
-                run.part.leave.join(name).write_bytes((Path(folder) / name).read_bytes())
-    return Trained(state, history, best, labels)
+
+    def tell(line: str) -> None:
+        run.report(Progress(f"{run.prefix}{line}"))
+
+    for _ in range(1 + _AGAIN):
+        history = _train(work, run)
+        with tempfile.TemporaryDirectory(prefix="mskray-checkpoint-") as place:
+            folder = Path(place)
+            found = shelf.newest(folder, tell) if last else shelf.best(folder, tell)
+            if found is None or (last and found.epoch < len(history)):
+                continue  # what is damaged is trained again
+            if run.part is not None:
+                for name in FILES:
+                    run.part.leave.join(name).write_bytes((folder / name).read_bytes())
+            return Trained(load_file(folder / WEIGHTS), history, history[found.epoch - 1], labels)
+    raise Fault(f"no checkpoint at {run.location.join(run.name)} is whole: check the store, then run the command again")
 
 
 def _stopped(error: Exception) -> UserError:

@@ -1,14 +1,13 @@
 """The loop that every torch family trains with, on one worker or many.
 
-Order, augmentation and dropout depend on (seed, epoch, step, rank) alone and a checkpoint holds the position, so a
-run that was cut off goes on at the very step and ends with the same weights as one that was not.
+Order, augmentation and dropout depend on (seed, epoch, step, lane) alone and a checkpoint holds the position, so a
+run that was cut off goes on at the very step, on as many workers as there are, and ends as one that was not.
 """
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,17 +18,25 @@ from torch.nn.parallel import DistributedDataParallel
 from mskray.errors import UserError
 from mskray.training.checkpoint import Learner, Position
 from mskray.training.feed import Shards, Split, feed
+from mskray.training.lanes import buffers_kept, dealt, share
 from mskray.training.plan import Plan, Rows, segment
 from mskray.training.recipe import Recipe, to_batch
 from mskray.training.run import Part
 from mskray.training.schedules import Schedule, make_optimizer
+from mskray.training.seen import Seen
 from mskray.training.session import Session
+from mskray.training.stopwatch import Exchange, Stopwatch
 from mskray.training.validation import HIGHER_IS_BETTER, named
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """All that a worker needs, small enough to travel; `initial_weights` refers to the network's whole state."""
+    """All that a worker needs, small enough to travel.
+
+    Args:
+        initial_weights: refers to the network's whole state.
+        lanes: `resources.workers`, whatever the number of workers is at a time.
+    """
 
     recipe: Recipe
     train: Split
@@ -42,6 +49,7 @@ class Assignment:
     held_back: bool = True
     part: Part | None = None
     cpus: float | None = None
+    lanes: int = 1
 
 
 class Diverged(UserError):
@@ -55,20 +63,23 @@ class Trainer:
         self.work, self.session, self.recipe = work, session, work.recipe
         self.config = work.recipe.config
         data, loop, optimizer = self.config.data, self.config.loop, self.config.optimizer
-        self.plan = Plan(
-            work.train.counts, data.batch_size, data.shuffle_window, loop.seed, session.rank, session.world
-        )
+        self.lanes = dealt(work.lanes, session.rank, session.world)
+        plan = (work.train.counts, data.batch_size, data.shuffle_window, loop.seed)
+        self.plans = [Plan(*plan, lane, work.lanes) for lane in self.lanes]
+        self.plan = self.plans[0]
         torch.manual_seed(loop.seed)
         self.network = self.recipe.build()
         self.network.load_state_dict(initial_weights)
         # Convolutions run about half as fast again in this layout, on CPU and GPU; results differ by rounding only.
         self.network.to(session.device).to(memory_format=torch.channels_last)
         self.model: nn.Module = self.network
+        self.exchange: Exchange | None = None
         if session.world > 1:
             ids = [session.device] if session.device.type == "cuda" else None
             self.model = DistributedDataParallel(
                 self.network, device_ids=ids, find_unused_parameters=self.recipe.alternates
             )
+            self.exchange = Exchange(self.model)
         self.optimizer = make_optimizer(self.network.parameters(), optimizer)
         updates = loop.epochs * -(-self.plan.steps // optimizer.accumulate)
         better = HIGHER_IS_BETTER[loop.metric]
@@ -80,71 +91,103 @@ class Trainer:
         self.train_shards = Shards(work.train, work.train_shards)
         self.validation_shards = Shards(work.validation, work.validation_shards)
         self.position = Position()
-        # Summed on the device: reading it each step would make a GPU wait for the host.
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=session.device)
-        self.learner = Learner(self.network, self.optimizer, self.schedule, self.scaler, optimizer, self.plan.steps)
+        # Summed on the device, lane by lane: reading it each step would make a GPU wait for the host.
+        self.losses = torch.zeros(len(self.lanes), dtype=torch.float64, device=session.device)
+        self.seen = Seen()  # by this rank, since the position was last brought together
+        self.clock = Stopwatch(session.meters.phase)
+        self.learner = Learner(
+            self.network, self.optimizer, self.schedule, self.scaler, optimizer, self.plan.steps, work.lanes
+        )
         with session.restored(work.part) as folder:
             if folder is not None:
                 self.position = self.learner.restore(folder, session.device)
-                self.loss_sum.fill_(self.position.loss_sum)
+                if self.position.losses:
+                    self.losses.copy_(
+                        torch.tensor(self.position.losses, dtype=torch.float64)[self.lanes.start : self.lanes.stop]
+                    )
         self.epochs = loop.epochs if work.part is None else min(work.part.until, loop.epochs)
 
     def run(self) -> None:
-        """Train to the end, reporting each epoch."""
-        loop, position = self.config.loop, self.position
+        """Train to the end; each epoch ends with a checkpoint."""
+        loop, position, session, clock = self.config.loop, self.position, self.session, self.clock
         batches = feed(self.train_shards, self._order(), ahead=self._ahead())
-        started, seen, waited = time.monotonic(), 0, 0.0
-        clock = time.monotonic()
+        begun, done = time.monotonic(), 0
+        waited = 0.0
         if position.epoch or position.step:
-            self.session.say({"kind": "resumed", "epoch": position.epoch + 1, "epochs": loop.epochs})
+            session.say({"kind": "resumed", "epoch": position.epoch + 1, "epochs": loop.epochs})
         while position.epoch < self.epochs and not self._should_stop():
             self.recipe.set_training(self.network, position.epoch)
-            epoch_started = time.monotonic()
-            epoch_wait, epoch_first = 0.0, position.step
+            clock.restart()
+            first = position.step
             while position.step < self.plan.steps:
-                (epoch, step), arrays = next(batches)
-                assert (epoch, step) == (position.epoch, position.step), "the feed lost its place"
-                now = time.monotonic()
-                waited, epoch_wait = waited + now - clock, epoch_wait + now - clock
-                self.loss_sum += self._step(arrays)
+                waited += self._step(batches)
                 position.step += 1
-                seen += len(arrays["label"]) * self.session.world
-                if self.session.due(every_s=0.5):
-                    self.session.say(self._step_event(seen, time.monotonic() - started, waited))
-                if self._checkpoint_due():
-                    self.session.report({"epoch": position.epoch + position.step / self.plan.steps}, self._save, None)
-                clock = time.monotonic()
-            seconds = time.monotonic() - epoch_started
-            rows = (self.plan.steps - epoch_first) * self.plan.batch * self.session.world
-            entry = self._finish_epoch(rows / seconds if seconds else 0.0, epoch_wait / seconds if seconds else 0.0)
-            self.session.report({"epochs": loop.epochs, **entry}, self._save, entry["score"])
-            clock = time.monotonic()
+                done += self._rows
+                if session.due(every_s=0.5):
+                    session.say(self._step_event(done, time.monotonic() - begun, waited))
+                if self._may_keep() and session.checkpoint_now(loop.checkpoint_minutes):
+                    self._bring_together()
+                    session.keep(position.epoch, position.step, None, self._snapshot)
+                clock.mark("report")
+            seconds = clock.seconds
+            session.settle()
+            entry = self._finish_epoch((position.step - first) * self._rows / seconds if seconds else 0.0)
+            event = {"kind": "epoch", "epochs": loop.epochs, **entry}
+            session.keep(position.epoch, 0, entry["score"], self._snapshot, event)
+            session.check()
+            clock.mark("report")
+        session.finish()
 
-    def _order(self) -> Iterator[tuple[tuple[int, int], Rows]]:
+    @property
+    def _rows(self) -> int:
+        """Rows of a step."""
+        return self.plan.batch * self.work.lanes
+
+    def _order(self) -> Iterator[tuple[tuple[int, int, int, Rows], Rows]]:
         first = self.position.step
         for epoch in range(self.position.epoch, self.epochs):
-            for step, rows in enumerate(self.plan.batches(epoch, first), start=first):
-                yield (epoch, step), rows
+            together = zip(*(plan.batches(epoch, first) for plan in self.plans), strict=True)
+            for step, batches in enumerate(together, start=first):
+                for lane, rows in zip(self.lanes, batches, strict=True):
+                    yield (epoch, step, lane, rows), rows
             first = 0
 
     def _ahead(self) -> int:
-        return max(2, self.plan.window // self.plan.batch)
+        return max(2, self.plan.window // self.plan.batch) * len(self.lanes)
 
-    def _step(self, arrays: dict[str, np.ndarray]) -> Tensor:
-        loop, accumulate = self.config.loop, self.config.optimizer.accumulate
-        position, device = self.position, self.session.device
-        torch.manual_seed(_step_seed(loop.seed, position.epoch, position.step, self.session.rank))
+    def _step(self, batches: Iterator[tuple[Any, dict[str, np.ndarray]]]) -> float:
+        """Train on the next batch of each lane; return the seconds that these were waited for."""
+        position, clock, accumulate = self.position, self.clock, self.config.optimizer.accumulate
         first = position.step - position.step % accumulate
         group = min(accumulate, self.plan.steps - first)
         last_of_group = position.step - first == group - 1
-        batch = self.recipe.augment(to_batch(arrays, device))
-        with self._no_exchange() if not last_of_group else nullcontext():
-            with self._autocast():
-                loss = self.recipe.loss(self.model, batch, self.class_weights)
-            self.scaler.scale(loss / group).backward()
+        waited = 0.0
+        for lane in self.lanes:
+            (epoch, step, which, rows), arrays = next(batches)
+            assert (epoch, step, which) == (position.epoch, position.step, lane), "the feed lost its place"
+            waited += clock.mark("wait")
+            with self._no_exchange(unless=last_of_group and lane == self.lanes[-1]):
+                self._learn(lane, arrays, group)
+            self.seen = self.seen.with_rows(rows)
+            self.session.meters.images(len(rows))
+            clock.mark("compute", self.exchange.seconds() if self.exchange else 0.0)
         if last_of_group:
             self._update()
-        return loss.detach()
+            clock.mark("compute")
+        return waited
+
+    def _learn(self, lane: int, arrays: dict[str, np.ndarray], group: int) -> None:
+        """Add a lane's gradients, for a mean over lanes and the `group` steps that are summed."""
+        position, device = self.position, self.session.device
+        torch.manual_seed(_step_seed(self.config.loop.seed, position.epoch, position.step, lane))
+        batch = self.recipe.augment(to_batch(arrays, device))
+        number = lane - self.lanes.start
+        with buffers_kept(self.network, keep=number > 0):
+            with self._autocast():
+                loss = self.recipe.loss(self.model, batch, self.class_weights)
+            weight = share(self.work.lanes, self.session.world)
+            self.scaler.scale(loss / group if weight == 1.0 else loss * (weight / group)).backward()
+        self.losses[number] += loss.detach()
 
     def _update(self) -> None:
         clip = self.config.optimizer.clip_norm
@@ -156,9 +199,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.schedule.after_update()
 
-    def _finish_epoch(self, rate: float, wait_share: float) -> dict[str, Any]:
-        position, loop = self.position, self.config.loop
-        losses = self.session.gather(float(self.loss_sum) / self.plan.steps)
+    def _finish_epoch(self, rate: float) -> dict[str, Any]:
+        position, loop, clock = self.position, self.config.loop, self.clock
+        shares = {f"{name}_share": clock.share(name) for name in ("wait", "communicate", "report")}
+        self._bring_together()
+        losses = [each / self.plan.steps for each in position.losses]
         self._check_finite(losses)
         # Each rank's BatchNorm has seen its own batches; those of rank 0 are saved, so they are what is validated.
         self.session.share(self.network.buffers())
@@ -167,28 +212,38 @@ class Trainer:
         score = sign * figures[f"val_{loop.metric}"]
         if position.best is None or score > position.best:
             position.best, position.best_epoch = score, position.epoch
-        self.loss_sum.zero_()
         entry: dict[str, Any] = {
             "epoch": position.epoch + 1,
             "train_loss": float(np.mean(losses)),
             **named(figures, self.work.held_back),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "images_per_s": rate,
-            "wait_share": wait_share,
+            **shares,
+            "samples": position.seen.samples,
+            "rows_digest": position.seen.digest,
             "score": score,
         }
         position.history.append(entry)
         self.schedule.after_epoch(figures[f"val_{loop.metric}"])
-        position.epoch, position.step = position.epoch + 1, 0
+        position.epoch, position.step, position.losses, position.seen = position.epoch + 1, 0, [], Seen()
+        self.losses.zero_()
+        clock.mark("compute")
         return entry
+
+    def _bring_together(self) -> None:
+        """Make the position hold what all ranks have seen; every rank does so at the same step."""
+        parts = self.session.gather((self.losses.tolist(), self.seen))
+        self.position.losses = [loss for losses, _ in parts for loss in losses]
+        self.position.seen = sum((seen for _, seen in parts), start=self.position.seen)
+        self.seen = Seen()
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
-        """Validation figures over every row, each seen once, split over the ranks."""
+        """Validation figures over every row, each seen once, split over the lanes."""
         self.network.eval()
         split, batch = self.work.validation, self.config.data.batch_size
-        mine = segment(list(enumerate(split.counts)), self.session.rank, self.session.world)
-        parts = ((start, mine[start : start + batch]) for start in range(0, len(mine), batch))
+        mine = [segment(list(enumerate(split.counts)), lane, self.work.lanes) for lane in self.lanes]
+        parts = ((start, rows[start : start + batch]) for rows in mine for start in range(0, len(rows), batch))
         seen: list[tuple[np.ndarray, np.ndarray]] = []
         for _, arrays in feed(self.validation_shards, parts, ahead=self._ahead()):
             with self._autocast():
@@ -212,14 +267,14 @@ class Trainer:
         patience = self.config.loop.patience if stops else 0
         return patience > 0 and self.position.epoch - 1 - self.position.best_epoch >= patience
 
-    def _checkpoint_due(self) -> bool:
-        every, accumulate = self.config.loop.checkpoint_every, self.config.optimizer.accumulate
+    def _may_keep(self) -> bool:
+        """Inside an epoch, and no gradients are summed up that a checkpoint would lose."""
         step = self.position.step
-        return every > 0 and step < self.plan.steps and step % every == 0 and step % accumulate == 0
+        return step < self.plan.steps and step % self.config.optimizer.accumulate == 0
 
     def _step_event(self, seen: int, seconds: float, waited: float) -> dict[str, Any]:
         steps, loop, position = self.plan.steps, self.config.loop, self.position
-        rows = self.plan.batch * self.session.world
+        rows = self._rows
         rate = seen / seconds if seconds else 0.0
         left = ((loop.epochs - position.epoch) * steps - position.step) * rows
         return {
@@ -230,26 +285,26 @@ class Trainer:
             "total": steps * rows,
             "rate": rate,
             "left_s": left / rate if rate else -1.0,
-            "loss": float(self.loss_sum) / max(position.step, 1),
+            "loss": float(self.losses.mean()) / max(position.step, 1),
             "wait_share": waited / seconds if seconds else 0.0,
         }
 
-    def _no_exchange(self) -> Any:
-        """Keep gradients on this rank; they travel with the last step of a group."""
-        return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
+    def _no_exchange(self, unless: bool) -> Any:
+        """Keep gradients on this rank; they travel with the last lane of the last step of a group."""
+        kept = isinstance(self.model, DistributedDataParallel) and not unless
+        return self.model.no_sync() if kept else nullcontext()  # type: ignore[operator]  # mypy forgets what it is
 
     def _autocast(self) -> Any:
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.session.device.type, dtype=self.autocast_dtype)
 
-    def _save(self, folder: Path) -> None:
-        self.position.loss_sum = float(self.loss_sum)
-        self.learner.save(folder, self.position)
+    def _snapshot(self) -> Callable[[], dict[str, bytes]]:
+        return self.learner.snapshot(self.position)
 
 
-def _step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+def _step_seed(seed: int, epoch: int, step: int, lane: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch, step, lane]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import ray
 from ray.exceptions import RayError
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mskray.progress import Progress, duration
 from mskray.training.run import Run
@@ -29,7 +31,9 @@ class Say:
 @contextmanager
 def listener(run: Run, unit: str) -> Iterator[Queue]:
     """Pass events from workers and controller to `run.report` and the trackers, in a thread, until the block ends."""
-    queue = Queue(actor_options={"num_cpus": 0})
+    # On this node: on another one it would be lost with that.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     done = threading.Event()
     failures: list[Exception] = []
 
@@ -74,6 +78,8 @@ def _pass_on(event: dict[str, Any], run: Run, unit: str) -> None:
 
 
 def _progress(event: dict[str, Any], prefix: str, unit: str) -> Progress:
+    if event["kind"] in ("trouble", "workers"):
+        return Progress(f"{prefix}{event['text']}")
     stage = f"{prefix}epoch {event['epoch']}/{event['epochs']}"
     if event["kind"] == "resumed":
         return Progress(f"{prefix}goes on from the last checkpoint, in epoch {event['epoch']} of {event['epochs']}")

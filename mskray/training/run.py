@@ -21,7 +21,14 @@ if TYPE_CHECKING:  # a search's driver and its trials' processes need no torch t
 class Resources(Section):
     """What a run may occupy."""
 
-    workers: int = setting(1, "training workers", ge=1, le=4096)
+    workers: int = setting(1, "training workers; they decide the size of a step, however many run", ge=1, le=4096)
+    min_workers: int = setting(
+        0,
+        "workers that training goes on with when others are lost, until these are back; 0 for all of them",
+        ge=0,
+        le=4096,
+        source="EasyScale, Li et al. 2023",
+    )
     gpu: bool = setting(False, "give each worker a GPU")
     gpus_per_worker: float = setting(1.0, "share of it, where workers have GPUs", unit="GPUs", gt=0, le=1)
     cpus_per_worker: float = setting(
@@ -30,7 +37,9 @@ class Resources(Section):
     placement: Literal["pack", "spread"] = setting(
         "pack", "workers of one training on as few nodes as hold them, or on as many as there are"
     )
-    max_failures: int = setting(3, "times that lost workers are replaced before the run fails", ge=0, le=1000)
+    max_failures: int = setting(
+        3, "times that workers or nodes may be lost before the run fails; each kind counts for itself", ge=0, le=1000
+    )
 
     @model_validator(mode="after")
     def _one_rank_a_gpu(self) -> "Resources":
@@ -40,6 +49,19 @@ class Resources(Section):
                 "training cannot share a GPU (NCCL): set resources.workers=1, or resources.gpus_per_worker=1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _no_more_than_all(self) -> "Resources":
+        if self.min_workers > self.workers:
+            raise ValueError(
+                f"resources.min_workers = {self.min_workers} is more than resources.workers = {self.workers}: lower it"
+            )
+        return self
+
+    @property
+    def least(self) -> int:
+        """Workers without which a training waits."""
+        return self.min_workers or self.workers
 
     @property
     def gpus(self) -> float:

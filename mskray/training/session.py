@@ -1,84 +1,104 @@
 """The loop's view of where it runs: its rank, its device, what it reports, what it goes on from.
 
-Everything that the loop knows of Ray Train is here.
+Everything that the loop knows of Ray Train is here. Of Ray Train's own checkpoints nothing is used: `shelf` says why.
 """
 
 import os
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train import collective
 from ray.train.torch import get_device
-from torch import Tensor
 
+from mskray.errors import UserError
+from mskray.storage import Location
 from mskray.training.checkpoint import FILES
+from mskray.training.group import Group
+from mskray.training.meters import Meters
 from mskray.training.run import Part
+from mskray.training.shelf import Damaged, Shelf
+from mskray.training.writer import Make, Writer
 
-# A checkpoint taken inside an epoch has no validation figure: it is kept as the latest, never as the best.
-UNSCORED = -1e30
-SCORE = "score"
-_UNSENT = "mskray-checkpoint-"
+_GOES_ON, _WRITES, _STOPS = range(3)
 
 
-class Session:
+class Halted(UserError):
+    """No checkpoint can be written any more; every rank raises it at the same point."""
+
+
+class Session(Group):
     """One training worker.
 
     Args:
+        run: the run's own folder.
         say: sends an event (a small dict) to the driver; called on rank 0 only.
+        stored: called on rank 0 whenever a checkpoint is on the storage.
         cpus: that were reserved for it, where other trainings share its node; None where it is this training's alone.
     """
 
-    def __init__(self, say: Callable[[dict[str, Any]], None], cpus: float | None = None) -> None:
+    def __init__(
+        self,
+        run: Location,
+        say: Callable[[dict[str, Any]], None],
+        stored: Callable[[], None] = lambda: None,
+        cpus: float | None = None,
+    ) -> None:
         context = ray.train.get_context()
-        self.rank, self.world = context.get_world_rank(), context.get_world_size()
-        self.device = get_device()
-        self._say = say
+        super().__init__(context.get_world_rank(), context.get_world_size(), get_device())
+        self.meters = Meters(run.name, self.rank)
+        self._say, self._stored = say, stored
         self._said = float("-inf")
+        self._shelf = Shelf(run)
+        self._writer = Writer(self._shelf, self._trouble)
+        self._kept = time.monotonic()
         torch.set_num_threads(_threads(cpus, context.get_local_world_size()))
-        _tidy()
 
     @contextmanager
     def restored(self, part: Part | None = None) -> Iterator[Path | None]:
-        """Give the folder of the latest checkpoint of this run, at its beginning of that which its part goes on from.
+        """Give the folder of this run's latest whole checkpoint, at its beginning of that which its part goes on from.
 
-        None where there is neither.
+        None where there is neither. Rank 0 chooses and may take its time over it: the others wait for it, and all for
+        the last to have loaded, by Ray's means, which have no time-out; torch's have.
         """
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is not None:
-            with checkpoint.as_directory() as folder:
-                yield Path(folder)
-        elif part is not None and part.start is not None:
-            with tempfile.TemporaryDirectory(prefix=f"{_UNSENT}{os.getpid()}-") as folder:
+        with tempfile.TemporaryDirectory(prefix=f"mskray-checkpoint-{os.getpid()}-") as place:
+            folder = Path(place)
+            if self._chosen(folder):
+                yield folder
+            elif part is not None and part.start is not None:
                 for name in FILES:
-                    (Path(folder) / name).write_bytes(part.start.join(name).read_bytes())
-                yield Path(folder)
-        else:
-            yield None
+                    (folder / name).write_bytes(part.start.join(name).read_bytes())
+                yield folder
+            else:
+                yield None
+        if self.world > 1:
+            collective.barrier()
 
-    def report(self, metrics: dict[str, Any], write: Callable[[Path], None], score: float | None) -> None:
-        """Report metrics with a checkpoint that rank 0 writes and Ray uploads while training goes on.
-
-        Every rank must call it at the same step.
-        """
-        payload = {**metrics, SCORE: UNSCORED if score is None else score}
-        if self.rank != 0:
-            ray.train.report(payload, checkpoint=None)
-            return
-        folder = Path(tempfile.mkdtemp(prefix=f"{_UNSENT}{os.getpid()}-"))
-        write(folder)
-        ray.train.report(
-            payload,
-            checkpoint=Checkpoint.from_directory(str(folder)),
-            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
-            delete_local_checkpoint_after_upload=True,
-        )
+    def _chosen(self, folder: Path) -> bool:
+        """Put the run's checkpoint into a folder, the same on every rank; whether there is one."""
+        name = ""
+        if self.rank == 0:
+            damaged: list[str] = []
+            found = self._shelf.newest(folder, damaged.append)
+            for line in damaged:
+                self._trouble(line)
+            if damaged and found is None:
+                self._trouble("no checkpoint is whole: the training begins anew")
+            self._shelf.tidy()
+            name = found.name if found else ""
+        if self.world > 1:
+            name = collective.broadcast_from_rank_zero(name)
+            if name and self.rank:
+                try:
+                    self._shelf.take(name, folder)
+                except Damaged as error:  # between rank 0's reading and this one's: begin again, with another choice
+                    raise UserError(f"checkpoint {name}: {error}") from error
+        return bool(name)
 
     def due(self, every_s: float) -> bool:
         """Tell rank 0 whether its last event is at least `every_s` seconds ago; other ranks never say anything."""
@@ -90,19 +110,56 @@ class Session:
             self._said = time.monotonic()
             self._say(event)
 
-    def gather(self, value: Any) -> list[Any]:
-        """Return every rank's value, on every rank, in rank order."""
-        if self.world == 1:
-            return [value]
-        values: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(values, value)
-        return values
+    def checkpoint_now(self, minutes: float) -> bool:
+        """Tell all ranks, at the same step, whether rank 0's last checkpoint is so many minutes old; 0 for never.
 
-    def share(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors with those of rank 0, on every rank."""
-        if self.world > 1:
-            for tensor in tensors:
-                torch.distributed.broadcast(tensor, src=0)
+        Raises:
+            Halted: checkpoints cannot be written.
+        """
+        wish = _GOES_ON
+        if self.rank == 0:
+            if self._writer.failed:
+                wish = _STOPS
+            elif minutes and time.monotonic() - self._kept >= 60 * minutes:
+                wish = _WRITES
+        found = self.agree(wish)
+        if found == _STOPS:
+            self.check()
+        return found == _WRITES
+
+    def keep(self, epoch: int, step: int, score: float | None, snapshot: Callable[[], Make], event: Any = None) -> None:
+        """Write a checkpoint while the training goes on. Every rank must call it at the same step.
+
+        Args:
+            snapshot: copies what is kept, on rank 0, and returns what makes its files.
+            event: said when it is stored, so that no later stop loses what was told.
+        """
+        if self.rank:
+            return
+        self._writer.wait()  # before the copy: one at a time in memory
+
+        def stored() -> None:
+            self._stored()
+            if event is not None:
+                self._say(event)
+
+        self._writer.put(epoch, step, score, snapshot(), stored)
+        self._kept = time.monotonic()
+
+    def check(self) -> None:
+        """Raise Halted on every rank where checkpoints cannot be written; every rank must call it at the same step."""
+        failed = self.gather(self._writer.failed)[0]
+        if failed:
+            raise Halted(failed)
+
+    def finish(self) -> None:
+        """Wait for the last checkpoint to be stored. Raises Halted, on every rank, where it could not be."""
+        self._writer.wait()
+        self.meters.flush()
+        self.check()
+
+    def _trouble(self, line: str) -> None:
+        self._say({"kind": "trouble", "text": line})
 
 
 def _threads(cpus: float | None, workers: int) -> int:
@@ -117,15 +174,3 @@ def _threads(cpus: float | None, workers: int) -> int:
     here = ray.get_runtime_context().get_node_id()
     total = next((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["NodeID"] == here), 0.0)
     return max(1, min(cores, int(cores * cpus / total))) if total else 1
-
-
-def _tidy() -> None:
-    """Remove checkpoints that workers killed before this one left on this machine, on their way to the storage."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_UNSENT}*"):
-        pid = folder.name.removeprefix(_UNSENT).partition("-")[0]
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
-        except (ValueError, PermissionError):  # not of this program, or of another user's
-            pass

@@ -14,7 +14,7 @@ from mskray.errors import UserError
 from mskray.progress import Progress, Report
 from mskray.storage import Location
 
-_NOT_FIGURES = ("kind", "epoch", "epochs", "prefix")
+_NOT_FIGURES = ("kind", "epoch", "epochs", "prefix", "rows_digest")
 
 
 class Tracker(Protocol):

@@ -120,7 +120,7 @@ def test_corrections_are_learned_and_compared(
     assert found["label_abnormality"].sum() == sum(shown.truth == "abnormal" for shown in sent) > 0
 
     bundle = tmp_path / "new"
-    job = small_job(phantom_cohort, locate(bundle), loop={"epochs": 1, "checkpoint_every": 4})
+    job = small_job(phantom_cohort, locate(bundle), loop={"epochs": 1, "checkpoint_minutes": 0.01})
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
     said = command("train", str(tmp_path / "job.yaml"), "--add", str(added), capsys=capsys)
     assert f"added {added}: {len(new)} images, in place of 0" in said
