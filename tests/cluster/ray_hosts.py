@@ -4,7 +4,6 @@ Each Ray node is started again when it ends, as a service manager does on a real
 through a `FaultProxy` at its host's address: it can be slow, answer 503, cut, stall; the host's cable can be pulled.
 """
 
-import json
 import os
 import re
 import secrets
@@ -176,8 +175,8 @@ class RayHosts:
                 if len(set(found.values())) == len(found) == hosts:
                     return
             time.sleep(1)
-        told = {host.name: (self.shared / f"{host.name}.log").read_text()[-1500:] for host in self.nodes}
-        raise AssertionError(f"{hosts} hosts were awaited, there are {found}: {json.dumps(told, indent=1)}")
+        told = "\n\n".join((self.shared / f"{host.name}.log").read_text()[-700:] for host in self.nodes)
+        raise AssertionError(f"{hosts} hosts were awaited, there are {found}:\n{told}")
 
     # What is done to it
 
@@ -214,6 +213,7 @@ class RayHosts:
         """Make everything whole: no fault, no driver, every host up and in the cluster."""
         self.proxy.inject()
         for driver in self._drivers:
+            print(driver.text, end="\n\n")  # pytest shows it where the test failed
             driver.kill()
         self._drivers.clear()
         for host in (*self.nodes, self.store_host):
@@ -296,10 +296,10 @@ class Driver:
     def _until(self, found: Callable[[], str], timeout: float, what: str) -> str:
         deadline = time.monotonic() + timeout
         while not (line := found()):
-            assert time.monotonic() < deadline, f"{what} was awaited for {timeout:.0f} s:\n{self.text[-6000:]}"
+            assert time.monotonic() < deadline, f"{what} was awaited for {timeout:.0f} s:\n{self.text[-2500:]}"
             if not self.running:
                 self._reader.join(5)
-                assert found(), f"ended with {self._process.returncode} before {what}:\n{self.text[-6000:]}"
+                assert found(), f"ended with {self._process.returncode} before {what}:\n{self.text[-2500:]}"
             time.sleep(0.05)
         return line
 
@@ -308,14 +308,14 @@ class Driver:
         try:
             code = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"not at an end after {timeout:.0f} s:\n{self.text[-6000:]}") from None
+            raise AssertionError(f"not at an end after {timeout:.0f} s:\n{self.text[-2500:]}") from None
         self._reader.join(10)
         return code
 
     def done(self, timeout: float) -> "Driver":
         """Wait for its end, which must be a success."""
         code = self.ends(timeout)
-        assert code == 0, f"exit code {code}:\n{self.text[-6000:]}"
+        assert code == 0, f"exit code {code}:\n{self.text[-2500:]}"
         return self
 
     def signal(self, number: Signals) -> None:

@@ -73,20 +73,44 @@ def test_two_hosts_train_a_spinenet(healthy: RayHosts) -> None:
 
 
 @pytest.mark.long
-def test_k_means_over_hosts_makes_a_vocabulary(healthy: RayHosts) -> None:
-    """The words are the same as those of one host: sums are exact in whatever order the hosts give theirs."""
+def test_key_points_of_pairs_are_found_on_several_hosts(healthy: RayHosts) -> None:
+    """From pairs to a bundle; k-means itself stays in one process where that holds all descriptors, as here."""
     cohort, _ = ingest(healthy, "phantom-pairs", "pairs", {"patients": 40, "image_size": 96, "noise": 0.02}, size=96)
     job = {
         "family": "pair_bovw",
         "task": "change",
         "keypoints": {"descriptor": "sift", "most": 40},
         "vocabulary": 12,
-        "kmeans": {"most": 0},
     }
     driver = train(healthy, "words", cohort, job).done(RUN_S)
     assert any("12 words of" in line and "converged" in line for line in driver.lines)
-    assert len(healthy.ran("_run", since=driver.started)) >= 2
+    assert len(healthy.ran("_count_part", since=driver.started)) >= 2
     assert bundle_of(healthy, "words").best
+
+
+K_MEANS = """
+import numpy as np, ray
+from mskray.cluster import session
+from mskray.estimators.kmeans import KMeansSection, fit_kmeans
+from mskray.estimators.pieces import Arrays, Here, Spread
+random = np.random.default_rng(0)
+middles = random.normal(0, 2, (12, 32))
+rows = (middles[random.integers(12, size=60_000)] + random.normal(size=(60_000, 32))).astype(np.float32)
+pieces = Arrays(tuple(np.array_split(rows, 24)))
+with session():
+    spread, here = (fit_kmeans(pieces, 12, KMeansSection(), runner) for runner in (Spread, Here))
+np.testing.assert_allclose(spread.centres, here.centres, rtol=1e-4, atol=1e-4)
+assert spread.counts.sum() == here.counts.sum() == len(rows)
+print("as in one process")
+"""
+
+
+@pytest.mark.long
+def test_k_means_over_hosts_finds_what_one_process_does(healthy: RayHosts) -> None:
+    """Every row counts once: the centres differ by rounding alone."""
+    driver = healthy.command(["python", "-c", K_MEANS], environment={"RAY_ADDRESS": healthy.address}).done(RUN_S)
+    assert "as in one process" in driver.text
+    assert len(healthy.ran("_run", since=driver.started)) == 3
 
 
 @pytest.mark.long
