@@ -1,6 +1,8 @@
 # make demo            the whole path on synthetic radiographs   (DATA=<folder> for MURA or knee-oa, STORE=file for no object store)
 # make test            all tests but whole trainings              make test-all   every test that this machine can run
 #                      (DATA=<folder> adds those on published scans: knee_mri_dicom, lumbar_t2)
+# make test-cluster    three hosts with Ray and one with the object store, as namespaces of this machine: work, faults
+#                      (needs root; ARGS="-m 'not long'" for a short look)
 # make system          the Debian packages that some tests use
 # make lint            ruff, mypy, import-linter                 make bench    ratios against peers (tests/benchmarks)
 # make fuzz            damaged requests against the server (COUNT=20000 in all, more than that of files)
@@ -9,9 +11,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SYSTEM_PACKAGES := iproute2 chromium dcmtk dicom3tools orthanc orthanc-dicomweb
+SYSTEM_PACKAGES := iproute2 faketime chromium dcmtk dicom3tools orthanc orthanc-dicomweb
 
-.PHONY: page demo test test-all test-fast lint format lock system install bench fuzz clean
+.PHONY: page demo test test-all test-fast test-cluster lint format lock system install bench fuzz clean
 
 install: $(STAMP)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory page || echo "The server works without its page: make page says why it is not built." >&2; fi
@@ -46,6 +48,10 @@ test-all: $(STAMP)
 # Without the tests that start Ray, train or serve.
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+# Also a part of test and test-all. A fault costs a minute or two.
+test-cluster: $(STAMP)
+	$(BIN)/python -m pytest tests/cluster $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

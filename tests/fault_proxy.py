@@ -59,24 +59,27 @@ class Fault:
 
 
 class FaultProxy:
-    """Threaded HTTP proxy on a free loopback port; `log` holds (method, path, kind of fault or "") by arrival.
+    """Threaded HTTP proxy on a free port; `log` holds (method, path, kind of fault or "") by arrival.
 
-    `certificate` (PEM with certificate and key) makes clients speak TLS to it.
+    `certificate` (PEM with certificate and key) makes clients speak TLS to it. It listens at `host`, where the store
+    is too; it takes the network of the thread that makes it (`Host.network` in tests/cluster).
     """
 
-    def __init__(self, upstream_port: int, seed: int = 0, certificate: Path | None = None) -> None:
+    def __init__(
+        self, upstream_port: int, seed: int = 0, certificate: Path | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self.log: list[tuple[str, str, str]] = []
-        self._upstream_port = upstream_port
+        self._upstream = (host, upstream_port)
         self._faults: list[Fault] = []
         self._random = random.Random(seed)
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
+        self._server = _Server((host, 0), type("Handler", (_Handler,), {"proxy": self}))
         if certificate is not None:
             tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             tls.load_cert_chain(certificate)
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         scheme = "http" if certificate is None else "https"
-        self.endpoint = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
+        self.endpoint = f"{scheme}://{host}:{self._server.server_address[1]}"
 
     def __enter__(self) -> "FaultProxy":
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -110,7 +113,7 @@ class FaultProxy:
         return self._random.random() < fault.probability
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self._upstream_port, timeout=60)
+        return http.client.HTTPConnection(*self._upstream, timeout=60)
 
 
 class _Server(ThreadingHTTPServer):
