@@ -34,7 +34,7 @@ def read_packages(report: str, errors: str) -> Verdict:
         last = errors.strip().splitlines()[-1:] or ["it said nothing"]
         return Verdict(UNKNOWN, [f"packages NOT checked: the database of holes could not be asked: {last[0][:300]}"])
     holes = [
-        f"{package['name']} {package['version']}: {hole['id']}, fixed in {', '.join(hole['fix_versions']) or 'nothing yet'}"
+        f"{package['name']} {package['version']}: {hole['id']}, fixed in {', '.join(hole['fix_versions']) or 'none'}"
         for package in packages
         for hole in package.get("vulns", [])
     ]

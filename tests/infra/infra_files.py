@@ -86,7 +86,9 @@ def _make_strict(node: Any) -> None:
 def clusters(document: Document) -> Document:
     """The specification of the Ray cluster in a document of KubeRay's."""
     spec: Document = document["spec"]
-    cluster: Document = spec if document["kind"] == "RayCluster" else spec.get("rayClusterSpec", spec.get("rayClusterConfig"))
+    cluster: Document = (
+        spec if document["kind"] == "RayCluster" else spec.get("rayClusterSpec", spec.get("rayClusterConfig"))
+    )
     return cluster
 
 

@@ -67,10 +67,13 @@ def test_is_what_kuberay_allows(document: Document) -> None:
     ],
 )
 def test_a_spoiled_file_is_refused(file: str, old: str, new: str, said: str) -> None:
-    with pytest.raises(jsonschema.ValidationError) as refused:
-        for document in documents(spoiled((KUBERAY / file).read_text("utf-8"), old, new)):
+    found = []
+    for document in documents(spoiled((KUBERAY / file).read_text("utf-8"), old, new)):
+        try:
             check_manifest(document)
-    assert said in str(refused.value)
+        except jsonschema.ValidationError as error:
+            found.append(str(error))
+    assert any(said in each for each in found), found
 
 
 @pytest.mark.parametrize("document", **_named(RAY))
@@ -134,7 +137,10 @@ SPOILS: list[tuple[str, Callable[[Document], object]]] = [
     ("may run as root", lambda each: next(pods(each))[1]["spec"]["securityContext"].update(runAsUser=0)),
     ("no seccomp profile", lambda each: next(pods(each))[1]["spec"]["securityContext"].pop("seccompProfile")),
     ("hostNetwork", lambda each: next(pods(each))[1]["spec"].update(hostNetwork=True)),
-    ("a folder of the machine", lambda each: next(pods(each))[1]["spec"]["volumes"].append({"hostPath": {"path": "/"}})),
+    (
+        "a folder of the machine",
+        lambda each: next(pods(each))[1]["spec"]["volumes"].append({"hostPath": {"path": "/"}}),
+    ),
     ("may gain privileges", lambda each: _context(each).update(allowPrivilegeEscalation=True)),
     ("may write to its image", lambda each: _context(each).pop("readOnlyRootFilesystem")),
     ("keeps capabilities", lambda each: _context(each).update(capabilities={"add": ["SYS_ADMIN"]})),
