@@ -277,7 +277,10 @@ def test_ray_start_knows_every_option(service: str) -> None:
 
 @pytest.mark.parametrize(
     ("service", "asked"),
-    [("store", ["weed", "server", "-h"]), pytest.param("mlflow", ["mlflow", "server", "--help"], marks=pytest.mark.slow)],
+    [
+        ("store", ["weed", "server", "-h"]),
+        pytest.param("mlflow", ["mlflow", "server", "--help"], marks=pytest.mark.slow),
+    ],
 )
 def test_a_program_knows_every_option(service: str, asked: list[str]) -> None:
     done = subprocess.run([str(SCRIPTS / asked[0]), *asked[1:]], capture_output=True, text=True, check=False)
