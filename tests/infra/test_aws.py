@@ -189,9 +189,9 @@ def test_the_roles_serve_the_cluster_that_they_belong_to() -> None:
     for place in (*node["SubnetIds"], *node["SecurityGroupIds"]):
         assert place in head
     assert f'"aws:RequestTag/ray-cluster-name": "{config["cluster_name"]}"' in head
-    parameter = re.search(r"--name (/\S+)", CLUSTER)
-    assert parameter is not None
-    assert f"parameter{parameter[1]}" in text("infra/aws/iam-worker.json")
+    worker = text("infra/aws/iam-worker.json")
+    fetched, granted = re.findall(r"--name (/\S+)", CLUSTER), re.findall(r":parameter(/[\w/]+)", worker)
+    assert sorted(fetched) == sorted(granted) == ["/mskray/hash_key", "/mskray/ray_token"]
     trust = json.loads(text("infra/aws/iam-trust.json"))["Statement"]
     assert [each["Principal"] for each in trust] == [{"Service": "ec2.amazonaws.com"}]
     assert {path.name for path in (INFRA / "aws").iterdir()} == {"cluster.yaml", "iam-trust.json", *ROLES}

@@ -150,7 +150,7 @@ def test_the_page_is_built_with_a_node_that_it_takes() -> None:
 
 def compose_config(words: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     place = folder / "infra" / "compose"
-    place.mkdir(parents=True)
+    make(place / "secrets")
     (place / "compose.yaml").write_text(words, encoding="utf-8")
     command = [
         "docker-compose",
@@ -255,7 +255,9 @@ def test_a_service_that_may_do_more_is_found(old: str, new: str, said: str) -> N
 def test_what_compose_refers_to_is_there(tmp_path: Path) -> None:
     file = yaml.safe_load(COMPOSE)
     made = {path.name for path in make(tmp_path / "secrets")}
-    assert {Path(each["file"]).name for each in file["secrets"].values()} == made
+    named = {Path(each["file"]).name for each in file["secrets"].values()}
+    named |= {Path(each).name for service in file["services"].values() for each in service.get("env_file", [])}
+    assert named == made
     for name, service in file["services"].items():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
@@ -292,7 +294,7 @@ def test_a_program_knows_every_option(service: str, asked: list[str]) -> None:
 def test_secrets_are_new_closed_and_kept(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     first = make(one)
-    assert len(make(two)) == len(first) == 4
+    assert len(make(two)) == len(first) == 5
     assert stat.S_IMODE(one.stat().st_mode) == 0o700
     for path in first:
         assert stat.S_IMODE(path.stat().st_mode) == 0o444

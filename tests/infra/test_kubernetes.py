@@ -80,6 +80,10 @@ def test_a_spoiled_file_is_refused(file: str, old: str, new: str, said: str) -> 
 def test_a_cluster_asks_for_a_token_and_has_the_version_that_is_locked(document: Document) -> None:
     cluster = clusters(document)
     assert cluster["authOptions"] == {"mode": "token", "secretName": "mskray-ray-token"}
+    for name, container in containers(document):
+        # Pseudonyms of a key that is lost with its pod would never meet those of the next ingest.
+        keys = {each["name"] for each in container.get("env", []) if "valueFrom" in each}
+        assert name.startswith("submitter") or "MSKRAY_HASH_KEY" in keys
     assert cluster["rayVersion"] == ray.__version__
     # A head that runs work can be killed by it.
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
