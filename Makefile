@@ -97,10 +97,11 @@ sbom: $(STAMP)
 	@if command -v npm >/dev/null; then cd serve/page && npm sbom --package-lock-only --omit dev --sbom-format cyclonedx >../../build/sbom-page.json && echo "made build/sbom.json and build/sbom-page.json"; \
 	else echo "made build/sbom.json; npm, which lists the page's packages, is not here" >&2; fi
 
+# RUNLEVEL=1: servers that come with a package (prometheus) are not started, here they are only tools.
 system:
 	@command -v apt-get >/dev/null || { echo "make system knows Debian only; install by hand: $(SYSTEM_PACKAGES)"; exit 1; }
 	@missing=""; for p in $(SYSTEM_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
-	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi; \
+	if [ -n "$$missing" ]; then apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi; \
 	echo "present: $(SYSTEM_PACKAGES)"
 
 clean:
