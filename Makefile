@@ -6,14 +6,17 @@
 # make system          the Debian packages that some tests use
 # make lint            ruff, mypy, import-linter                 make bench    ratios against peers (tests/benchmarks)
 # make fuzz            damaged requests against the server (COUNT=20000 in all, more than that of files)
+# make infra-check     the files of infra/ against schemas and rules: images, compose, Kubernetes, AWS, monitoring
+# make audit           known holes in the locked packages, risky patterns in our code
+# make sbom            what all of it is made of: build/sbom.json and build/sbom-page.json (CycloneDX)
 # make page            the reading page that the server gives at /, built with npm; `make install` does it where npm is there
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SYSTEM_PACKAGES := iproute2 faketime chromium dcmtk dicom3tools orthanc orthanc-dicomweb
+SYSTEM_PACKAGES := iproute2 faketime chromium dcmtk dicom3tools orthanc orthanc-dicomweb prometheus docker-compose
 
-.PHONY: page demo test test-all test-fast test-cluster lint format lock system install bench fuzz clean
+.PHONY: page demo test test-all test-fast test-cluster lint format lock system install bench fuzz infra-check audit sbom clean
 
 install: $(STAMP)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory page || echo "The server works without its page: make page says why it is not built." >&2; fi
@@ -87,10 +90,24 @@ COUNT ?= 20000
 fuzz: $(STAMP)
 	MSKRAY_FUZZ=$(COUNT) $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
+# CRDS=<folder> adds KubeRay's own definitions (ray.io_rayclusters.yaml, ray.io_rayjobs.yaml, ray.io_rayservices.yaml).
+infra-check: $(STAMP)
+	$(if $(CRDS),MSKRAY_KUBERAY_CRDS="$(abspath $(CRDS))" )$(BIN)/python -m pytest tests/infra -m "not slow" $(ARGS)
+
+audit: $(STAMP)
+	@$(BIN)/python infra/audit.py
+
+sbom: $(STAMP)
+	@mkdir -p build
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file build/sbom.json $(BIN)/python
+	@if command -v npm >/dev/null; then cd serve/page && npm sbom --package-lock-only --omit dev --sbom-format cyclonedx >../../build/sbom-page.json && echo "made build/sbom.json and build/sbom-page.json"; \
+	else echo "made build/sbom.json; npm, which lists the page's packages, is not here" >&2; fi
+
+# RUNLEVEL=1: servers that come with a package (prometheus) are not started, here they are only tools.
 system:
 	@command -v apt-get >/dev/null || { echo "make system knows Debian only; install by hand: $(SYSTEM_PACKAGES)"; exit 1; }
 	@missing=""; for p in $(SYSTEM_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || missing="$$missing $$p"; done; \
-	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi; \
+	if [ -n "$$missing" ]; then apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi; \
 	echo "present: $(SYSTEM_PACKAGES)"
 
 clean:

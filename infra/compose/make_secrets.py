@@ -3,8 +3,9 @@
     python infra/compose/make_secrets.py [--out infra/compose/secrets]
 
 Files that are there are kept: what has been given out stays valid. Delete one (and both of the S3 pair) to renew it,
-then `docker compose up -d --force-recreate`. Containers get the files mounted under /run/secrets; no environment
-variable, image layer or log holds them.
+then `docker compose up -d --force-recreate`. Containers get the files mounted under /run/secrets; no image layer or log
+holds them. Keep node.env, as you keep the identifiers of patients: it holds the key of their pseudonyms, which mskray
+reads from its environment.
 """
 
 import argparse
@@ -33,6 +34,7 @@ def make(folder: Path) -> list[Path]:
 
     write("ray_token", secrets.token_hex(32))
     write("grafana_password", secrets.token_urlsafe(24))
+    write("node.env", f"MSKRAY_HASH_KEY={secrets.token_hex(32)}\n")
     pair = ("aws_credentials", "s3_identities.json")
     if not all((folder / name).exists() for name in pair):
         for name in pair:  # one without the other opens nothing

@@ -27,7 +27,7 @@ from mskray.serving.problems import Problem
 from mskray.storage import Location, check_access, locate
 from mskray.storage.versioned import read_versioned
 
-TOKEN_VARIABLE = "MSKRAY_SERVE_TOKEN"
+TOKEN_VARIABLE = "MSKRAY_SERVE_TOKEN"  # nosec B105 # a variable's name
 SCHEMA_VERSION = 1
 Scope = Literal["predict", "feedback", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)

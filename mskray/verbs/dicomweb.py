@@ -21,7 +21,7 @@ from mskray.storage import check_access, locate
 from mskray.verbs import dicomweb_earlier, dicomweb_series, dicomweb_studies
 from mskray.verbs.predict_remote import TOKEN_VARIABLE
 
-PASSWORD_VARIABLE = "MSKRAY_ARCHIVE_PASSWORD"
+PASSWORD_VARIABLE = "MSKRAY_ARCHIVE_PASSWORD"  # nosec B105 # a variable's name
 
 
 def watch(

@@ -13,7 +13,7 @@ from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
 from mskray.storage.tables import parquet_bytes
 
-TOKEN_VARIABLE = "MSKRAY_TOKEN"
+TOKEN_VARIABLE = "MSKRAY_TOKEN"  # nosec B105 # a variable's name
 _AT_ONCE = 8
 _MOST_BYTES = 1 << 30
 _OF_THE_FILE = (413, 422)
