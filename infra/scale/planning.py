@@ -74,7 +74,7 @@ def plan_here(manifest: Path, folder: Path) -> dict[str, Any]:
             told = time.monotonic()
             _say(f"  planning {done:,} of {images:,}")
 
-    memory = _Memory()
+    memory = Memory()
     began = time.monotonic()
     plan = make_plan(
         listed(), tasks, Pseudonymiser(b"a key for simulations"), fractions=(0.7, 0.15, 0.15), resplit=False, seed=0,
@@ -112,8 +112,8 @@ def plan_here(manifest: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-class _Memory:
-    """Resident memory of this process, in bytes: before, and its peak since."""
+class Memory:
+    """Watches the resident memory of this process, in bytes: as it was, and its peak since."""
 
     def __init__(self) -> None:
         self.before = self._most = resident()
