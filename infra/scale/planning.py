@@ -26,8 +26,9 @@ def measure_plan(rows: int, folder: Path, seed: int = 0) -> dict[str, Any]:
     """Write a manifest of so many rows and plan it in another process.
 
     Returns:
-        rows, shards, seconds (`listing_s`, `planning_s`, `closing_s`; in all `cpu_s` of work), driver memory in MB
-        (`before_mb` with everything imported, `peak_mb`), bytes on disk (`manifest_bytes`, `spilled_bytes`, `spilled_peak_bytes`), each also a row.
+        rows, shards, patients; seconds of `listing_s`, `planning_s` and `closing_s`, and `cpu_s` of work in all; MB of
+        driver memory with everything imported (`before_mb`), after planning and at the peak; bytes on disk of the
+        manifest, of what was spilled in all and at most at once; some of these a row.
     """
     with tempfile.TemporaryDirectory(prefix="mskray-scale-", dir=folder) as name:
         manifest = Path(name) / "studies.parquet"

@@ -15,6 +15,7 @@ import os
 import platform
 import shutil
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,11 @@ _DISK_BYTES_A_ROW = 500
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
-    found: list[dict[str, Any]] = options.run(options)
+    found: Iterator[dict[str, Any]] = options.run(options)
     for each in found:
-        print(json.dumps(each, indent=1))
-    if options.json:
-        record(options.json, options.what, found)
+        print(json.dumps(each, indent=1), flush=True)
+        if options.json:
+            record(options.json, options.what, [each])
 
 
 def record(file: Path, what: str, found: list[dict[str, Any]]) -> None:
@@ -45,30 +46,26 @@ def record(file: Path, what: str, found: list[dict[str, Any]]) -> None:
     file.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
 
 
-def _plan(options: argparse.Namespace) -> list[dict[str, Any]]:
+def _plan(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for place in (options.folder, Path(tempfile.gettempdir())):
         free = shutil.disk_usage(place).free
         if free < max(options.rows) * _DISK_BYTES_A_ROW:
             need = max(options.rows) * _DISK_BYTES_A_ROW / 1e9
             raise SystemExit(f"{place} has {free / 1e9:.0f} GB free, {need:.0f} GB may be needed: see --folder, TMPDIR")
-    return [measure_plan(rows, options.folder, options.seed) for rows in options.rows]
+    return (measure_plan(rows, options.folder, options.seed) for rows in options.rows)
 
 
-def _ingest(options: argparse.Namespace) -> list[dict[str, Any]]:
+def _ingest(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from infra.scale.scheduling import measure_ingest
 
-    return [
-        measure_ingest(
-            options.nodes, shards, options.cpus, options.rows_a_shard, options.seconds, options.workers, options.raylets
-        )
-        for shards in options.shards
-    ]
+    sizes = (options.cpus, options.rows_a_shard, options.seconds, options.workers, options.raylets)
+    return (measure_ingest(options.nodes, shards, *sizes) for shards in options.shards)
 
 
-def _tune(options: argparse.Namespace) -> list[dict[str, Any]]:
+def _tune(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from infra.scale.searching import measure_tune
 
-    return [measure_tune(trials, options.slots, options.seconds) for trials in options.trials]
+    return (measure_tune(trials, options.slots, options.seconds) for trials in options.trials)
 
 
 def _machine() -> str:
