@@ -26,8 +26,9 @@ def measure_plan(rows: int, folder: Path, seed: int = 0) -> dict[str, Any]:
     """Write a manifest of so many rows and plan it in another process.
 
     Returns:
-        rows, shards, seconds (`listing_s`, `planning_s`, `closing_s`), driver memory in MB (`before_mb` with everything
-        imported, `peak_mb`), bytes on disk (`manifest_bytes`, `spilled_bytes`, `spilled_peak_bytes`), each also a row.
+        rows, shards, patients; seconds of `listing_s`, `planning_s` and `closing_s`, and `cpu_s` of work in all; MB of
+        driver memory with everything imported (`before_mb`), after planning and at the peak; bytes on disk of the
+        manifest, of what was spilled in all and at most at once; some of these a row.
     """
     with tempfile.TemporaryDirectory(prefix="mskray-scale-", dir=folder) as name:
         manifest = Path(name) / "studies.parquet"
@@ -74,8 +75,8 @@ def plan_here(manifest: Path, folder: Path) -> dict[str, Any]:
             told = time.monotonic()
             _say(f"  planning {done:,} of {images:,}")
 
-    memory = _Memory()
-    began = time.monotonic()
+    memory = Memory()
+    began, cpu = time.monotonic(), time.process_time()
     plan = make_plan(
         listed(), tasks, Pseudonymiser(b"a key for simulations"), fractions=(0.7, 0.15, 0.15), resplit=False, seed=0,
         image_bytes=ImageFormat(size=SIDE, dtype="uint8", fit="pad").bytes, shard_rows=1024, context={},
@@ -97,6 +98,7 @@ def plan_here(manifest: Path, folder: Path) -> dict[str, Any]:
             "listing_s": times["listed"] - began,
             "planning_s": ended - times["listed"],
             "closing_s": closed - ended,
+            "cpu_s": time.process_time() - cpu,
             "before_mb": memory.before / _MB,
             "planning_peak_mb": in_planning / _MB,
             "peak_mb": memory.peak() / _MB,
@@ -107,13 +109,14 @@ def plan_here(manifest: Path, folder: Path) -> dict[str, Any]:
     memory.end()
     return found | {
         "us_a_row": 1e6 * (closed - began) / rows,
+        "cpu_us_a_row": 1e6 * found["cpu_s"] / rows,
         "memory_bytes_a_row": (found["peak_mb"] - found["before_mb"]) * _MB / rows,
         "spilled_peak_bytes_a_row": found["spilled_peak_bytes"] / rows,
     }
 
 
-class _Memory:
-    """Resident memory of this process, in bytes: before, and its peak since."""
+class Memory:
+    """Watches the resident memory of this process, in bytes: as it was, and its peak since."""
 
     def __init__(self) -> None:
         self.before = self._most = resident()

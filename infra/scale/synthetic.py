@@ -60,3 +60,26 @@ def tables(rows: int, seed: int = 0) -> Iterator[pa.Table]:
                 ],
             }
         )
+
+
+def planned(rows: int) -> pa.Table:
+    """Rows as a shard's plan holds them."""
+    (table,) = tables(rows)
+    draw = np.random.default_rng(1)
+    names = ("instance_id", "study_id", "patient_id")
+    ids = {name: [f"{word:016x}" for word in draw.integers(0, 2**63, rows).tolist()] for name in names}
+    nothing = pa.nulls(rows, pa.string())
+    return pa.table(
+        {
+            "path": table["path"],
+            "fingerprint": table["fingerprint"],
+            **ids,
+            "body_part": table["body_part"].cast(pa.string()),
+            "view": nothing,
+            "laterality": nothing,
+            "view_index": table["view_index"].cast(pa.int32()),
+            "row": pa.array(np.arange(rows), pa.int32()),
+            "label_abnormality": table["label"].cast(pa.int32()),
+            "split": ["train"] * rows,
+        }
+    ).combine_chunks()

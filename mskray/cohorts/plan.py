@@ -165,7 +165,7 @@ class _Cutting:
             for code, split in enumerate(SPLITS)
         }
         self._left_out = self._empty_columns()
-        self._rows = Batches(spill, "planned")
+        self._rows = Batches(spill, "planned", listing.held)
         self._open: dict[str, tuple[int, list[pa.Table]]] = {}
         self._made: dict[str, list[tuple[int, str, int, int]]] = {split: [] for split in sorted(SPLITS)}
         self._quarantined = listing.quarantined

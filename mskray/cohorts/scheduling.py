@@ -66,6 +66,12 @@ def run_shards(
             ray.cancel(reference)
 
 
+def window_bytes(shards: int, slots: int, rows: pa.Table) -> int:
+    """What the driver has in flight where shards have such rows: of its tasks that run or are about to."""
+    tasks = _tasks(shards, slots)
+    return min(tasks, _window(slots)) * -(-shards // tasks) * len(_pack(rows))
+
+
 def _slots() -> int:
     return max(1, int(total("CPU")))
 

@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from mskray.errors import UserError
 
-PARTS = 1024
-# Rows held in memory before they are written: some 60 MB, of a part some 256 rows at a time.
+PARTS = 256
+# Rows held in memory before they are written: some 60 MB, of a part some 1,000 rows at a time.
 HELD_ROWS = 1 << 18
-_HELD_BYTES = 64 << 20
 _LENGTH = 8
+_COMPRESSED = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
 class Spill:
@@ -156,7 +156,7 @@ class Rows:
             name = f"{self._name}-{part}"
             path = self._spill.folder / name
             if path.exists():
-                table = pa.Table.from_batches(_framed(path.read_bytes(), self._schema), self._schema)
+                table = pa.concat_tables(_framed(path.read_bytes()))
                 if last:
                     self._spill.delete(name)
                 yield table
@@ -168,32 +168,28 @@ class Rows:
         keys = np.concatenate([keys for _, keys in self._held])
         self._held, self._rows, self._spilled = [], 0, True
         for part, places in _by_part(keys):
-            (batch,) = table.take(pa.array(places)).combine_chunks().to_batches()
-            self._spill.append(f"{self._name}-{part}", _frame(batch))
+            self._spill.append(f"{self._name}-{part}", _frame(table.take(pa.array(places))))
 
 
 class Batches:
-    """Arrow tables kept by number: in memory up to 64 MiB, then in a file."""
+    """Arrow tables kept by number: in memory up to so many rows, then in a file."""
 
-    def __init__(self, spill: Spill, name: str) -> None:
-        self._spill, self._name = spill, name
+    def __init__(self, spill: Spill, name: str, held: int = HELD_ROWS) -> None:
+        self._spill, self._name, self._most = spill, name, held
         self._held: list[bytes] | None = []
-        self._bytes = 0
+        self._rows = 0
         self._places: list[int] = []
-        self._schema: pa.Schema | None = None
 
     def append(self, table: pa.Table) -> int:
         """Keep a table of the same schema as those before; returns its number, from 0."""
-        self._schema = table.schema
-        batches = table.combine_chunks().to_batches()
-        data = b"".join(_frame(batch) for batch in batches)
+        data = _frame(table)
         if self._held is None:
             self._places.append(self._spill.append(self._name, data))
         else:
             self._held.append(data)
-            self._bytes += len(data)
-            self._places.append(self._bytes)
-            if self._bytes > _HELD_BYTES:
+            self._rows += table.num_rows
+            self._places.append(0)
+            if self._rows > self._most:
                 self._write()
         return len(self._places) - 1
 
@@ -206,7 +202,7 @@ class Batches:
             with open(self._spill.folder / self._name, "rb") as file:
                 file.seek(start)
                 data = file.read() if end is None else file.read(end - start)
-        table = pa.Table.from_batches(_framed(data, self._schema), self._schema)
+        (table,) = _framed(data)
         return table if columns is None else table.select(columns)
 
     def _write(self) -> None:
@@ -229,16 +225,19 @@ def _by_part(keys: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield int(part), order[borders[part] : borders[part + 1]]
 
 
-def _frame(batch: pa.RecordBatch) -> bytes:
-    data = batch.serialize()
-    return len(data).to_bytes(_LENGTH, "little") + data.to_pybytes()
+def _frame(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=_COMPRESSED) as writer:
+        writer.write_table(table)
+    data = sink.getvalue().to_pybytes()
+    return len(data).to_bytes(_LENGTH, "little") + data
 
 
-def _framed(data: bytes, schema: pa.Schema) -> list[pa.RecordBatch]:
-    whole, start, batches = pa.py_buffer(data), 0, []
+def _framed(data: bytes) -> list[pa.Table]:
+    whole, start, tables = pa.py_buffer(data), 0, []
     while start < len(data):
         length = int.from_bytes(data[start : start + _LENGTH], "little")
         start += _LENGTH
-        batches.append(pa.ipc.read_record_batch(whole.slice(start, length), schema))
+        tables.append(pa.ipc.open_stream(whole.slice(start, length)).read_all())
         start += length
-    return batches
+    return tables
