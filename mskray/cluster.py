@@ -11,8 +11,10 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray._private.state import available_resources_per_node
@@ -156,9 +158,26 @@ def check(need: Need, nodes: Sequence[Mapping[str, float]], reading_cpus: float 
         )
 
 
-def room(need: Need, reading_cpus: float = 0.5) -> int:
-    """How many workers such as those of `need` the cluster's nodes have room for, with reading beside them."""
-    return _room(need, [node["Resources"] for node in ray.nodes() if node["Alive"]], reading_cpus)
+def room(need: Need, reading_cpus: float = 0.5, answering: bool = False) -> int:
+    """How many workers such as those of `need` the cluster's nodes have room for, with reading beside them.
+
+    Args:
+        answering: count only nodes that answer. Ray needs some 15 s to know that one is gone.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if answering:
+        with ThreadPoolExecutor(32) as pool:
+            nodes = [node for node, there in zip(nodes, pool.map(_answers, nodes), strict=True) if there]
+    return _room(need, [node["Resources"] for node in nodes], reading_cpus)
+
+
+def _answers(node: Mapping[str, Any]) -> bool:
+    """Whether somebody listens where the node's own process should."""
+    try:
+        with socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=2):
+            return True
+    except OSError:
+        return False
 
 
 def free(need: Need) -> int:

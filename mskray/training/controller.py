@@ -92,13 +92,14 @@ class Workers(ElasticScalingPolicy):
         self._waiting_since = self._told = 0.0
         self._tries = 0
         self._ran = False
+        self._grows_after = GROWS_AFTER_S
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """Start, or start again after a loss. Ray asks again where there was no place within a minute."""
         self._maybe_send_resource_request()
         if self._ran and not self._tries:
             time.sleep(_SETTLES_S)
-        room = min(cluster.room(self._need, self._reading), self._need.workers)
+        room = self._room()
         # What others occupy is not seen in the room: asked again and again, make do with less.
         room = max(room - max(0, self._tries - 1), min(room, self._least))
         if room < self._least:
@@ -120,15 +121,18 @@ class Workers(ElasticScalingPolicy):
         before, self._known = self._known, self._stored.count
         if before is None or self._known is None or self._known == before:
             return NoopDecision()
-        if time.monotonic() - worker_group_state.start_time < GROWS_AFTER_S:
+        if time.monotonic() - worker_group_state.start_time < self._grows_after:
             return NoopDecision()
-        room = min(cluster.room(self._need, self._reading), self._need.workers)
+        room = self._room()
         more = room - running
         if more <= 0 or cluster.free(self._need) < more:
             return NoopDecision()
         self._tries, self._known = 1, None
         self._say({"kind": "workers", "text": f"there is room for {room} training workers again: starting {more} more"})
         return self._get_resize_decision(room)
+
+    def _room(self) -> int:
+        return min(cluster.room(self._need, self._reading, answering=True), self._need.workers)
 
     def _wait(self, room: int) -> None:
         now = time.monotonic()
