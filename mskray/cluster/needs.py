@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ray._private.state import available_resources_per_node
 
 from mskray.cluster import growing
-from mskray.cluster.nodes import alive, total
+from mskray.cluster.nodes import alive, answering, total
 from mskray.errors import UserError
 from mskray.progress import Display, Report
 
@@ -86,9 +86,14 @@ def check(need: Need, nodes: Sequence[Mapping[str, float]], reading_cpus: float 
         )
 
 
-def room(need: Need, reading_cpus: float = 0.5) -> int:
-    """How many workers such as those of `need` the cluster's nodes have room for, with reading beside them."""
-    return _room(need, _resources(), reading_cpus)
+def room(need: Need, reading_cpus: float = 0.5, sure: bool = False) -> int:
+    """How many workers such as those of `need` the cluster's nodes have room for, with reading beside them.
+
+    Args:
+        sure: count only nodes that answer (`nodes.answering`).
+    """
+    nodes = answering() if sure else alive()
+    return _room(need, [node.resources for node in nodes], reading_cpus)
 
 
 def free(need: Need) -> int:
