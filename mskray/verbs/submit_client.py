@@ -83,6 +83,10 @@ class Jobs:
         found = [job for job in _ask(self._client.list_jobs) if job.submission_id]
         return sorted(found, key=lambda job: job.start_time or 0)
 
+    def words(self, identifier: str) -> str:
+        """All that a job has printed. Raises Unknown."""
+        return _ask(lambda: self._client.get_job_logs(identifier))
+
     def stop(self, identifier: str) -> bool:
         """Ask a job to end; False where it has ended. Raises Unknown."""
         return _ask(lambda: self._client.stop_job(identifier))

@@ -15,6 +15,7 @@ import aiohttp
 from ray.dashboard.modules.job.pydantic_models import JobDetails
 from ray.job_submission import JobStatus
 
+from mskray.errors import UserError
 from mskray.progress import Progress, Report
 from mskray.verbs.submit_client import Jobs, Lost, Unknown
 
@@ -77,8 +78,26 @@ class Following:
         while (info := self._look(look)).status == JobStatus.PENDING:
             self.report(Progress("waiting for the job to start", note=_one_line(info.message)))
             time.sleep(1.0)
-        asyncio.run(self._print(look))
+        try:
+            asyncio.run(self._print(look))
+        except Lost:
+            if not (info := self._look(look)).status.is_terminal():
+                raise
+            self._rest()  # a proxy in between lets no WebSocket through, or the node of the job's words is gone
+            return info
         return self._look(look)
+
+    def _rest(self) -> None:
+        """Print what is left of the words of a job that has ended, in one piece."""
+        try:
+            self._write(self.jobs.words(self.identifier)[self._printed :])
+        except (Lost, Unknown, UserError) as error:
+            self._say(f"what the job printed last cannot be read: {error}")
+
+    def _write(self, text: str) -> None:
+        self.out.write(text)
+        self.out.flush()
+        self._printed += len(text)
 
     def _look(self, look: Callable[[], JobDetails]) -> JobDetails:
         info = look()
@@ -113,9 +132,7 @@ class Following:
                     break
                 new = message.data[max(0, self._printed - passed) :]
                 passed += len(message.data)
-                self.out.write(new)
-                self.out.flush()
-                self._printed += len(new)
+                self._write(new)
             if words.close_code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE:
                 raise Lost("the connection was cut")
 

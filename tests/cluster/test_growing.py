@@ -39,7 +39,8 @@ CONFIG = {
     "cluster_name": "growing",
     "max_workers": 8,
     "provider": {
-        "type": "fake_multinode",
+        "type": "external",  # the wheel lacks the defaults of "fake_multinode"
+        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
         "use_node_id_as_ip": True,
         "disable_node_updaters": True,
         "disable_launch_config_check": True,
@@ -54,6 +55,9 @@ CONFIG = {
     "upscaling_speed": 1.0,
     "idle_timeout_minutes": 1,
     "auth": {},
+    "setup_commands": [],
+    "head_setup_commands": [],
+    "worker_setup_commands": [],
 }
 
 
@@ -87,8 +91,7 @@ def free_port() -> int:
 def growing_cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A head of one CPU to which Ray's own stand-in for a cloud adds at most three nodes of two; yields variables.
 
-    As `ray.cluster_utils.AutoscalingCluster` has it, which would stop every other cluster of this machine first, and
-    lacks its file in the wheel.
+    As `ray.cluster_utils.AutoscalingCluster` has it, which would stop every other cluster of this machine first.
     """
     file = tmp_path / "autoscaling.json"
     file.write_text(json.dumps(CONFIG))
