@@ -22,6 +22,7 @@ from mskray.verbs.submit_client import Jobs, Lost, Unknown
 STOPPED, INTERRUPTED, TRY_AGAIN = 143, 130, 75
 """128 + SIGTERM, 128 + SIGINT; EX_TEMPFAIL of sysexits.h."""
 PATIENCE_S = 120.0
+_NONE_THERE = "No module named 'mskray'"
 _LOOK_S, _AGAIN_S, _LAST_WORDS_S = 5.0, 2.0, 10.0
 
 
@@ -41,6 +42,7 @@ class Following:
     out: TextIO = field(default_factory=lambda: sys.stdout)
     patience_s: float = PATIENCE_S
     _printed: int = 0
+    _last: str = ""
 
     def end(self) -> int:
         """Follow the job to its end and return its exit code; see `exit_code`, and 75, 130 for the follower's own."""
@@ -98,6 +100,7 @@ class Following:
         self.out.write(text)
         self.out.flush()
         self._printed += len(text)
+        self._last = (self._last + text)[-2000:]
 
     def _look(self, look: Callable[[], JobDetails]) -> JobDetails:
         info = look()
@@ -142,6 +145,8 @@ class Following:
             raise Lost(f"the job is {info.status}, and its words have ended")
         if info.status == JobStatus.STOPPED:
             self._say(f"{self.identifier} was stopped")
+        elif info.status == JobStatus.FAILED and _NONE_THERE in self._last:
+            self._say("the cluster's nodes have no mskray: install it there, or send this one with --send-code")
         elif info.status == JobStatus.FAILED and info.driver_exit_code is None:
             self._say(f"{self.identifier} did not run: {_one_line(info.message)}")
         return code

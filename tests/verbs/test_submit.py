@@ -65,6 +65,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("train configs/knee.yaml out=s3://msk/b --ad x", "No such option: --ad"),
         ("evaluate s3://msk/b --cohort cohorts", "cohorts is on this machine, and the job runs on the cluster's"),
         ("evaluate s3://msk/b --cohort s3://msk/c --out report", "--out report would be lost"),
+        ("tune promote s3://msk/search --out bundles/best", "--out bundles/best would be lost"),
         ("predict s3://msk/b s3://msk/images", "--out predictions.parquet would be lost"),
         ("ingest manifest studies.csv --out s3://msk/c", "studies.csv is on this machine"),
         ("ingest manifest s3://msk/a.csv --out s3://msk/c --names ~/names.csv", "--names ~/names.csv would be lost"),
@@ -291,6 +292,17 @@ def test_a_cut_connection_is_made_again_and_nothing_is_said_twice(
 ) -> None:
     monkeypatch.setattr(submit_follow, "_AGAIN_S", 0.05)
     assert followed(running(cuts=cuts), serve) == (0, "one\ntwo\nthree\n")
+
+
+def test_nodes_without_mskray(serve: ExitStack, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["/usr/bin/python: Error while finding module specification for 'mskray.cli' (ModuleNotFoundError: "]
+    dashboard = running(
+        words=[*words, "No module named 'mskray')\n"], ending={"status": "FAILED", "driver_exit_code": 1}
+    )
+    assert followed(dashboard, serve)[0] == 1
+    assert "the cluster's nodes have no mskray: install it there, or send this one with --send-code" in (
+        capsys.readouterr().err
+    )
 
 
 def test_words_that_no_websocket_brings(serve: ExitStack) -> None:
