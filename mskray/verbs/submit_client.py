@@ -1,6 +1,6 @@
 """A cluster's dashboard, asked before it is trusted with a token or given a job.
 
-    MSKRAY: mskray submit --address https://HEAD:8265 …
+    mskray submit --address https://HEAD:8265 …
 
 The first question goes without a token: whoever answers it runs what anyone sends. An address, a scheme or a token that
 does not do is one line within seconds.

@@ -243,12 +243,16 @@ def test_a_key_in_use_is_not_answered_twice(
     (name,) = kept(store, "keys")
     fingerprint, ended = locate(name).read_json()["fingerprint"], threading.Event()
 
+    def beats(beat: int) -> None:
+        locate(name).write_json({"fingerprint": fingerprint, "by": "somebody", "beat": beat})
+
     def work() -> None:
-        for beat in itertools.count():
-            locate(name).write_json({"fingerprint": fingerprint, "by": "somebody", "beat": beat})
+        for beat in itertools.count(1):
             if ended.wait(0.1):
                 return
+            beats(beat)
 
+    beats(0)
     somebody = threading.Thread(target=work)
     somebody.start()
     ask()
