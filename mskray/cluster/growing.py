@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
@@ -90,11 +90,11 @@ class Growth:
             UserError: the autoscaler's kinds of nodes could never hold it.
             Fault: the nodes did not come in time.
         """
-        offered = kinds()
-        now = [node.resources for node in alive()]
-        if not fits([*now, *_to_come(offered)]):
-            most = "; ".join(map(str, offered))
-            raise UserError(f"{refusal}; the autoscaler adds at most {most}, and that is not enough")
+        offered = _left(kinds())
+        to_come = [kind.resources for kind in offered for _ in range(kind.most)]
+        if not fits([*(node.resources for node in alive()), *to_come]):
+            most = ", ".join(map(str, offered)) or "no more nodes"
+            raise UserError(f"{refusal}; the autoscaler may add {most}, and that is not enough")
         began, asked = time.monotonic(), -math.inf
         try:
             while not fits(now := [node.resources for node in alive()]):
@@ -123,10 +123,11 @@ class Growth:
         return f"{self.what} has {', '.join(told)} on {len(now)}"
 
 
-def _to_come(offered: Sequence[Kind]) -> list[Mapping[str, float]]:
-    """What the autoscaler may still add."""
+def _left(offered: Sequence[Kind]) -> list[Kind]:
+    """What the autoscaler may still add: kinds with how many more of them."""
     running = Counter(_types())
-    return [kind.resources for kind in offered for _ in range(max(0, kind.most - running[kind.name]))]
+    left = (replace(kind, most=kind.most - running[kind.name]) for kind in offered)
+    return [kind for kind in left if kind.most > 0]
 
 
 def _types() -> list[str]:

@@ -7,6 +7,7 @@ any work, with the node's address and what is missing. On one node nothing is as
 
 import os
 import platform
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -22,7 +23,7 @@ from mskray.cluster.nodes import alive
 from mskray.errors import UserError
 from mskray.storage import Location
 
-_WAIT_S = 60.0
+_WAIT_S, _AGAIN_S = 60.0, 1.0
 _MOST_TOLD = 4
 
 
@@ -100,20 +101,33 @@ def refusals(told: Mapping[str, Seen]) -> list[str]:
 
 
 def _ask(nodes: Mapping[str, str], asked: list[tuple[str, str, bool]]) -> dict[str, Seen]:
+    """What each node that answers has seen, by its address.
+
+    A node that has just come is known to the driver before it can be given a task: it is asked again while it lives.
+    """
     look = ray.remote(num_cpus=0, max_retries=0)(_look())
-    waiting = {}
-    for node, address in nodes.items():
-        there = NodeAffinitySchedulingStrategy(node, soft=False)
-        waiting[look.options(scheduling_strategy=there).remote(asked)] = address
-    ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=_WAIT_S)
-    told = {}
-    for answer in ready:
-        try:
-            told[waiting[answer]] = Seen(**ray.get(answer, timeout=_WAIT_S))
-        except RayTaskError as error:
-            raise UserError(f"node {waiting[answer]} cannot run mskray: {error.cause}") from None
-        except RayError:  # the node is on its way out
-            continue
+    told, left, until = {}, dict(nodes), time.monotonic() + _WAIT_S
+    while left and time.monotonic() < until:
+        waiting = {}
+        for node in left:
+            there = NodeAffinitySchedulingStrategy(node, soft=False)
+            waiting[look.options(scheduling_strategy=there).remote(asked)] = node
+        ready, silent = ray.wait(list(waiting), num_returns=len(waiting), timeout=max(0.0, until - time.monotonic()))
+        for answer in ready:
+            address = nodes[waiting[answer]]
+            try:
+                told[address] = Seen(**ray.get(answer, timeout=_WAIT_S))
+            except RayTaskError as error:
+                raise UserError(f"node {address} cannot run mskray: {error.cause}") from None
+            except RayError:  # it has just come, or is on its way out
+                continue
+            del left[waiting[answer]]
+        for answer in silent:
+            ray.cancel(answer, force=True)
+        alive_now = {node.id for node in alive()}
+        left = {node: address for node, address in left.items() if node in alive_now}
+        if left:
+            time.sleep(_AGAIN_S)
     return told
 
 

@@ -1,6 +1,6 @@
 """A cluster's dashboard, asked before it is trusted with a token or given a job.
 
-    MSKRAY: mskray submit --address https://HEAD:8265 …
+    mskray submit --address https://HEAD:8265 …
 
 The first question goes without a token: whoever answers it runs what anyone sends. An address, a scheme or a token that
 does not do is one line within seconds.
@@ -61,6 +61,8 @@ class Jobs:
 
     def __init__(self, url: str, headers: Mapping[str, str], verify: str | bool) -> None:
         self.url, self.headers = url, dict(headers)
+        for talkative in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+            logging.getLogger(talkative).setLevel(logging.WARNING)
         with _without_addresses():
             self._client = _ask(lambda: _Client(url, headers=dict(headers), verify=verify))
         self.tls = self._client._ssl_context
@@ -82,6 +84,10 @@ class Jobs:
         """Every job that was submitted to this cluster, the oldest first."""
         found = [job for job in _ask(self._client.list_jobs) if job.submission_id]
         return sorted(found, key=lambda job: job.start_time or 0)
+
+    def words(self, identifier: str) -> str:
+        """All that a job has printed. Raises Unknown."""
+        return _ask(lambda: self._client.get_job_logs(identifier))
 
     def stop(self, identifier: str) -> bool:
         """Ask a job to end; False where it has ended. Raises Unknown."""
@@ -197,20 +203,18 @@ def _refused(error: RuntimeError) -> Exception:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause, in one line."""
-    text = str(error)
-    found = re.findall(r"(?:\w+Error|SSLError)\(([^()]*(?:\([^()]*\))?[^()]*)\)", text)
-    return (found[-1] if found else text).strip("'\"")[:200]
+    """The innermost cause, in one line: requests wraps urllib3's, which wraps the system's."""
+    inner = [each for each in (getattr(error, "reason", None), *error.args) if isinstance(each, BaseException)]
+    if inner and inner[-1] is not error:
+        return _reason(inner[-1])
+    return " ".join(str(error).rpartition("): ")[2].split())[:200] or type(error).__name__
 
 
 @contextmanager
 def _without_addresses() -> Iterator[None]:
     """Ray's client takes an address of the environment before the one that it is given."""
     before = {name: os.environ.pop(name) for name in _NAMES if name in os.environ}
-    level = logging.getLogger("ray.dashboard.modules.dashboard_sdk").level
-    logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)
     try:
         yield
     finally:
         os.environ.update(before)
-        logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(max(level, logging.WARNING))

@@ -15,12 +15,14 @@ import aiohttp
 from ray.dashboard.modules.job.pydantic_models import JobDetails
 from ray.job_submission import JobStatus
 
+from mskray.errors import UserError
 from mskray.progress import Progress, Report
 from mskray.verbs.submit_client import Jobs, Lost, Unknown
 
 STOPPED, INTERRUPTED, TRY_AGAIN = 143, 130, 75
 """128 + SIGTERM, 128 + SIGINT; EX_TEMPFAIL of sysexits.h."""
 PATIENCE_S = 120.0
+_NONE_THERE = "No module named 'mskray'"
 _LOOK_S, _AGAIN_S, _LAST_WORDS_S = 5.0, 2.0, 10.0
 
 
@@ -40,6 +42,7 @@ class Following:
     out: TextIO = field(default_factory=lambda: sys.stdout)
     patience_s: float = PATIENCE_S
     _printed: int = 0
+    _last: str = ""
 
     def end(self) -> int:
         """Follow the job to its end and return its exit code; see `exit_code`, and 75, 130 for the follower's own."""
@@ -77,8 +80,27 @@ class Following:
         while (info := self._look(look)).status == JobStatus.PENDING:
             self.report(Progress("waiting for the job to start", note=_one_line(info.message)))
             time.sleep(1.0)
-        asyncio.run(self._print(look))
+        try:
+            asyncio.run(self._print(look))
+        except Lost:
+            if not (info := self._look(look)).status.is_terminal():
+                raise
+            self._rest()  # a proxy in between lets no WebSocket through, or the node of the job's words is gone
+            return info
         return self._look(look)
+
+    def _rest(self) -> None:
+        """Print what is left of the words of a job that has ended, in one piece."""
+        try:
+            self._write(self.jobs.words(self.identifier)[self._printed :])
+        except (Lost, Unknown, UserError) as error:
+            self._say(f"what the job printed last cannot be read: {error}")
+
+    def _write(self, text: str) -> None:
+        self.out.write(text)
+        self.out.flush()
+        self._printed += len(text)
+        self._last = (self._last + text)[-2000:]
 
     def _look(self, look: Callable[[], JobDetails]) -> JobDetails:
         info = look()
@@ -113,9 +135,7 @@ class Following:
                     break
                 new = message.data[max(0, self._printed - passed) :]
                 passed += len(message.data)
-                self.out.write(new)
-                self.out.flush()
-                self._printed += len(new)
+                self._write(new)
             if words.close_code == aiohttp.WSCloseCode.ABNORMAL_CLOSURE:
                 raise Lost("the connection was cut")
 
@@ -125,6 +145,8 @@ class Following:
             raise Lost(f"the job is {info.status}, and its words have ended")
         if info.status == JobStatus.STOPPED:
             self._say(f"{self.identifier} was stopped")
+        elif info.status == JobStatus.FAILED and _NONE_THERE in self._last:
+            self._say("the cluster's nodes have no mskray: install it there, or send this one with --send-code")
         elif info.status == JobStatus.FAILED and info.driver_exit_code is None:
             self._say(f"{self.identifier} did not run: {_one_line(info.message)}")
         return code

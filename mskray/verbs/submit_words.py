@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,9 @@ def read_words(verb: str, words: Sequence[str], params: Mapping[str, Any]) -> Gi
     for name in _OUTPUTS:
         for place in _texts(params.get(name)):
             _check_output(f"--{name.replace('_', '-')} {place}", place)
+    for option, place in pairwise(words):  # of a subcommand, such as `tune promote`
+        if option.removeprefix("--") in _OUTPUTS and option.startswith("--"):
+            _check_output(f"{option} {place}", place)
     files: dict[str, bytes] = {}
     given = [_sent(word, params, files) for word in words]
     if verb in CONFIGURED and (config := next((word for word in words if _is_config(word)), None)):
