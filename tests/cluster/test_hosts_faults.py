@@ -39,7 +39,7 @@ TOLERANCE = 1e-3
 JOB: dict[str, Any] = {
     **CLASSIFIER,
     "data": {"image_size": 96, "batch_size": 4, "shuffle_window": 64},
-    "loop": {"epochs": 3, "checkpoint_every": 8},
+    "loop": {"epochs": 3, "checkpoint_minutes": 0.05},
 }
 
 
@@ -312,7 +312,7 @@ def test_an_elastic_training_shrinks_and_grows(healthy: RayHosts, cohort: str, u
     that fills a step is seen once in each epoch, whoever sees it."""
     job = {
         **JOB,
-        "loop": {"epochs": 8, "checkpoint_every": 8},
+        "loop": {"epochs": 8, "checkpoint_minutes": 0.05},
         # A worker fills a host's CPUs but one, so that two workers need two hosts of those that are up.
         "resources": {"workers": 2, "min_workers": 1, "placement": "spread", "cpus_per_worker": 1.5},
     }
