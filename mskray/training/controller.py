@@ -26,6 +26,8 @@ from mskray.progress import duration
 
 GROWS_AFTER_S = 60.0
 _TOLD_EVERY_S, _POLL_S = 30.0, 0.5
+# After a loss: a worker hears of another's end before Ray knows that the node is gone, and would count that in.
+_SETTLES_S = 5.0
 Say = Callable[[dict[str, Any]], None]
 
 
@@ -89,10 +91,13 @@ class Workers(ElasticScalingPolicy):
         self._known: int | None = None
         self._waiting_since = self._told = 0.0
         self._tries = 0
+        self._ran = False
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """Start, or start again after a loss. Ray asks again where there was no place within a minute."""
         self._maybe_send_resource_request()
+        if self._ran and not self._tries:
+            time.sleep(_SETTLES_S)
         room = min(cluster.room(self._need, self._reading), self._need.workers)
         # What others occupy is not seen in the room: asked again and again, make do with less.
         room = max(room - max(0, self._tries - 1), min(room, self._least))
@@ -108,7 +113,7 @@ class Workers(ElasticScalingPolicy):
     ) -> ScalingDecision:
         """Grow, just after a checkpoint, where there is room for more."""
         self._maybe_send_resource_request()
-        self._tries = 0
+        self._ran, self._tries = True, 0
         running = worker_group_state.num_workers
         if self._stored is None or running >= self._need.workers:
             return NoopDecision()
@@ -152,11 +157,16 @@ class TellsOfLosses(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
         self._failures += 1
-        ranks = sorted(worker_exceptions)
-        first = worker_exceptions[ranks[0]]
-        first = getattr(first, "cause", first) or first
-        reason = (str(first).strip().splitlines() or [type(first).__name__])[0][:200]
-        which = f"training worker{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))} lost"
-        then = "they start again" if self._failures <= self._allowed else "that was once too often"
-        text = f"{which} ({reason}): {then} (failure {self._failures}, {self._allowed} allowed)"
-        self._say({"kind": "workers", "text": text})
+        then = "training starts again" if self._failures <= self._allowed else "that was once too often"
+        text = f"a training worker was lost ({_reason(worker_exceptions)}): {then}"
+        self._say({"kind": "workers", "text": f"{text} (failure {self._failures}, {self._allowed} allowed)"})
+
+
+def _reason(failures: Mapping[int, Exception]) -> str:
+    """Why, in a line: where a worker dies, the others fail too, as their connections to it break."""
+    first: Any = next((each for each in failures.values() if isinstance(each, RayError)), None)
+    first = first or failures[min(failures)]
+    first = getattr(first, "cause", first) or first
+    line = (str(first).strip().splitlines() or [""])[0]
+    broken = isinstance(first, RuntimeError) and any(word in str(first).lower() for word in ("gloo", "nccl", "peer"))
+    return "another one's connection to it broke" if broken else f"{type(first).__name__}: {line}"[:200]

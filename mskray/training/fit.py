@@ -221,13 +221,15 @@ def _train(work: Assignment, run: Run) -> list[dict[str, Any]]:
     finally:
         if stored is not None:
             stored.close()
-    if isinstance(result.return_value, str):
-        raise UserError(result.return_value)
+    if isinstance(result.return_value, UserError):
+        raise result.return_value
     history: list[dict[str, Any]] = result.return_value
     return history
 
 
-def _worker(config: dict[Any, Any], run: Location, stored: Stored | None, least: int) -> list[dict[str, Any]] | str:
+def _worker(
+    config: dict[Any, Any], run: Location, stored: Stored | None, least: int
+) -> list[dict[str, Any]] | UserError:
     """Train; return the history, or why the training ended. Raised, Ray would try it again with the same end."""
     work: Assignment = ray.get(config[_WORK])
     weights = ray.get(work.initial_weights)
@@ -239,8 +241,10 @@ def _worker(config: dict[Any, Any], run: Location, stored: Stored | None, least:
             text = f"training {'goes on' if goes_on else 'begins'} with {session.world} of {work.lanes} workers"
             session.say({"kind": "workers", "text": text})
         trainer.run()
-    except (Diverged, Halted) as error:
-        return str(error)
+    except Diverged as error:
+        return UserError(str(error))
+    except Halted as error:
+        return Fault(str(error))
     return trainer.position.history
 
 

@@ -31,8 +31,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def figures(bundle: Bundle) -> list[dict[str, float]]:
-    """History without what depends on the clock."""
-    return [{k: v for k, v in entry.items() if k not in ("images_per_s", "wait_share")} for entry in bundle.history]
+    """History without what depends on the clock; with the number and the digest of the rows seen."""
+    clocks = ("images_per_s", "wait_share", "communicate_share", "report_share")
+    return [{key: value for key, value in entry.items() if key not in clocks} for entry in bundle.history]
 
 
 def same(first: Bundle, second: Bundle) -> None:
@@ -51,6 +52,8 @@ def test_a_run_leaves_a_bundle_events_and_no_checkpoints(trained: Trained) -> No
     steps = [each for each in progress if each.stage == "epoch 2/2"]
     assert steps[-1].rate > 0
     assert "waiting for data" in steps[-1].note
+    assert [entry["samples"] for entry in bundle.history] == [steps[-1].total] * 2
+    assert all(re.fullmatch("[0-9a-f]{32}", entry["rows_digest"]) for entry in bundle.history)
 
 
 def test_the_same_job_again_returns_the_bundle_and_another_job_is_refused(phantom_cohort, trained: Trained) -> None:
@@ -82,31 +85,37 @@ def test_a_killed_worker_changes_nothing(phantom_cohort, trained: Trained, s3_fo
     same(bundle, trained.bundle)
 
 
-@pytest.mark.parametrize("in_the_middle_of_its_list", [False, True])
+@pytest.mark.parametrize("damaged", [False, True])
 def test_a_killed_driver_goes_on_where_it_was(
-    phantom_cohort, trained: Trained, tmp_path: Path, ray_cluster: str, in_the_middle_of_its_list: bool
+    phantom_cohort, trained: Trained, tmp_path: Path, ray_cluster: str, damaged: bool
 ) -> None:
-    """Also where the kill left Ray's list of checkpoints empty."""
+    """Also where its last checkpoint is damaged: from the one before."""
     config = tmp_path / "job.yaml"
     config.write_text(json.dumps(small_job(phantom_cohort, locate(tmp_path / "bundle"))))
     command = [sys.executable, "-m", "mskray.cli", "train", str(config)]
     environment = {**os.environ, "RAY_ADDRESS": ray_cluster}
     driver = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+
+    def checkpoints() -> list[Path]:
+        """Whole ones, the latest last."""
+        return sorted(each.parent for each in tmp_path.glob("bundle/run/*/checkpoints/*/checkpoint.json"))
+
     try:
-        # Ray writes this file when it has a checkpoint to go on from.
-        _wait_until(lambda: list(tmp_path.glob("bundle/run/*/checkpoint_manager_snapshot.json")), driver)
+        _wait_until(lambda: len(checkpoints()) >= 2, driver)
     finally:
         driver.kill()
         driver.wait(timeout=30)
     assert not (tmp_path / "bundle" / "bundle.json").exists()
     _wait_until(lambda: not _training_workers())
-    if in_the_middle_of_its_list:
-        (kept,) = tmp_path.glob("bundle/run/*/checkpoint_manager_snapshot.json")
-        kept.write_bytes(b"")
+    if damaged:
+        weights = checkpoints()[-1] / "weights.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     seen: list[Progress] = []
     bundle = run(small_job(phantom_cohort, locate(tmp_path / "bundle")), seen.append)
     first = next(each for each in seen if each.stage.startswith("epoch"))
     assert any(each.stage.startswith("goes on from the last checkpoint") for each in seen)
+    told = [each.stage for each in seen if "weights.safetensors is not what was written" in each.stage]
+    assert len(told) == damaged
     # A run that began anew would first speak of its first step, 8 images into epoch 1.
     assert first.stage != "epoch 1/2" or first.done > 8, "the run began anew"
     same(bundle, trained.bundle)

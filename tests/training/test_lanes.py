@@ -114,7 +114,7 @@ def same(one: Ran, other: Ran) -> None:
         torch.testing.assert_close(value, other.weights[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize(("lanes", "worlds", "kind"), [(2, (1,), "sums"), (3, (1, 2), "deep"), (4, (2, 3), "deep")])
+@pytest.mark.parametrize(("lanes", "worlds", "kind"), [(2, (1,), "sums"), (3, (1, 2), "deep"), (4, (3,), "deep")])
 def test_any_number_of_workers_trains_the_same(tmp_path: Path, lanes: int, worlds: tuple[int, ...], kind: str) -> None:
     """Running statistics of BatchNorm included, which are part of the weights."""
     whole = train(tmp_path, lanes, lanes, kind)
@@ -173,8 +173,9 @@ def _plain(rank: int, world: int, store: str, answers: Any) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_a_worker_a_lane_is_plain_data_parallel_training_bit_for_bit(tmp_path: Path, world: int) -> None:
+def test_a_worker_a_lane_is_plain_data_parallel_training_bit_for_bit(tmp_path: Path) -> None:
+    """Three: a third is no float32, so that what gradients are multiplied by shows."""
+    world = 3
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     ranks = [
