@@ -77,7 +77,7 @@ def start_object_store(
         port: of the S3 interface; the others, and this one if None, are free ones.
         bucket: made if missing.
         timeout: seconds until the store must answer; RuntimeError with the end of its log otherwise.
-        host: the address to listen at. Requests are signed and not encrypted: beyond loopback, on a private network only.
+        host: the address to listen at. Requests are signed, not encrypted: beyond loopback only on a private network.
 
     The store runs in a process group of its own: Ctrl-C reaches this process alone, which stops the store when it is
     done with it. Should this process be killed outright, a guard stops the store within a second.

@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from mskray.cli import data, models, pairs, papers, serving, tuning, use  # noqa: F401  # each adds its commands
+from mskray.cli import data, jobs, models, pairs, papers, serving, tuning, use  # noqa: F401  # each adds its commands
 from mskray.cli.app import app
 from mskray.errors import UserError
 
@@ -47,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
-    if code == _INTERRUPTED:
+    if code == _INTERRUPTED and given[:1] not in (["submit"], ["jobs"]):  # those say that the job goes on
         hint = f"; the same command goes on {_GOES_ON[given[0]]}" if given[0] in _GOES_ON else ""
         print(f"\nstopped{hint}", file=sys.stderr)
     sys.exit(code)

@@ -30,6 +30,7 @@ from mskray.cluster import session
 from mskray.cohorts import ledger
 from mskray.cohorts.build import Build, IngestSettings
 from mskray.cohorts.plan import ShardPlan
+from mskray.cohorts.reach import check_everywhere
 from mskray.cohorts.read import read_manifest
 from mskray.cohorts.schema import MANIFEST, Counts, Manifest
 from mskray.cohorts.shards import Entry
@@ -106,6 +107,7 @@ def ingest(
     written: dict[ShardPlan, Entry] = {}
     if todo:
         with session():
+            check_everywhere([] if run.root is None else [run.root], [run.out])
             written = run.write(plan, todo)
     entries = {**kept, **written}
     quarantined = [*plan.quarantined, *(row for entry in entries.values() for row in entry.quarantined)]

@@ -15,10 +15,12 @@ The cache is bounded: before new files are written, entries that were not used f
 
 import hashlib
 import json
+import math
 import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +38,7 @@ _IN_COHORT = "_cache"
 # Another job may be reading an entry that it opened a while ago.
 _SPARED_S = 3600.0
 _MOST_PART_BYTES = 4 << 30
+_BEGAN = time.time() - time.monotonic()
 
 
 class CacheSection(Section):
@@ -83,28 +86,47 @@ class Cache:
     def trim(self, keep: str = "") -> list[str]:
         """Delete what was not used for longest until the bound is kept; return the names of what went.
 
+        What is old is so by every clock: this machine's, the same as it runs on since this process began, and the
+        store's, which is what `keep` was marked by just now. One that jumps ahead then deletes nothing that is in use.
+
         Args:
             keep: an entry that stays, whatever its size.
         """
         sizes: dict[str, int] = defaultdict(int)
-        used: dict[str, int] = {}
+        used: dict[str, float] = {}
         for file in self.folder.walk():
             name, _, rest = file.path.partition("/")
             if not _is_address(name):
                 continue  # whatever else lies here is not ours to count or delete
             sizes[name] += file.size
             if rest == FACTS:
-                used[name] = file.mtime_ns
-        recent = (time.time() - _SPARED_S) * 1e9
+                used[name] = file.mtime_ns / 1e9
+        clocks = [_now(), time.time(), used.get(keep, math.inf)]
         deleted = []
-        for name in sorted(sizes, key=lambda each: used.get(each, 0)):
+        for name in sorted(sizes, key=lambda each: used.get(each, 0.0)):
             if sum(sizes.values()) <= self.most_bytes:
                 break
-            if name != keep and used.get(name, 0) < recent:
+            if name == keep:
+                continue
+            if used.get(name, 0.0) > max(each for each in clocks if each < math.inf) + _SPARED_S:
+                with suppress(UserError):  # gone, or damaged
+                    _mark(self.folder.join(name))  # by a clock that was ahead: from now on it ages as the others do
+            elif used.get(name, 0.0) < min(clocks) - _SPARED_S:
                 self.folder.join(name).delete_dir()
                 del sizes[name]
                 deleted.append(name)
         return deleted
+
+
+def _mark(entry: Location) -> None:
+    """Mark an entry as used now."""
+    place = entry.join(FACTS)
+    place.write_json(place.read_json())
+
+
+def _now() -> float:
+    """The time by a clock that was set once, when this process began: nobody sets it on."""
+    return _BEGAN + time.monotonic()
 
 
 def kept_in_use(report: Report, entries: Sequence[Location], every_s: float = _SPARED_S / 6) -> Report:
@@ -118,8 +140,7 @@ def kept_in_use(report: Report, entries: Sequence[Location], every_s: float = _S
         nonlocal last
         if time.monotonic() - last >= every_s:
             for entry in entries:
-                place = entry.join(FACTS)
-                place.write_json(place.read_json())
+                _mark(entry)
             last = time.monotonic()
         report(progress)
 

@@ -5,11 +5,12 @@
 As in the IETF's draft "The Idempotency-Key HTTP Header Field": the same key with another content is refused, and so is
 one whose request is being answered. Only answers are remembered, no errors: those may be mended by asking again; and no
 answers of more than 64 MiB. A request that shows no sign of life for 12 s is answered anew, by one of those that
-repeat it.
+repeat it: who repeats it watches it on its own clock, as clocks of different machines are not compared.
 """
 
 import asyncio
 import hashlib
+import itertools
 import json
 import logging
 import re
@@ -31,8 +32,8 @@ from mskray.storage.locations import JSON_BYTES
 
 HEADER, REPLAYED = "idempotency-key", "Idempotency-Replayed"
 _KEY = re.compile(r'"?([A-Za-z0-9._:-]{8,128})"?')
-_BEAT_S, _SILENT_S = 3.0, 12.0
-"""Between two signs of life; after how long without one nobody is at work."""
+_BEAT_S, _SILENT_S, _LOOK_S = 3.0, 12.0, 0.5
+"""Between two signs of life; after how long without one nobody is at work; between two looks for one."""
 _MOST_TAKEOVERS = 100
 _log = logging.getLogger("ray.serve")
 A = TypeVar("A", bound=Answer)
@@ -65,13 +66,15 @@ class Once:
             raise Problem("no-store", "keys are not remembered here: ask without, or start the server with --store")
         name = hashlib.sha256(f"{who}\n{key}".encode()).hexdigest()[:32]
         place, asked = self._keys.join(f"{name}.json"), _fingerprint(request, form)
-        mine = {"fingerprint": asked, "since": time.time(), "by": uuid.uuid4().hex}
+        mine = {"fingerprint": asked, "by": uuid.uuid4().hex, "beat": 0}
         replayed = await _begin(place, mine)
         if replayed is not None:
             return replayed
 
+        beats = itertools.count(1)
+
         async def beat() -> None:
-            await asyncio.to_thread(place.write_json, {**mine, "since": time.time()})
+            await asyncio.to_thread(place.write_json, {**mine, "beat": next(beats)})
 
         try:
             async with beating(_BEAT_S, beat):
@@ -96,38 +99,57 @@ async def _begin(place: Location, mine: dict[str, Any]) -> Response | None:
         return None  # the store lost its first word to `create`
     if found is not None and found.get("fingerprint") != mine["fingerprint"]:
         raise Problem("key-used", "this Idempotency-Key came with another request before: take a new one")
-    if found is not None and "body" in found:
-        return Response(
-            str(found["body"]), int(str(found["status"])), {REPLAYED: "true"}, media_type="application/json"
-        )
+    if (answered := _answered(found)) is not None:
+        return answered
     gone = found is None and not await asyncio.to_thread(place.is_file)  # let go of just now: the next one may begin
-    if gone or (found is not None and _fresh(found)) or not await _take_over(place, found, mine):
-        raise Problem("key-in-use", "this request is being answered: ask again in a moment", {"Retry-After": "3"})
-    return None
+    if not gone:
+        if await _is_silent(place, found):
+            if await _take_over(place, found, mine):
+                return None
+        elif (answered := _answered(await asyncio.to_thread(try_read_json, place))) is not None:
+            return answered
+    raise Problem("key-in-use", "this request is being answered: ask again in a moment", {"Retry-After": "3"})
+
+
+def _answered(found: dict[str, object] | None) -> Response | None:
+    if found is None or "body" not in found:
+        return None
+    return Response(str(found["body"]), int(str(found["status"])), {REPLAYED: "true"}, media_type="application/json")
+
+
+async def _is_silent(place: Location, found: dict[str, object] | None) -> bool:
+    """Watch a claim: whether nothing is written in its place for so long that nobody is at work."""
+    until = time.monotonic() + _SILENT_S
+    while time.monotonic() < until:
+        await asyncio.sleep(_LOOK_S)
+        if await asyncio.to_thread(try_read_json, place) != found:
+            return False
+    return True
 
 
 async def _take_over(place: Location, found: dict[str, object] | None, mine: dict[str, Any]) -> bool:
-    """Whether, of all that find whoever began gone, this request goes on; `found` is what they find."""
-    stem = place.uri.removesuffix(".json")
-    for number in range(1, _MOST_TAKEOVERS + 1):
-        right = Location(f"{stem}.takeover-{number}")
+    """Whether, of all that saw a claim fall silent, this request goes on; `found` is what they saw.
+
+    Each claim is followed by one: the right to do so is named after it. Who has the right and dies before it begins is
+    followed likewise, when it was silent for as long.
+    """
+    stem, silent = place.uri.removesuffix(".json"), str((found or {}).get("by", "nobody"))
+    for _ in range(_MOST_TAKEOVERS):
+        right = Location(f"{stem}.takeover-{hashlib.sha256(silent.encode()).hexdigest()[:32]}")
         if await asyncio.to_thread(right.create, json.dumps(mine).encode()):
             break
         other = await asyncio.to_thread(try_read_json, right)
         if other is not None and other.get("by") == mine["by"]:
             break
-        if other is None or _fresh(other):
+        if not await _is_silent(place, found):
             return False
+        silent = str((other or {}).get("by", f"{silent} and nobody"))
     else:
         return False
     if await asyncio.to_thread(try_read_json, place) != found:
         return False
     await asyncio.to_thread(place.write_json, mine)
     return True
-
-
-def _fresh(claim: dict[str, object]) -> bool:
-    return time.time() - float(str(claim.get("since", 0))) < _SILENT_S
 
 
 async def _let_go(place: Location) -> None:

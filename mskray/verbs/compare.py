@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import mskray
 from mskray import cluster, ensemble
 from mskray.cohorts import open_cohort
+from mskray.cohorts.reach import check_everywhere
 from mskray.errors import UserError
 from mskray.evaluation.comparison import Comparison, Side, compare, comparison_page, comparison_tables
 from mskray.evaluation.places import COMPARED, COMPARED_PAGE, comparison_folder
@@ -56,6 +57,7 @@ def compare_models(
     runs = [Predicting(str(place), each, workers, gpu, report) for place, each in zip(places, described, strict=True)]
     names = _distinct(one.name, other.name)
     with cluster.session():
+        check_everywhere([*places, cohort.location])
         before, after = (
             Side(name, predicted(run, cohort, split), run.ensemble.threshold)
             for name, run in zip(names, runs, strict=True)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from mskray import cluster
 from mskray.bundles import DESCRIPTION, read_description
 from mskray.cohorts import Cohort, open_cohort
+from mskray.cohorts.reach import check_everywhere
 from mskray.errors import UserError
 from mskray.evaluation.detection import DetectionFigures, ImageBoxes, detection_figures
 from mskray.evaluation.places import evaluation_folder
@@ -67,6 +68,7 @@ def evaluate_detector(
     target = locate(out) if out else evaluation_folder(location, cohort, split)
     check_access(target, write=True)
     with cluster.session():
+        check_everywhere([location, cohort.location])
         rows = _detect(str(location), cohort, split, workers, gpu, report)
     report(Progress("computing figures and intervals"))
     least = {"flag": predictor.removal.flag_score, "implant": predictor.removal.implant_score}

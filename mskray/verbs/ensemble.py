@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from mskray import cluster, ensemble
 from mskray.bundles import DESCRIPTION
 from mskray.cohorts import Cohort, open_cohort
+from mskray.cohorts.reach import check_everywhere
 from mskray.ensemble import Calibration, Ensemble
 from mskray.errors import UserError
 from mskray.evaluation.calibration import TEMPERATURES, apply_temperature, fit_temperature, youden_threshold
@@ -59,6 +60,7 @@ def _calibrated(joined: Ensemble, cohort: Cohort, report: Report) -> Ensemble:
     ensemble.matching_task(joined, cohort)
     predicting = Predicting(joined.name, joined, report=report)
     with cluster.session():
+        check_everywhere([*(locate(each.uri) for each in joined.members), cohort.location])
         table = predicting.cohort(cohort, [_SPLIT])
     labelled = judged(table.filter(pc.is_valid(table["label"])), report)
     labels = labelled["label"].to_numpy()

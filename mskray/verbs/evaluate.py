@@ -12,6 +12,7 @@ import mskray
 from mskray import cluster, ensemble
 from mskray.bundles import Bundle, read_description
 from mskray.cohorts import Cohort, Task, open_cohort
+from mskray.cohorts.reach import check_everywhere
 from mskray.ensemble import Ensemble
 from mskray.evaluation.bootstrap import Figure
 from mskray.evaluation.places import METRICS, PREDICTIONS, REPORT, evaluation_folder
@@ -57,6 +58,7 @@ def evaluate_model(
     check_access(target, write=True)
     predicting = Predicting(str(location), described, workers, gpu, report)
     with cluster.session():
+        check_everywhere([location, cohort.location])
         table = predicted(predicting, cohort, split)
     judged = pc.is_null(table["error"])
     report(Progress("computing figures and intervals"))

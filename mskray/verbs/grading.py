@@ -11,6 +11,7 @@ import mskray
 from mskray import cluster
 from mskray.bundles import Bundle, read_description
 from mskray.cohorts import Cohort, Task, open_cohort
+from mskray.cohorts.reach import check_everywhere
 from mskray.cohorts.schema import MISSING
 from mskray.errors import UserError
 from mskray.evaluation.grading import MAIN, Grading, figures_of, grade
@@ -70,6 +71,7 @@ def evaluate_tasks(
     target = evaluation_folder(location, cohort, split) if out is None else locate(out)
     check_access(target, write=True)
     with cluster.session():
+        check_everywhere([location, cohort.location])
         table = _predicted(str(location), cohort, split, workers, gpu, report)
     report(Progress("computing figures and intervals"))
     gradings = [_graded(table, task, resamples) for task in tasks]

@@ -25,6 +25,7 @@ from pydantic import Field
 from mskray import cluster
 from mskray.cohorts import Cohort, Task, open_cohort
 from mskray.cohorts.change import CHANGE, IMPROVED, PAIR
+from mskray.cohorts.reach import check_everywhere
 from mskray.config import setting
 from mskray.errors import UserError
 from mskray.estimators.cache import Cache, kept_in_use
@@ -120,6 +121,7 @@ def pair_table(cohort: str, out: str, config: PairTableConfig, report: Report = 
     network, config = feature_network_of(config)
     resources = config.resources
     with cluster.session():
+        check_everywhere([opened.location], [place])
         need = cluster.Need("features", resources.workers, resources.cpus_per_worker, resources.gpus)
         cluster.require(need, LOADER_CPUS)
         cluster.require(cluster.Need("a cell of the table", 1, resources.cpus_per_cell), 0.0)

@@ -4,6 +4,7 @@ import pyarrow as pa
 
 from mskray import cluster, ensemble
 from mskray.cohorts import open_cohort
+from mskray.cohorts.reach import check_everywhere
 from mskray.cohorts.schema import MANIFEST
 from mskray.prediction.batch import Predicting
 from mskray.progress import Report, silent
@@ -38,10 +39,12 @@ def predict(
         for each in splits:
             cohort.shards(each)  # a split that is not there is refused before Ray starts, as is a folder without files
         with cluster.session():
+            check_everywhere([location, place])
             table = predicting.cohort(cohort, splits, need_labels=False)
     else:
         root, paths = predicting.listed(place)
         with cluster.session():
+            check_everywhere([location, place])
             table = predicting.files(root, paths)
     target.write_bytes(parquet_bytes(table))
     return table

@@ -17,6 +17,7 @@ from mskray import cluster
 from mskray.cohorts import Cohort, open_cohort
 from mskray.cohorts.derive import Derived
 from mskray.cohorts.plan import ShardPlan
+from mskray.cohorts.reach import check_everywhere
 from mskray.cohorts.schema import Derivation, Shard, pixels
 from mskray.errors import UserError
 from mskray.families.flag_removal import FLAG, load_flag_detector
@@ -97,6 +98,7 @@ def remove_flags(
     written: dict[ShardPlan, dict[str, Any]] = {}
     if todo:
         with cluster.session():
+            check_everywhere([model, place], [target])
             written = _write(derived, todo, workers, gpu, report)
     entries = {**kept, **written}
     made = derived.commit(entries)

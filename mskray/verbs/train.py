@@ -22,12 +22,12 @@ from mskray import cluster
 from mskray.bundles import DESCRIPTION, Bundle, Search, read_description, save_bundle
 from mskray.cohorts import Cohort, Task, open_cohort
 from mskray.cohorts.added import add
+from mskray.cohorts.reach import check_everywhere
 from mskray.config import Section, describe, setting, validate
 from mskray.errors import UserError
 from mskray.families import Family, families, family
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
-from mskray.training.reach import check_everywhere
 from mskray.training.run import Resources, Run, run_name
 from mskray.training.tracking import abandon, finish, trackers
 
@@ -118,7 +118,7 @@ def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent, s
         return there
     _tell_of_strangers(cohort, report)
     with cluster.session():
-        check_everywhere(out, cohort)
+        check_everywhere([cohort.location, *(locate(each.uri) for each in cohort.view.added)], [out])
         return _train(job, chosen, config, cohort, task, out, fingerprint, report, search)
 
 

@@ -27,12 +27,12 @@ import mskray
 from mskray import cluster
 from mskray.bundles import read_description
 from mskray.cohorts import Cohort, open_cohort
+from mskray.cohorts.reach import check_everywhere
 from mskray.config import validate
 from mskray.errors import UserError
 from mskray.families import Family, families, family
 from mskray.progress import Report, silent
 from mskray.storage import check_access, locate
-from mskray.training.reach import check_everywhere
 from mskray.training.run import run_name
 from mskray.tuning.checks import BUNDLE, check_base, check_method
 from mskray.tuning.figures import SPLIT
@@ -94,7 +94,7 @@ def tune(job: TuneJob, chosen: Subject, base: Mapping[str, Any], where: str, rep
         records = ledger.trials()
         with cluster.session(dashboard=True):
             check_room(job.resources)
-            check_everywhere(out, cohort)
+            check_everywhere([cohort.location, *(locate(each.uri) for each in cohort.view.added)], [out])
             if job.scheduler.name != "none":
                 cluster.check_dashboard()
             ledger.describe_as(description)

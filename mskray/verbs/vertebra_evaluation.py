@@ -11,6 +11,7 @@ import pyarrow as pa
 from mskray import cluster
 from mskray.bundles import DESCRIPTION, read_description
 from mskray.cohorts import Cohort, open_cohort
+from mskray.cohorts.reach import check_everywhere
 from mskray.errors import UserError
 from mskray.evaluation.places import evaluation_folder
 from mskray.evaluation.result import check_resamples
@@ -75,6 +76,7 @@ def evaluate_vertebrae(
     target = locate(out) if out else evaluation_folder(location, cohort, split)
     check_access(target, write=True)
     with cluster.session():
+        check_everywhere([location, cohort.location])
         rows = _find(str(location), cohort, split, workers, gpu, report)
     report(Progress("computing figures and intervals"))
     figures = vertebra_figures([spine_result(row) for row in rows], resamples)

@@ -1,20 +1,15 @@
 """`ray job submit` as the README says it, against a cluster that was started with token authentication."""
 
 import json
-import os
 import secrets
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-import psutil
 import pytest
-import requests
+from job_head import BIN, ROOT, Head, job_head
 
 from infra.seaweedfs import ObjectStore
 from mskray.bundles import read_description
@@ -22,65 +17,11 @@ from mskray.storage import Location
 
 pytestmark = [pytest.mark.own_cluster, pytest.mark.slow, pytest.mark.timeout(1500)]
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
-
-
-@dataclass(frozen=True)
-class Head:
-    dashboard: str
-    environment: dict[str, str]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
 
 @pytest.fixture(scope="module")
 def head(object_store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """A Ray head of its own with a dashboard; it ends with its process group."""
-    token = secrets.token_hex(32)
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-        **object_store.env,
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": token,
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-    }
-    dashboard = free_port()
-    command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1"]
-    # Every port is a free one: the session's other cluster holds the usual ones.
-    names = ("port", "ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port")
-    ports = [f"--dashboard-port={dashboard}", *(f"--{name}={free_port()}" for name in names)]
-    told = tmp_path_factory.mktemp("head") / "head.log"
-    log = told.open("w")
-    process = subprocess.Popen([*command, *ports], env=environment, stdout=log, stderr=log, start_new_session=True)
-    url = f"http://127.0.0.1:{dashboard}"
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                if requests.get(f"{url}/api/version", headers={"Authorization": f"Bearer {token}"}, timeout=5).ok:
-                    break
-            except requests.RequestException:
-                pass
-            assert process.poll() is None, told.read_text()[-3000:]
-            assert time.monotonic() < deadline, told.read_text()[-3000:]
-            time.sleep(1)
-        yield Head(url, environment)
-    finally:
-        # `ray stop` would stop every cluster of this machine; these are the processes of this one.
-        started = psutil.Process(process.pid).children(recursive=True)
-        process.terminate()
-        psutil.wait_procs([*started, process], timeout=5)
-        for each in started:
-            if each.is_running():
-                each.kill()
-        process.kill()
-        process.wait(timeout=30)
-        log.close()
+    with job_head(tmp_path_factory.mktemp("head"), object_store.env) as started:
+        yield started
 
 
 def submit(head: Head, job: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess:

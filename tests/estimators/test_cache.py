@@ -105,3 +105,32 @@ def test_long_work_keeps_what_it_uses(tmp_path: Path) -> None:
     assert Cache(locate(tmp_path), 1).trim() == [other.name]
     assert held.join("train", "part-00000.npz").is_file()
     assert held.join(FACTS).read_json() == {"number": 0}
+
+
+@pytest.mark.parametrize("jump_s", [-5 * 3600.0, 5 * 3600.0])
+def test_a_clock_that_jumps_deletes_nothing_that_is_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    """This machine's clock jumps, or the store's: each says of an entry that was used just now that it is old."""
+    cache, now = Cache(locate(tmp_path), 10**9), time.time
+    held = old_entry(cache, 0, 60)
+    narrow = Cache(locate(tmp_path), 1)
+    monkeypatch.setattr(time, "time", lambda: now() + jump_s)
+    assert narrow.trim() == []
+    monkeypatch.undo()
+    kept = cache.entry({"number": 1})
+    then = now() + jump_s
+    os.utime(kept.join(FACTS).path, (then, then))
+    assert narrow.trim(keep=kept.name) == []
+    assert held.join("train", "part-00000.npz").is_file()
+
+
+def test_an_entry_of_tomorrow_ages_from_today(tmp_path: Path) -> None:
+    """A clock that was a day ahead when it was used: it is neither kept for ever nor deleted at once."""
+    cache = Cache(locate(tmp_path), 10**9)
+    ahead = old_entry(cache, 0, -86_400)
+    assert Cache(locate(tmp_path), 1).trim() == []
+    assert abs(os.stat(ahead.join(FACTS).path).st_mtime - time.time()) < 60
+    then = time.time() - 7200
+    os.utime(ahead.join(FACTS).path, (then, then))
+    assert Cache(locate(tmp_path), 1).trim() == [ahead.name]

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import itertools
 import threading
 import time
 import zipfile
@@ -23,7 +24,7 @@ from mskray.families.vertebra_finding import Spine
 from mskray.imaging.decode import decode
 from mskray.imaging.spine import FoundVertebra
 from mskray.imaging.volumes import Volume
-from mskray.serving import jobs
+from mskray.serving import idempotency, jobs
 from mskray.serving.api import build_api
 from mskray.serving.schemas.spines import Reached, SpineReading
 from mskray.serving.schemas.studies import DecodedView, StudyVote
@@ -225,7 +226,9 @@ def test_a_key_answers_once(url: str, served: Served, tokens: dict[str, str]) ->
     assert ask("short").json()["errors"][0]["where"] == "header.idempotency-key"
 
 
-def test_a_key_in_use_is_not_answered_twice(url: str, store: Path, tokens: dict[str, str]) -> None:
+def test_a_key_in_use_is_not_answered_twice(
+    url: str, store: Path, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     answers: list[requests.Response] = []
 
     def ask() -> None:
@@ -238,12 +241,26 @@ def test_a_key_in_use_is_not_answered_twice(url: str, store: Path, tokens: dict[
     within(5, lambda: bool(kept(store, "keys")))
     first.join()
     (name,) = kept(store, "keys")
-    content = locate(name).read_json()
-    locate(name).write_json({"fingerprint": content["fingerprint"], "since": time.time()})
+    fingerprint, ended = locate(name).read_json()["fingerprint"], threading.Event()
+
+    def beats(beat: int) -> None:
+        locate(name).write_json({"fingerprint": fingerprint, "by": "somebody", "beat": beat})
+
+    def work() -> None:
+        for beat in itertools.count(1):
+            if ended.wait(0.1):
+                return
+            beats(beat)
+
+    beats(0)
+    somebody = threading.Thread(target=work)
+    somebody.start()
     ask()
+    ended.set()
+    somebody.join()
     assert [each.status_code for each in answers] == [200, 409]
     assert answers[1].headers["retry-after"] == "3"
-    locate(name).write_json({"fingerprint": content["fingerprint"], "since": time.time() - 1000})
+    monkeypatch.setattr(idempotency, "_SILENT_S", 1.0)
     ask()
     assert answers[2].status_code == 200, "whoever began it is gone"
 

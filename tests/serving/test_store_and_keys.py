@@ -1,6 +1,7 @@
 """What is kept when the store is away, when repeats of a key meet, and who may read it on disk."""
 
 import asyncio
+import hashlib
 import json
 import os
 import stat
@@ -66,8 +67,16 @@ def stale(store: Store) -> Location:
     with pytest.raises(SystemExit):
         answer(store, keep)
     ((name, content),) = made.items()
-    locate(name).write_json({**json.loads(content), "since": time.time() - 1000, "by": "somebody"})
+    locate(name).write_json({**json.loads(content), "by": "somebody"})
     return locate(name)
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claims fall silent within a second."""
+    monkeypatch.setattr(idempotency, "_SILENT_S", 0.6)
+    monkeypatch.setattr(idempotency, "_BEAT_S", 0.1)
+    monkeypatch.setattr(idempotency, "_LOOK_S", 0.05)
 
 
 @pytest.mark.parametrize("damaged", ["{", "[]", None])
@@ -110,7 +119,7 @@ def test_a_key_is_not_free_while_the_store_is_away(tmp_path: Path, monkeypatch: 
         answer(store)
 
 
-def test_one_of_those_who_repeat_a_lost_request_goes_on(tmp_path: Path) -> None:
+def test_one_of_those_who_repeat_a_lost_request_goes_on(tmp_path: Path, soon: None) -> None:
     store, made = Store(locate(tmp_path)), 0
     stale(store)
 
@@ -130,12 +139,46 @@ def test_one_of_those_who_repeat_a_lost_request_goes_on(tmp_path: Path) -> None:
     assert isinstance(answer(store), Response), "it is remembered"
 
 
-def test_who_took_over_and_died_is_taken_over(tmp_path: Path) -> None:
+def test_who_took_over_and_died_is_taken_over(tmp_path: Path, soon: None) -> None:
+    """Whether it died at work, or before it could say so in the claim's place."""
     store = Store(locate(tmp_path))
     place = stale(store)
-    claim = {**place.read_json(), "by": "another"}
-    locate(place.uri.removesuffix(".json") + ".takeover-1").write_json(claim)
+    stem, right = place.uri.removesuffix(".json"), hashlib.sha256(b"somebody").hexdigest()[:32]
+    locate(f"{stem}.takeover-{right}").write_json({**place.read_json(), "by": "another"})
     assert answer(store) == Said(text="yes")
+    place.write_json({"fingerprint": place.read_json()["fingerprint"], "by": "a third", "beat": 4})
+    assert answer(store) == Said(text="yes")
+
+
+@pytest.mark.parametrize("jump_s", [-86_400.0, 86_400.0])
+def test_clocks_that_jump_change_nothing(
+    tmp_path: Path, soon: None, monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    """Who is at work is left alone, and who is gone is followed, whatever the clocks of both machines say."""
+    store, made = Store(locate(tmp_path)), 0
+    now = time.time
+
+    async def slow(_: str | None) -> Said:
+        nonlocal made
+        made += 1
+        monkeypatch.setattr(time, "time", lambda: now() + jump_s)
+        await asyncio.sleep(1.5)
+        return Said(text="yes")
+
+    async def repeated() -> list[Any]:
+        async def later() -> Any:
+            await asyncio.sleep(0.3)
+            return await Once(store).answer(request(), "ward", FORM, slow)
+
+        first = Once(store).answer(request(), "ward", FORM, slow)
+        return await asyncio.gather(first, later(), return_exceptions=True)
+
+    first, second = asyncio.run(repeated())
+    assert first == Said(text="yes")
+    assert (second.kind, made) == ("key-in-use", 1)
+    other = Store(locate(tmp_path / "other"))
+    stale(other)
+    assert answer(other) == Said(text="yes")
 
 
 def test_what_fails_beside_the_answer_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
