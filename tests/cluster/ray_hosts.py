@@ -36,6 +36,7 @@ _RAY = {
     "RAY_AUTH_MODE": "token",
     "RAY_USE_TLS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_ENABLE_HA_PROXY": "0",
     "RAY_worker_niceness": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_raylet_start_wait_time_s": "150",
