@@ -30,12 +30,13 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 CPUS = 2
 STORE_BYTES = 120 << 20
-STARTS_S = 240.0
+STARTS_S = 400.0
 
 _RAY = {
     "RAY_AUTH_MODE": "token",
     "RAY_USE_TLS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_ENABLE_HA_PROXY": "0",
     "RAY_worker_niceness": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_raylet_start_wait_time_s": "150",
@@ -175,7 +176,8 @@ class RayHosts:
                 if len(set(found.values())) == len(found) == hosts:
                     return
             time.sleep(1)
-        told = "\n\n".join((self.shared / f"{host.name}.log").read_text()[-700:] for host in self.nodes)
+        logs = [self.shared / f"{host.name}.log" for host in self.nodes]
+        told = "\n\n".join(log.read_text()[-700:] for log in logs if log.exists())
         raise AssertionError(f"{hosts} hosts were awaited, there are {found}:\n{told}")
 
     # What is done to it

@@ -25,7 +25,7 @@ CLASSIFIER: dict[str, Any] = {
     "family": "classifier",
     "network": {"backbone": "mobilenet_v3_small", "weights": "none"},
     "data": {"image_size": 64, "batch_size": 8, "shuffle_window": 64},
-    "loop": {"epochs": 2, "checkpoint_every": 4},
+    "loop": {"epochs": 2, "checkpoint_minutes": 0.05},
     "resources": SPREAD,
 }
 KALM: dict[str, Any] = {

@@ -6,10 +6,15 @@ Each test asserts from Ray's own record of tasks that the work ran on more than 
 """
 
 import json
+import secrets
+import socket
+import ssl
+import sys
 from signal import SIGINT
 from typing import Any
 
 import pytest
+import requests
 from ray_hosts import Driver, RayHosts
 from small_work import (
     CLASSIFIER,
@@ -46,6 +51,23 @@ def test_three_hosts_ingest_into_one_cohort(cluster: RayHosts, ingested: tuple[s
     assert counts.listed == counts.images > 150
     assert len(cohort.shards("train")) >= 4
     assert cluster.ran("", since=driver.started) == {"head", "second", "third"}
+
+
+def test_strangers_are_refused(cluster: RayHosts) -> None:
+    """Ray's ports speak TLS with a certificate of the cluster's authority, and answer nobody without the token."""
+    trusting = ssl.create_default_context(cafile=cluster.environment["RAY_TLS_CA_CERT"])
+    head = cluster.head.address
+    with (
+        socket.create_connection((head, 6379), timeout=10) as plain,
+        trusting.wrap_socket(plain, server_hostname=head) as secure,
+    ):
+        assert (secure.version() or "").startswith("TLS")
+    assert requests.get(f"{cluster.dashboard}/api/v0/nodes", timeout=20).status_code == 401
+    stranger = {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_AUTH_TOKEN_PATH": "", "RAY_ADDRESS": cluster.address}
+    script = "from mskray.cluster import session\nwith session(): print('let in')"
+    refused = cluster.command([sys.executable, "-c", script], cluster.second, stranger)
+    assert refused.ends(120) != 0
+    assert "let in" not in refused.text
 
 
 def test_two_hosts_train_one_classifier(healthy: RayHosts, radiographs: str) -> None:
