@@ -12,9 +12,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SYSTEM_PACKAGES := iproute2 chromium dcmtk dicom3tools orthanc orthanc-dicomweb prometheus docker-compose libfaketime
+SYSTEM_PACKAGES := iproute2 chromium dcmtk dicom3tools orthanc orthanc-dicomweb prometheus docker-compose
 
-.PHONY: page demo test test-all test-fast lint format lock system install bench fuzz infra-check audit sbom clean
+.PHONY: page demo test test-all test-fast lint format lock system install bench fuzz clean
 
 install: $(STAMP)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory page || echo "The server works without its page: make page says why it is not built." >&2; fi
@@ -84,6 +84,7 @@ COUNT ?= 20000
 fuzz: $(STAMP)
 	MSKRAY_FUZZ=$(COUNT) $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
+.PHONY: infra-check audit sbom
 # CRDS=<folder> adds KubeRay's own definitions (ray.io_rayclusters.yaml, ray.io_rayjobs.yaml, ray.io_rayservices.yaml).
 infra-check: $(STAMP)
 	$(if $(CRDS),MSKRAY_KUBERAY_CRDS="$(abspath $(CRDS))" )$(BIN)/python -m pytest tests/infra -m "not slow" $(ARGS)
