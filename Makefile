@@ -90,6 +90,7 @@ COUNT ?= 20000
 fuzz: $(STAMP)
 	MSKRAY_FUZZ=$(COUNT) $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
+.PHONY: infra-check audit sbom
 # CRDS=<folder> adds KubeRay's own definitions (ray.io_rayclusters.yaml, ray.io_rayjobs.yaml, ray.io_rayservices.yaml).
 infra-check: $(STAMP)
 	$(if $(CRDS),MSKRAY_KUBERAY_CRDS="$(abspath $(CRDS))" )$(BIN)/python -m pytest tests/infra -m "not slow" $(ARGS)

@@ -98,4 +98,4 @@ def own_address() -> str | None:
             found = str(way.getsockname()[0])
         except OSError:
             return None
-    return None if is_loopback(found) or found == "0.0.0.0" else found
+    return None if is_loopback(found) or found == "0.0.0.0" else found  # nosec B104 # compares, binds nothing

@@ -266,6 +266,8 @@ def test_what_compose_refers_to_is_there(tmp_path: Path) -> None:
         if image == "mskray":
             assert tag == f"{VERSION}-{service['build']['target']}", name
             assert f" AS {service['build']['target']}\n" in DOCKERFILE
+            for volume in service.get("volumes", []):
+                assert f"install -d -o 1000 -g 1000 {volume.split(':')[1]}\n" in DOCKERFILE
 
 
 @pytest.mark.parametrize("service", ["head", "worker-1"])
