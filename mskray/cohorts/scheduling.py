@@ -41,7 +41,7 @@ def run_shards(
     task: Any = ray.remote(_write_some).options(num_cpus=1, max_retries=-1, scheduling_strategy="SPREAD")
     shared = ray.put(write)
     each = -(-len(todo) // _tasks(len(todo), slots or _slots()))
-    groups = (todo[start : start + each] for start in range(0, len(todo), each))
+    groups = (todo[start : start + each] for start in range(0, len(todo), max(1, each)))
     running: dict[Any, Sequence[ShardPlan]] = {}
     window, looked = 0, -_LOOK_SECONDS
     more = True

@@ -80,7 +80,12 @@ class S3Store:
 
     def write_file(self, path: str, source: Path) -> None:
         bucket, key = _object(path, needs_key=True)
-        self._try("write", path, lambda s3: s3.upload_file(str(source), bucket, key, Config=_parts()))
+
+        def operation(s3: Any) -> None:
+            with open(source, "rb") as file:  # boto3's upload_file would hide what went wrong
+                s3.upload_fileobj(file, bucket, key, Config=_parts())
+
+        self._try("write", path, operation)
 
     def create(self, path: str, data: bytes) -> bool:
         bucket, key = _object(path, needs_key=True)

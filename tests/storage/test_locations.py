@@ -147,6 +147,15 @@ def test_write_read_replace_delete(folder: Location) -> None:
         file.read_bytes()
 
 
+def test_a_file_of_this_machine_is_written_whole(folder: Location, tmp_path: Path) -> None:
+    source = tmp_path / "made"
+    for data in (b"x" * 1000, b"", b"y" * 100):
+        source.write_bytes(data)
+        folder.join("a/b.bin").write_file(source)
+        assert folder.join("a/b.bin").read_bytes() == data
+        assert [entry.path for entry in folder.walk()] == ["a/b.bin"]
+
+
 def test_empty_file(folder: Location) -> None:
     file = folder.join("empty")
     file.write_bytes(b"")

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -119,13 +120,23 @@ def test_writes_survive(s3_folder: Location, proxy: FaultProxy, fault: Fault) ->
     ],
     ids=lambda fault: f"{name(fault)} {fault.methods}{fault.path}",
 )
+@pytest.mark.parametrize("from_disk", [False, True], ids=["memory", "disk"])
 def test_writes_in_parts_survive(
-    s3_folder: Location, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, fault: Fault
+    s3_folder: Location,
+    proxy: FaultProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Fault,
+    from_disk: bool,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(s3, "PART_BYTES", 5 * 2**20)
     data = BODY * 20
+    (tmp_path / "weights").write_bytes(data)
     strikes = strike(proxy, fault)
-    s3_folder.join("weights").write_bytes(data)
+    if from_disk:
+        s3_folder.join("weights").write_file(tmp_path / "weights")
+    else:
+        s3_folder.join("weights").write_bytes(data)
     assert proxy.hits(fault.kind) == strikes
     assert s3_folder.join("weights").read_bytes() == data
     assert contents(s3_folder) == {"weights": len(data)}
