@@ -1,4 +1,4 @@
-"""On a GPU: how long gradients travel is measured by events in its stream. Skipped, and listed, where there is no GPU."""
+"""On a GPU: events in its stream measure how long gradients travel. Skipped, and listed, where there is no GPU."""
 
 from pathlib import Path
 
