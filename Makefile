@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SYSTEM_PACKAGES := iproute2 faketime chromium dcmtk dicom3tools orthanc orthanc-dicomweb prometheus docker-compose
 
-.PHONY: page demo test test-all test-fast test-cluster lint format lock system install bench fuzz infra-check audit sbom clean
+.PHONY: page demo test test-all test-fast test-cluster lint format lock system install bench fuzz clean
 
 install: $(STAMP)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory page || echo "The server works without its page: make page says why it is not built." >&2; fi
