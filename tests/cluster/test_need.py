@@ -1,8 +1,11 @@
 """What is refused before it could wait for ever, told from plain descriptions of nodes; addresses that cannot do."""
 
-import pytest
+import socket
 
-from mskray.cluster import Need, check, session
+import pytest
+import ray
+
+from mskray.cluster import Need, check, room, session
 from mskray.errors import UserError
 
 THREE = [{"CPU": 3.0}] * 3
@@ -84,3 +87,23 @@ def test_a_machine_too_busy_to_start_ray_is_one_line(monkeypatch: pytest.MonkeyP
         pass
     with pytest.raises(Exception, match="something else"), session():
         pass
+
+
+def test_a_node_that_does_not_answer_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that was killed a moment ago, which Ray still lists."""
+    with socket.create_server(("127.0.0.1", 0)) as there, socket.create_server(("127.0.0.1", 0)) as gone:
+        nodes = [
+            {
+                "Alive": True,
+                "Resources": {"CPU": 4.0},
+                "NodeManagerAddress": "127.0.0.1",
+                "NodeManagerPort": each.getsockname()[1],
+            }
+            for each in (there, gone)
+        ]
+        monkeypatch.setattr(ray, "nodes", lambda: nodes)
+        need = Need("training", 8, 1.0)
+        assert room(need, answering=True) == 7
+        gone.close()
+        assert room(need, answering=True) == 3
+        assert room(need) == 7
