@@ -15,11 +15,13 @@ class Node:
         id: 56 hex digits.
         address: its IP address.
         resources: all that it has ("CPU", "GPU", …), used or not.
+        labels: what is said of it, such as its kind.
     """
 
     id: str
     address: str
     resources: Mapping[str, float]
+    labels: Mapping[str, str]
 
 
 def alive() -> list[Node]:
@@ -33,4 +35,4 @@ def total(resource: str) -> float:
 
 
 def _node(told: Mapping[str, Any]) -> Node:
-    return Node(told["NodeID"], told["NodeManagerAddress"], told["Resources"])
+    return Node(told["NodeID"], told["NodeManagerAddress"], told["Resources"], told.get("Labels") or {})
