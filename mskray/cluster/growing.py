@@ -130,7 +130,7 @@ def _state() -> Any:
 
 
 def _version(state: Any) -> int:
-    return 0 if state is None else int(state.autoscaler_state_version)
+    return 0 if state is None else int(state.last_seen_cluster_resource_state_version)
 
 
 def _failures() -> str:

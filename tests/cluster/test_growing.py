@@ -79,7 +79,10 @@ def test_what_the_autoscaler_says_of_a_request() -> None:
         requests = [{"request": {"resources_bundle": {"CPU": cpus}}, "count": count} for cpus, count in bundles]
         constraints = [{"resource_requests": requests}] if requests else []
         return json_format.ParseDict(
-            {"autoscaler_state_version": version, "infeasible_cluster_resource_constraints": constraints},
+            {
+                "last_seen_cluster_resource_state_version": version,
+                "infeasible_cluster_resource_constraints": constraints,
+            },
             autoscaler_pb2.AutoscalingState(),
         )
 
