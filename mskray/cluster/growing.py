@@ -1,7 +1,7 @@
 """Clusters to which an autoscaler adds nodes: asking for what is missing, and waiting for it.
 
-What does not fit now may fit in some minutes. The autoscaler (version 2: `ray up`, KubeRay) leaves in the cluster's
-own store which kinds of nodes it may add; what these could never hold is refused at once.
+What does not fit now may fit in some minutes. The autoscaler (version 2: `ray up`, KubeRay) is asked; what its kinds of
+nodes could never hold it says itself, within seconds, and that is refused.
 
 A request for nodes stands until it is withdrawn, also where whoever made it is gone: it is withdrawn as soon as the
 nodes are there. From then on the autoscaler's idle timeout keeps them until work is placed, and work that waits for a
@@ -13,59 +13,38 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray._private.state import state
 from ray.autoscaler.sdk import request_resources
-from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.core.generated import autoscaler_pb2
 
 from mskray.cluster.nodes import alive
 from mskray.errors import Fault, UserError
 from mskray.progress import Progress, Report
 
 MOST_WAIT_S = 900.0
-_LOOK_S, _ASK_S = 2.0, 20.0
-_MOST_NODES = 4096
-"""Of one kind, where the autoscaler has no limit: more would take long to count through."""
+_LOOK_S, _ASK_S, _ANSWER_S = 2.0, 20.0, 10.0
+_KIND = "ray.io/node-group"
+"""The label with which whatever starts nodes says which kind they are of."""
+_raylet: Any = ray._raylet  # compiled, and its stubs lack names
+_messages: Any = autoscaler_pb2  # made by protoc, without types
 
 Nodes = Sequence[Mapping[str, float]]
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of nodes that the autoscaler starts.
-
-    Args:
-        most: of them at a time, those that run included.
-    """
-
-    name: str
-    resources: Mapping[str, float]
-    most: int
-
-    def __str__(self) -> str:
-        what = ", ".join(f"{self.resources[name]:g} {name}" for name in ("CPU", "GPU") if self.resources.get(name))
-        return f"{self.most} × {self.name} ({what or 'neither CPU nor GPU'})"
-
-
-def kinds() -> list[Kind]:
-    """The kinds of nodes that may be added to this session's cluster; none where it does not grow."""
-    config = state.get_cluster_config()
-    if config is None:
-        return []
-    found = []
-    for group in config.node_group_configs:
-        most = _MOST_NODES if group.max_count < 0 else min(group.max_count, _MOST_NODES)
-        if most:
-            found.append(Kind(group.name, dict(group.resources), most))
-    return found
-
-
 def grows() -> bool:
-    """Whether nodes may be added to this session's cluster. Takes one look into the cluster's store."""
-    return bool(kinds())
+    """Whether nodes may be added to this session's cluster: its nodes are of kinds, and version 2 watches over them.
+
+    Of a cluster without kinds, such as one of one's own, nothing is asked.
+    """
+    if not any(_KIND in node.labels for node in alive()):
+        return False
+    with suppress(Exception):  # of several undocumented types, where the head is busy
+        return bool(is_autoscaler_v2(fetch_from_server=True))
+    return False
 
 
 @dataclass(frozen=True)
@@ -90,12 +69,7 @@ class Growth:
             UserError: the autoscaler's kinds of nodes could never hold it.
             Fault: the nodes did not come in time.
         """
-        offered = _left(kinds())
-        to_come = [kind.resources for kind in offered for _ in range(kind.most)]
-        if not fits([*(node.resources for node in alive()), *to_come]):
-            most = ", ".join(map(str, offered)) or "no more nodes"
-            raise UserError(f"{refusal}; the autoscaler may add {most}, and that is not enough")
-        began, asked = time.monotonic(), -math.inf
+        began, asked, version = time.monotonic(), -math.inf, _version(_state())
         try:
             while not fits(now := [node.resources for node in alive()]):
                 passed = time.monotonic() - began
@@ -107,12 +81,27 @@ class Growth:
                 if time.monotonic() - asked > _ASK_S:  # again and again: another driver's request replaces this one
                     request_resources(bundles=[dict(each) for each in self.bundles])
                     asked = time.monotonic()
+                if self._is_impossible(_state(), version):
+                    raise UserError(f"{refusal}; the autoscaler has no nodes for it either, with all that it may add")
                 self.report(Progress(f"waiting for nodes: {self._missing(now)}", note=f"{passed:.0f} s"))
                 time.sleep(_LOOK_S)
         finally:
             with suppress(Exception):  # the cluster is away: so is the request
                 request_resources(bundles=[])
         self.report(Progress(f"{len(now)} nodes are there"))
+
+    def _is_impossible(self, state: Any, version: int) -> bool:
+        """Whether the autoscaler says of this very request, after `version` of its state, that it cannot be met."""
+        if state is None or _version(state) <= version:
+            return False
+        wanted = _counted(self.bundles)
+        for constraint in state.infeasible_cluster_resource_constraints:
+            told: Counter[frozenset[tuple[str, float]]] = Counter()
+            for each in constraint.resource_requests:
+                told[_shape(each.request.resources_bundle)] += each.count
+            if told == wanted:
+                return True
+        return False
 
     def _missing(self, now: Nodes) -> str:
         wanted: Counter[str] = Counter()  # of fractions
@@ -123,27 +112,28 @@ class Growth:
         return f"{self.what} has {', '.join(told)} on {len(now)}"
 
 
-def _left(offered: Sequence[Kind]) -> list[Kind]:
-    """What the autoscaler may still add: kinds with how many more of them."""
-    running = Counter(_types())
-    left = (replace(kind, most=kind.most - running[kind.name]) for kind in offered)
-    return [kind for kind in left if kind.most > 0]
+def _shape(resources: Mapping[str, float]) -> frozenset[tuple[str, float]]:
+    return frozenset((name, round(amount, 4)) for name, amount in resources.items())
 
 
-def _types() -> list[str]:
-    status = _status()
-    return [] if status is None else [node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes)]
+def _counted(bundles: Sequence[Mapping[str, float]]) -> Counter[frozenset[tuple[str, float]]]:
+    return Counter(_shape(each) for each in bundles)
+
+
+def _state() -> Any:
+    """What the autoscaler says of the cluster; None where it says nothing."""
+    with suppress(Exception):  # of several undocumented types, where the autoscaler is just starting
+        client = _raylet.GcsClient(ray.get_runtime_context().gcs_address)
+        reply = _messages.GetClusterStatusReply.FromString(client.get_cluster_status(timeout_s=_ANSWER_S))
+        return reply.autoscaling_state
+    return None
+
+
+def _version(state: Any) -> int:
+    return 0 if state is None else int(state.last_seen_cluster_resource_state_version)
 
 
 def _failures() -> str:
     """Why nodes could not be started, as far as the autoscaler says."""
-    status = _status()
-    reasons = {str(each.details) for each in getattr(status, "failed_launches", [])}
+    reasons = {str(each.reason) for each in getattr(_state(), "failed_instance_requests", [])}
     return f" ({'; '.join(sorted(reasons))})" if reasons else ""
-
-
-def _status() -> Any:
-    """What the autoscaler says of the cluster; None where it says nothing."""
-    with suppress(Exception):  # of several undocumented types, where the autoscaler is just starting
-        return get_cluster_status(ray.get_runtime_context().gcs_address)
-    return None

@@ -18,12 +18,14 @@ class Node:
         address: its IP address.
         port: where its own process (the raylet) listens.
         resources: all that it has ("CPU", "GPU", …), used or not.
+        labels: what is said of it, such as its kind.
     """
 
     id: str
     address: str
     port: int
     resources: Mapping[str, float]
+    labels: Mapping[str, str]
 
 
 def alive() -> list[Node]:
@@ -52,4 +54,10 @@ def _answers(node: Node) -> bool:
 
 
 def _node(told: Mapping[str, Any]) -> Node:
-    return Node(told["NodeID"], told["NodeManagerAddress"], told["NodeManagerPort"], told["Resources"])
+    return Node(
+        id=told["NodeID"],
+        address=told["NodeManagerAddress"],
+        port=told["NodeManagerPort"],
+        resources=told["Resources"],
+        labels=told.get("Labels") or {},
+    )

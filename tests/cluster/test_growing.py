@@ -12,10 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from google.protobuf import json_format
 from ray.cluster_utils import FAKE_HEAD_NODE_ID
+from ray.core.generated import autoscaler_pb2
 
 from mskray.cluster import Need, grows, require
-from mskray.cluster.growing import Kind
+from mskray.cluster.growing import Growth
 from mskray.errors import UserError
 
 BIN = Path(sys.executable).parent
@@ -63,15 +65,35 @@ CONFIG = {
 }
 
 
-def test_a_kind_of_nodes_says_what_it_is() -> None:
-    assert str(Kind("gpu", {"CPU": 8.0, "GPU": 2.0, "memory": 1e9}, 4)) == "4 × gpu (8 CPU, 2 GPU)"
-    assert str(Kind("store", {"memory": 1e9}, 1)) == "1 × store (neither CPU nor GPU)"
-
-
 def test_what_ray_has_to_place() -> None:
     assert Need("training", 2, 1.5, 1).bundles(0.5) == [{"CPU": 1.5, "GPU": 1}, {"CPU": 1.5, "GPU": 1}, {"CPU": 0.5}]
     assert Need("reading", 0, 0).bundles(0.5) == [{"CPU": 0.5}]
     assert Need("driver", 3, 0).bundles(0.0) == []
+
+
+def test_what_the_autoscaler_says_of_a_request() -> None:
+    """Its word counts where it is on this very request, and was said after it was made."""
+    growth = Growth("training", Need("training", 2, 1.5).bundles(0.5), lambda _: None)
+
+    def said(version: int, *bundles: tuple[float, int]) -> object:
+        requests = [{"request": {"resources_bundle": {"CPU": cpus}}, "count": count} for cpus, count in bundles]
+        constraints = [{"resource_requests": requests}] if requests else []
+        return json_format.ParseDict(
+            {
+                "last_seen_cluster_resource_state_version": version,
+                "infeasible_cluster_resource_constraints": constraints,
+            },
+            autoscaler_pb2.AutoscalingState(),
+        )
+
+    for state, impossible in (
+        (said(7, (1.5, 2), (0.5, 1)), True),
+        (said(5, (1.5, 2), (0.5, 1)), False),
+        (said(7, (1.5, 3), (0.5, 1)), False),
+        (said(7), False),
+        (None, False),
+    ):
+        assert growth._is_impossible(state, 5) is impossible
 
 
 @pytest.mark.slow
@@ -106,6 +128,7 @@ def growing_cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_FAKE_CLUSTER": "1",
         "RAY_enable_autoscaler_v2": "1",
+        "RAY_NODE_TYPE_NAME": "ray.head.default",  # as `ray up` and KubeRay have it
         "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
     }
@@ -144,8 +167,8 @@ def test_nodes_are_asked_for_and_waited_for(growing_cluster: dict[str, str]) -> 
     grow, many, large, fits = done.stdout.splitlines()
     assert grow == "grows True"
     for told in (many, large):
-        assert int(told.partition(" s ")[0]) < 15
-        assert "the autoscaler may add 3 × worker (2 CPU), and that is not enough" in told
+        assert int(told.partition(" s ")[0]) < 60
+        assert "the autoscaler has no nodes for it either" in told
     assert fits == "fits 4"
     assert "waiting for nodes: training has 1 of 6.5 CPU on 1" in done.stderr
     assert "4 nodes are there" in done.stderr

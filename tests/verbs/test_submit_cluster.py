@@ -87,7 +87,7 @@ def test_a_config_of_this_machine_and_the_code_go_along(head: Head, s3_folder: L
     (tmp_path / "job.yaml").write_text(json.dumps(job))
     sent = mskray(head, "submit", "--send-code", "train", "job.yaml", "loop.epochs=1", folder=tmp_path)
     assert sent.returncode == 2, sent.stdout + sent.stderr
-    assert f"error: {s3_folder.join('none')}" in sent.stdout
+    assert f"error: there is nothing at {s3_folder.join('none')}" in sent.stdout
 
 
 def test_leaving_rejoining_and_stopping(head: Head, s3_folder: Location) -> None:
