@@ -97,11 +97,12 @@ def went_on(driver: Driver) -> bool:
 
 
 def test_the_undisturbed_run_sees_every_row_that_fills_a_step(undisturbed: Bundle) -> None:
-    """What the others are compared with: three epochs of whole steps, each of other rows in another order."""
+    """What the others are compared with: three epochs of whole steps. The digest is of which rows an epoch saw, in
+    whatever order: it is the same in each, unless rows are left over, other ones each time."""
     seen = [entry["samples"] for entry in undisturbed.history]
     rows = sum(undisturbed.labels.values())
     assert seen == [rows - rows % 8] * 3
-    assert len({entry["rows_digest"] for entry in undisturbed.history}) == 3
+    assert len({entry["rows_digest"] for entry in undisturbed.history}) == (3 if rows % 8 else 1)
 
 
 def test_a_killed_worker_is_replaced(healthy: RayHosts, cohort: str, undisturbed: Bundle) -> None:
@@ -339,7 +340,6 @@ def test_an_elastic_training_shrinks_and_grows(healthy: RayHosts, cohort: str, u
     assert [entry["samples"] for entry in bundle.history] == [rows - rows % 8] * EPOCHS
     digests = [entry["rows_digest"] for entry in bundle.history]
     assert digests[:3] == [entry["rows_digest"] for entry in undisturbed.history]
-    assert len(set(digests)) == EPOCHS
 
 
 def training_hosts(cluster: RayHosts) -> set[str]:
