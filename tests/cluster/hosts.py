@@ -21,6 +21,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -72,12 +73,13 @@ class Switch:
 
     Args:
         folder: for the hosts' disks.
-        kept: folders under /tmp that each host sees as this machine does; all that is outside /tmp it sees anyway.
+        kept: folders under /tmp that each host sees as this machine does, beside those of Python; all that is outside
+            /tmp it sees anyway.
     """
 
     def __init__(self, folder: Path, kept: Sequence[Path] = ()) -> None:
         self.folder, self.small = folder, folder / "small"
-        self.kept = [str(path.resolve()) for path in (folder, self.small, *kept)]
+        self.kept = [str(path.resolve()) for path in (folder, self.small, Path(sys.prefix), *kept)]
         self.name = f"msk{os.getpid()}"
         self.net = f"10.{200 + os.getpid() // 250 % 50}.{os.getpid() % 250 + 1}"
         self.address = f"{self.net}.254"

@@ -103,7 +103,7 @@ def test_a_node_that_does_not_answer_has_no_room(monkeypatch: pytest.MonkeyPatch
         ]
         monkeypatch.setattr(ray, "nodes", lambda: nodes)
         need = Need("training", 8, 1.0)
-        assert room(need, answering=True) == 7
+        assert room(need, sure=True) == 7
         gone.close()
-        assert room(need, answering=True) == 3
+        assert room(need, sure=True) == 3
         assert room(need) == 7

@@ -104,8 +104,8 @@ def test_it_starts_elsewhere_when_another_program_takes_a_port(
     choose = seaweedfs._free_ports
     tries: list[dict[str, int]] = []
 
-    def clash_once(port: int | None) -> dict[str, int]:
-        tries.append(choose(port) | ({} if tries else {"filer": object_store.port}))
+    def clash_once(port: int | None, host: str) -> dict[str, int]:
+        tries.append(choose(port, host) | ({} if tries else {"filer": object_store.port}))
         return tries[-1]
 
     monkeypatch.setattr(seaweedfs, "_free_ports", clash_once)
