@@ -94,6 +94,7 @@ def test_a_node_that_does_not_answer_has_no_room(monkeypatch: pytest.MonkeyPatch
     with socket.create_server(("127.0.0.1", 0)) as there, socket.create_server(("127.0.0.1", 0)) as gone:
         nodes = [
             {
+                "NodeID": "0" * 56,
                 "Alive": True,
                 "Resources": {"CPU": 4.0},
                 "NodeManagerAddress": "127.0.0.1",
