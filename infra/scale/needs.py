@@ -66,10 +66,12 @@ class Ingest:
 
     @property
     def hours(self) -> float:
+        """From the command to the cohort: writing and feeding go on side by side."""
         return self.planning_h + max(self.writing_h, self.feeding_h)
 
 
 def read_inputs() -> Inputs:
+    """Read `needs.yaml` and `measured.json`."""
     return Inputs(yaml.safe_load(INPUTS.read_text()), json.loads(MEASURED.read_text()))
 
 
@@ -122,6 +124,7 @@ class Training:
 
 
 def train(inputs: Inputs, images: int, gpus: int) -> Training:
+    """What it takes to train on so many images an epoch."""
     nodes = math.ceil(gpus / inputs["gpus_a_node"])
     rate = inputs["train_a_gpu"] * gpus * (inputs["gpu_efficiency"] if gpus > 1 else 1.0)
     hours = images * inputs["epochs"] / rate / 3600
@@ -133,6 +136,8 @@ def train(inputs: Inputs, images: int, gpus: int) -> Training:
 
 @dataclass(frozen=True)
 class Search:
+    """What a search takes; `overhead_h` of its `hours` is spent beside the trials."""
+
     trials: int
     gpus: int
     nodes: int

@@ -128,9 +128,11 @@ class Memory:
             self._most = max(self._most, resident())
 
     def peak(self) -> int:
+        """Most bytes so far, of the whole process."""
         return max(self._most, resident(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
     def end(self) -> None:
+        """Watch no longer."""
         self._ended.set()
 
 

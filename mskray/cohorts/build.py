@@ -68,14 +68,17 @@ class Build:
 
     @property
     def image(self) -> ImageFormat:
+        """How each image is stored."""
         dtype: Literal["uint8", "uint16"] = "uint8" if self.settings.bits == 8 else "uint16"
         return self.source.format(self.settings.size or self.source.size, dtype, self.settings.fit, self.options)
 
     @property
     def fractions(self) -> Fractions:
+        """Shares of the splits for patients who have none of their own."""
         return self.settings.split_fractions or self.source.fractions(self.options)
 
     def plan(self) -> Plan:
+        """List the source and plan its shards; the caller closes the plan. Raises UserError where there is no image."""
         plan = make_plan(
             self._listed(),
             self.tasks,

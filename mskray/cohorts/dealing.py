@@ -44,6 +44,7 @@ class Dealt:
 
     @property
     def doubled(self) -> bool:
+        """Whether some instance is listed more than once."""
         return bool((self.states == DOUBLED).any())
 
 

@@ -77,6 +77,7 @@ class Listing:
         return list(self._parts)
 
     def add(self, item: Item | Rejected) -> None:
+        """Take what a source lists next; what cannot be stored under its name is quarantined."""
         if isinstance(item, Rejected):
             self.quarantined.append(Quarantined(_shown(item.path), item.reason, "listing", None, item.row))
             return

@@ -54,10 +54,12 @@ class ShardPlan:
 
     @property
     def path(self) -> str:
+        """Where the shard lies, below the cohort."""
         return f"split={self.split}/part-{self.number:05d}-{self.plan}.parquet"
 
     @property
     def ledger(self) -> str:
+        """Where its entry lies, below the cohort."""
         return f"{LEDGER}/{self.split}/{self.number:05d}-{self.plan}.json"
 
 
@@ -87,6 +89,7 @@ class Plan:
 
     @property
     def listed(self) -> int:
+        """Inputs in all."""
         return self.images + len(self.quarantined)
 
     def rows(self, shard: ShardPlan, columns: Sequence[str] | None = None) -> pa.Table:

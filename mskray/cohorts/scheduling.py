@@ -7,6 +7,7 @@ rows of a hundred million images would be in the driver and its object store at 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -40,8 +41,7 @@ def run_shards(
     """
     task: Any = ray.remote(_write_some).options(num_cpus=1, max_retries=-1, scheduling_strategy="SPREAD")
     shared = ray.put(write)
-    each = -(-len(todo) // _tasks(len(todo), slots or _slots()))
-    groups = (todo[start : start + each] for start in range(0, len(todo), max(1, each)))
+    groups = _groups(todo, _tasks(len(todo), slots or _slots()))
     running: dict[Any, Sequence[ShardPlan]] = {}
     window, looked = 0, -_LOOK_SECONDS
     more = True
@@ -83,6 +83,12 @@ def _window(slots: int) -> int:
 def _tasks(shards: int, slots: int) -> int:
     """In how many tasks to write so many shards."""
     return max(-(-shards // _SHARDS_A_TASK), min(shards, _TASKS_A_CPU * slots), 1)
+
+
+def _groups(todo: Sequence[ShardPlan], tasks: int) -> Iterator[Sequence[ShardPlan]]:
+    """The shards of each task: neighbours, at most one more or fewer than another task has."""
+    borders = [task * len(todo) // tasks for task in range(tasks + 1)]
+    return (todo[start:end] for start, end in pairwise(borders) if end > start)
 
 
 def _write_some(write: Write[T], packed: list[tuple[ShardPlan, bytes]]) -> list[T]:

@@ -37,6 +37,7 @@ class Spill:
 
     @property
     def folder(self) -> Path:
+        """The folder. Raises UserError where it cannot be made."""
         if self._folder is None:
             with self.writing():
                 self._folder = Path(tempfile.mkdtemp(prefix="mskray-plan-"))
@@ -67,6 +68,7 @@ class Spill:
         return start
 
     def delete(self, name: str) -> None:
+        """Delete one file, if it is there."""
         path = self.folder / name
         if path.exists():
             self._present -= path.stat().st_size
@@ -88,6 +90,7 @@ class Records:
         self._spilled = False
 
     def append(self, records: np.ndarray) -> None:
+        """Add records, which must not change any more."""
         self._held.append(records)
         self._rows += len(records)
         if self._rows > self._most:
@@ -109,6 +112,7 @@ class Records:
         return np.fromfile(path, self._dtype) if path.exists() else np.empty(0, self._dtype)
 
     def delete(self) -> None:
+        """Let go of all records, in memory and on disk."""
         self._held = []
         if self._spilled:
             for part in range(PARTS):
@@ -194,6 +198,7 @@ class Batches:
         return len(self._places) - 1
 
     def read(self, number: int, columns: list[str] | None = None) -> pa.Table:
+        """The table of a number; some of its columns where they are named."""
         if self._held is not None:
             data = self._held[number]
         else:

@@ -63,6 +63,7 @@ class Stored:
             return None
 
     def close(self) -> None:
+        """End the counter."""
         ray.kill(self._actor)
 
 
@@ -160,6 +161,7 @@ class TellsOfLosses(UserCallback):
         self._failures = 0
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+        """Called by Ray Train with what each failed rank raised."""
         self._failures += 1
         then = "training starts again" if self._failures <= self._allowed else "that was once too often"
         text = f"a training worker was lost ({_reason(worker_exceptions)}): {then}"

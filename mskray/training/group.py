@@ -1,6 +1,7 @@
 """The ranks that train together: what they tell each other, without Ray."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -24,6 +25,7 @@ class Group:
     def __init__(self, rank: int, world: int, device: torch.device) -> None:
         self.rank, self.world, self.device = rank, world, device
         self._flag: tuple[Tensor, Any] | None = None
+        self._aside = torch.cuda.Stream(device) if device.type == "cuda" and world > 1 else None
 
     def gather(self, value: Any) -> list[Any]:
         """Return every rank's value, on every rank, in rank order."""
@@ -48,7 +50,8 @@ class Group:
         if self.world == 1:
             return wish
         before = self.settle()
-        flag = torch.tensor([wish], dtype=torch.int32, device=self.device)
+        # Filled, not copied: a copy to a GPU would wait for all steps that are queued there.
+        flag = torch.full((1,), wish, dtype=torch.int32, device=self.device)
         self._flag = flag, dist.broadcast(flag, src=0, async_op=True)
         return before
 
@@ -57,5 +60,7 @@ class Group:
         if self._flag is None:
             return 0
         (flag, work), self._flag = self._flag, None
-        work.wait()
-        return int(flag)
+        # Read in a stream of its own: in the training's the host would wait for the step that was just queued.
+        with torch.cuda.stream(self._aside) if self._aside else nullcontext():
+            work.wait()
+            return int(flag)

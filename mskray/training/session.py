@@ -124,7 +124,8 @@ class Session(Group):
             if self._writer.failed:
                 wish = _STOPS
             elif minutes and time.monotonic() - self._kept >= 60 * minutes:
-                wish = _WRITES
+                # Counted from the wish: its answer comes a step later, and it would be wished for twice.
+                wish, self._kept = _WRITES, time.monotonic()
         found = self.agree(wish)
         if found == _STOPS:
             self.check()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from mskray.errors import Fault, UserError
 from mskray.training.shelf import Shelf, Tell
 
-# A store that is replaced is back within it. The ranks that wait meanwhile must not give up (`fit.GROUP_TIMEOUT_S`).
+# A store that is replaced is back within it. The ranks that wait meanwhile must not give up (`group.GROUP_TIMEOUT`).
 PATIENCE_S = 600.0
 _AGAIN_S = 5.0
 _LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}

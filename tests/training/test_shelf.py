@@ -109,6 +109,21 @@ def test_a_damaged_best_one_is_told_and_the_next_best_is_taken(shelf: Shelf, tmp
     assert said.endswith("the next best is taken")
 
 
+def test_what_is_damaged_on_its_way_alone_is_read_again(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, asked = Location.read_bytes, list[str]()
+
+    def noisy(self: Location, *given: int) -> bytes:
+        asked.append(self.name)
+        data = read(self, *given)
+        return data if asked.count("weights.safetensors") != 1 else data[:-1] + b"!"
+
+    monkeypatch.setattr(Location, "read_bytes", noisy)
+    assert taken(Shelf(locate(tmp_path / "run")), tmp_path) == ((3, 20), [])
+    assert asked.count("weights.safetensors") == 2
+
+
 def test_where_all_are_damaged_there_is_none(shelf: Shelf, tmp_path: Path) -> None:
     for folder in (tmp_path / "run" / "checkpoints").iterdir():
         flip(folder / "optimizer.pt")
