@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import stat
 import subprocess
 import sys
@@ -216,7 +217,8 @@ def compose_faults(words: str) -> list[str]:
         for key, value in service.get("environment", {}).items():
             if re.search("TOKEN|PASSWORD|SECRET|KEY", key) and not str(value).startswith("/run/secrets/"):
                 found.append(f"{name}: {key} in plain text")
-        if "ray" in service.get("command", [""])[0] and service["environment"].get("RAY_AUTH_MODE") != "token":
+        starts_ray = "ray start" in " ".join(service.get("command", []))
+        if starts_ray and service["environment"].get("RAY_AUTH_MODE") != "token":
             found.append(f"{name}: Ray without a token")
     if not file["networks"]["ray"].get("internal"):
         found.append("the network of the nodes has a way out")
@@ -275,8 +277,20 @@ def test_ray_start_knows_every_option(service: str) -> None:
     from ray.scripts.scripts import start
 
     known = {option for parameter in start.params for option in parameter.opts}
-    used = {word.split("=")[0] for word in yaml.safe_load(COMPOSE)["services"][service]["command"][2:]}
-    assert used <= known
+    words = shlex.split(" ".join(yaml.safe_load(COMPOSE)["services"][service]["command"]).partition("ray start ")[2])
+    assert words
+    assert {word.split("=")[0] for word in words} <= known
+
+
+def test_the_head_tells_the_address_at_which_workers_reach_it() -> None:
+    """With a second network, which has a way out, Ray would take the address there."""
+    services = yaml.safe_load(COMPOSE)["services"]
+    names = services["head"]["networks"]["ray"]["aliases"]
+    assert all(service["networks"] == ["ray"] for name, service in services.items() if name.startswith("worker"))
+    asked = re.search(r'--node-ip-address="\$\$\(getent hosts (\S+) ', services["head"]["command"][2])
+    assert asked is not None
+    assert asked[1] in names
+    assert not services["head"]["networks"]["edge"]
 
 
 @pytest.mark.parametrize(
