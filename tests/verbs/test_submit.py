@@ -342,6 +342,27 @@ def test_leaving_a_job_leaves_it_running(
     assert "the job goes on without you: mskray jobs follow a" in capsys.readouterr().err
 
 
+def test_leaving_while_the_cluster_is_away(
+    serve: ExitStack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    dashboard = running(away=10**6)
+    monkeypatch.setattr(submit_follow.time, "sleep", interrupted)
+    assert followed(dashboard, serve) == (130, "")
+    assert "the job goes on without you: mskray jobs follow a" in capsys.readouterr().err
+
+
+def test_nobody_reads_any_more(serve: ExitStack, capsys: pytest.CaptureFixture[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    jobs = connect(serve.enter_context(serving(running())))
+    with os.fdopen(writer, "w") as out:
+        assert Following(jobs, "a", "mskray jobs follow a", silent, out).end() == 130
+    assert "the job goes on without you: mskray jobs follow a" in capsys.readouterr().err
+
+
 def test_stopping_and_listing(serve: ExitStack, capsys: pytest.CaptureFixture[str]) -> None:
     dashboard = Dashboard(jobs={"mskray-train-1": job("mskray-train-1", "RUNNING", metadata={"verb": "train"})})
     url = serve.enter_context(serving(dashboard))
