@@ -4,12 +4,12 @@ A trial sleeps and writes its record as trials do. Drawing is timed apart, with 
 parameters, because what it costs grows with what it has seen.
 """
 
-import random
 import resource
 import tempfile
 import time
 from typing import Any
 
+import numpy as np
 import optuna
 
 from infra.scale.planning import Memory
@@ -36,9 +36,9 @@ def measure_tune(trials: int, slots: int, seconds: float = 0.1) -> dict[str, Any
     with tempfile.TemporaryDirectory(prefix="mskray-scale-") as folder, cluster.session(dashboard=True):
         memory = Memory()
         ledger = Ledger(locate(folder))
-        draw = random.Random(0)
+        draw = np.random.default_rng(0)
         records = [
-            TrialRecord(id=f"{number:012x}", number=number, parameters={f"p{key}": draw.random() for key in range(6)})
+            TrialRecord(id=f"{number:012x}", number=number, parameters={f"p{key}": float(draw.random()) for key in range(6)})
             for number in range(trials)
         ]
         writing = _seconds(lambda: [ledger.write(record) for record in records])
