@@ -36,10 +36,12 @@ def measure_tune(trials: int, slots: int, seconds: float = 0.1) -> dict[str, Any
     with tempfile.TemporaryDirectory(prefix="mskray-scale-") as folder, cluster.session(dashboard=True):
         memory = Memory()
         ledger = Ledger(locate(folder))
-        draw = np.random.default_rng(0)
+        drawn = np.random.default_rng(0).random((trials, 6)).tolist()
         records = [
-            TrialRecord(id=f"{number:012x}", number=number, parameters={f"p{key}": float(draw.random()) for key in range(6)})
-            for number in range(trials)
+            TrialRecord(
+                id=f"{number:012x}", number=number, parameters={f"p{key}": each for key, each in enumerate(row)}
+            )
+            for number, row in enumerate(drawn)
         ]
         writing = _seconds(lambda: [ledger.write(record) for record in records])
         plan = Plan(ledger, "none", "none", "", {}, Resources(), 1, 0, METRIC)
