@@ -131,7 +131,7 @@ def test_classes_of_a_task_are_given_as_words(tmp_path: Path, monkeypatch, capsy
         (
             ["train", "job.yaml"],
             "mskray.config.read_yaml",
-            " after its last stored epoch, or begins anew if none was stored",
+            " after its last checkpoint, or begins anew if there is none",
         ),
         (["cohort", "show", "out"], "mskray.verbs.cohort.show", ""),
         (["families"], "mskray.verbs.families.families_table", ""),

@@ -24,9 +24,9 @@ _GOES_ON = {
     "remove-flags": "where this one was",
     "find-vertebrae": "with the volumes that are not in its file yet",
     "tune": "with the trials that have not ended",
-    "train": "after its last stored epoch, or begins anew if none was stored",
+    "train": "after its last checkpoint, or begins anew if there is none",
     "pair-table": "with the cells that are left",
-    "reproduce": "after its last stored epoch, or begins anew if none was stored",
+    "reproduce": "after its last checkpoint, or begins anew if there is none",
 }
 """Commands that go on after an interruption, and from where."""
 

@@ -36,8 +36,11 @@ def ask(address: str) -> None:
     _check_tls(address, host, port)
     headers = _check_token(address, host, port)
     head = wire.Head(_target(host, port), headers)
-    _check_versions(address, head.metadata())
-    _check_is_node(address, head)
+    try:
+        _check_versions(address, head.metadata())
+        _check_is_node(address, head)
+    except wire.NoAnswer as error:  # it answered a moment ago
+        raise UserError(f"the head of the cluster at {address} is too busy or ends ({error}): try again") from None
 
 
 def check_kind(address: str) -> None:

@@ -39,10 +39,9 @@ def refuse_open(place: str) -> None:
 
 def check_own() -> None:
     """Refuse to start a session here that asks for no token and that other machines can reach. Raises UserError."""
-    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled" and (own := own_address()):
-        what = (
-            f"RAY_AUTH_MODE=disabled, and Ray listens on every interface: anyone who reaches {own} could run code here"
-        )
+    mode = os.environ.get("RAY_AUTH_MODE", "token")  # without it Ray makes a token; whatever else it holds means none
+    if mode.lower() != "token" and (own := own_address()):
+        what = f"RAY_AUTH_MODE={mode}, and Ray listens on every interface: anyone who reaches {own} could run code here"
         if os.environ.get(ALLOWED) != "allowed":
             raise UserError(f"{what}; unset it, or set {ALLOWED}=allowed where the network keeps strangers out")
         print(f"warning: {what} ({ALLOWED}=allowed)", file=sys.stderr)

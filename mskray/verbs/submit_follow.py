@@ -5,6 +5,7 @@ minutes, and what was printed before is not printed twice.
 """
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +25,10 @@ STOPPED, INTERRUPTED, TRY_AGAIN = 143, 130, 75
 PATIENCE_S = 120.0
 _NONE_THERE = "No module named 'mskray'"
 _LOOK_S, _AGAIN_S, _LAST_WORDS_S = 5.0, 2.0, 10.0
+
+
+class _Deaf(Exception):
+    """Whoever read what is printed is gone, as `head` when it has its lines."""
 
 
 @dataclass
@@ -46,6 +51,19 @@ class Following:
 
     def end(self) -> int:
         """Follow the job to its end and return its exit code; see `exit_code`, and 75, 130 for the follower's own."""
+        try:
+            return self._end()
+        except Unknown:
+            self._say(
+                f"the cluster knows no job {self.identifier} any more: its head was restarted; submit the same again, "
+                "it goes on where the work was left"
+            )
+            return TRY_AGAIN
+        except (KeyboardInterrupt, _Deaf):
+            self._say(f"the job goes on without you: {self.rejoin}")
+            return INTERRUPTED
+
+    def _end(self) -> int:
         lost_since: float | None = None
         while True:
             try:
@@ -58,16 +76,7 @@ class Following:
                     self._say(f"the cluster does not answer: {error}; the job may go on: {self.rejoin}")
                     return TRY_AGAIN
                 self.report(Progress(f"connection lost, trying again ({error})"))
-                time.sleep(_AGAIN_S)
-            except Unknown:
-                self._say(
-                    f"the cluster knows no job {self.identifier} any more: its head was restarted; submit the same "
-                    "again, it goes on where the work was left"
-                )
-                return TRY_AGAIN
-            except KeyboardInterrupt:
-                self._say(f"the job goes on without you: {self.rejoin}")
-                return INTERRUPTED
+            time.sleep(_AGAIN_S)
 
     def __post_init__(self) -> None:
         self._answered = time.monotonic()
@@ -97,8 +106,12 @@ class Following:
             self._say(f"what the job printed last cannot be read: {error}")
 
     def _write(self, text: str) -> None:
-        self.out.write(text)
-        self.out.flush()
+        try:
+            self.out.write(text)
+            self.out.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.out.fileno())  # for what is still to be flushed
+            raise _Deaf from None
         self._printed += len(text)
         self._last = (self._last + text)[-2000:]
 
@@ -121,6 +134,8 @@ class Following:
             failed = (await asyncio.gather(reading, return_exceptions=True))[0]
         if isinstance(failed, (aiohttp.ClientError, OSError, Lost)):
             raise Lost(str(failed) or type(failed).__name__)
+        if isinstance(failed, Exception):
+            raise failed
 
     async def _read(self) -> None:
         """The job's words from the first; those that were printed are passed over."""

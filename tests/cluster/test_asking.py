@@ -166,6 +166,16 @@ def test_a_machine_that_is_no_node(started: Callable[..., str], token: str, monk
     assert "mskray submit --address" in told
 
 
+def test_a_head_that_falls_silent(
+    started: Callable[..., str], token: str, on_node: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(head: wire.Head) -> set[str]:
+        raise wire.NoAnswer("deadline exceeded: too late")
+
+    monkeypatch.setattr(wire.Head, "node_ids", silent)
+    assert "is too busy or ends (deadline exceeded: too late): try again" in refusal(started(SAME, token, [NODE]))
+
+
 def test_an_open_cluster_is_refused_where_others_reach_it(
     started: Callable[..., str], on_node: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,10 +202,11 @@ def test_who_reaches_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
     assert doors.reachable_by_others("10.0.0.1", 6379)
 
 
-def test_a_session_of_ones_own_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mode", ["disabled", "off", ""])
+def test_a_session_of_ones_own_without_a_token(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr(doors, "own_address", lambda: "10.0.0.9")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(UserError, match=r"anyone who reaches 10\.0\.0\.9 could run code here"), session():
         pass

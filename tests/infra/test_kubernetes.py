@@ -176,6 +176,14 @@ def test_everything_is_refused_by_default_and_the_metadata_service_always() -> N
             assert all("169.254.0.0/16" in block["except"] for block in blocks)
 
 
+def test_a_deleted_cluster_is_taken_out_of_redis() -> None:
+    """The pod that does it is a head of another type; what it cannot clear fills a Redis that throws nothing away."""
+    policies = {each["metadata"]["name"]: each["spec"] for _, each in MANIFESTS if each["kind"] == "NetworkPolicy"}
+    may = {"matchExpressions": [{"key": "ray.io/node-type", "operator": "In", "values": ["head", "redis-cleanup"]}]}
+    assert policies["to-redis"]["podSelector"] == may
+    assert policies["redis"]["ingress"][0]["from"] == [{"podSelector": may}]
+
+
 def test_selectors_and_references_meet() -> None:
     """A misspelt label is no error to Kubernetes: the policy or budget covers nothing."""
     labels = {pod["metadata"]["labels"]["mskray/role"] for _, each in WITH_PODS for _, pod in pods(each)}

@@ -129,7 +129,7 @@ def test_after_ctrl_c_the_same_command_goes_on_where_it_said(phantom_cohort, tmp
     first = _interrupted_at("epoch 1/500 stored", config, ray_cluster)
     told = [int(epoch) for epoch in re.findall(r"epoch (\d+)/500 stored", first)]
     assert told == list(range(1, len(told) + 1))
-    assert "stopped; the same command goes on after its last stored epoch" in first
+    assert "stopped; the same command goes on after its last checkpoint" in first
     _wait_until(lambda: not _training_workers())
     ended = subprocess.Popen(["true"])
     ended.wait(timeout=30)
