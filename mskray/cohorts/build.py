@@ -32,7 +32,7 @@ from mskray.cohorts.spill import HELD_ROWS
 from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.imaging.deidentify import Pseudonymiser
-from mskray.progress import Progress, Report
+from mskray.progress import Progress, Report, duration
 from mskray.storage import Location, locate
 
 
@@ -129,7 +129,12 @@ class Build:
         done, first, started = 0, 0, 0.0
         entries: dict[ShardPlan, Entry] = {}
         self.report(Progress("ingest", 0, images))
-        for shard, told in run_shards(todo, plan.rows, partial(_write_one, job)):
+
+        def waits(seconds: float) -> None:
+            note = f"no shard ended for {duration(seconds)}: tasks run, or wait for a CPU"
+            self.report(Progress("ingest", done, images, note=note))
+
+        for shard, told in run_shards(todo, plan.rows, partial(_write_one, job), waits=waits):
             if isinstance(told, str):
                 raise UserError(told)
             entries[shard] = told

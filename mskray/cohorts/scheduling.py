@@ -21,7 +21,7 @@ _SHARDS_A_TASK = 8
 _TASKS_A_CPU = 8
 # Beyond one task a CPU, so that none waits for the driver and an autoscaler sees that there is more to do.
 _SPARE_TASKS = 8
-_LOOK_SECONDS = 10.0
+_LOOK_SECONDS, _TOLD_SECONDS = 10.0, 30.0
 
 T = TypeVar("T")
 Write = Callable[[ShardPlan, list[dict[str, Any]]], T]
@@ -29,13 +29,18 @@ Write = Callable[[ShardPlan, list[dict[str, Any]]], T]
 
 
 def run_shards(
-    todo: Sequence[ShardPlan], rows: Callable[[ShardPlan], pa.Table], write: Write[T], slots: int | None = None
+    todo: Sequence[ShardPlan],
+    rows: Callable[[ShardPlan], pa.Table],
+    write: Write[T],
+    slots: int | None = None,
+    waits: Callable[[float], None] = lambda _: None,
 ) -> Iterator[tuple[ShardPlan, T]]:
     """Write shards on the cluster; yields each with what `write` returned, in the order in which they end.
 
     Args:
         rows: those of a shard; called here, when its task is about to start.
         slots: tasks that the cluster is taken to run at once; one a CPU of those it has without it.
+        waits: told, every half minute, for how many seconds no task has ended.
     Raises:
         What `write` raises, after which no further task starts.
     """
@@ -44,6 +49,7 @@ def run_shards(
     groups = _groups(todo, _tasks(len(todo), slots or _slots()))
     running: dict[Any, Sequence[ShardPlan]] = {}
     window, looked = 0, -_LOOK_SECONDS
+    since = told = time.monotonic()
     more = True
     try:
         while more or running:
@@ -59,6 +65,12 @@ def run_shards(
             # One look at thousands of tasks takes a while: as many as a sixteenth of them are then awaited together.
             enough = max(1, len(running) // 16)
             ended, _ = ray.wait(list(running), num_returns=enough, timeout=1.0)
+            now = time.monotonic()
+            if ended:
+                since = told = now
+            elif now - told >= _TOLD_SECONDS:
+                told = now
+                waits(now - since)
             for reference in ended:
                 yield from zip(running.pop(reference), ray.get(reference), strict=True)
     finally:

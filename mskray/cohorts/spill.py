@@ -52,8 +52,8 @@ class Spill:
         except OSError as error:
             where = self._folder or tempfile.gettempdir()
             raise UserError(
-                f"cannot write temporary files in {where} ({error.strerror or error}): planning keeps some 600 bytes "
-                "an image there; set TMPDIR to a folder with more room"
+                f"cannot write temporary files in {where} ({error.strerror or error}): planning keeps some 100 to 250 "
+                "bytes an image there; set TMPDIR to a folder with more room"
             ) from None
 
     def append(self, name: str, data: Any) -> int:

@@ -36,24 +36,37 @@ def row_groups(location: Location, columns: Sequence[str] | None = None) -> Iter
     Raises:
         UserError: no Parquet file, unreadable after its retries, or replaced by another while it was read.
     """
-    before = parquet_footer(location)
-    for number in range(before.num_row_groups):
-        yield _read(location, partial(_row_group, location, before, number, columns))
+    known = _mark(location)
+    footer = parquet_footer(location)  # once: of a long file it is long, too
+    for number in range(footer.num_row_groups):
+        if _mark(location) != known:
+            raise UserError(f"{location} changed while it was read: start again once it stays as it is")
+        yield _read(location, partial(_row_group, number, columns), footer)
 
 
-def _row_group(
-    location: Location, before: pq.FileMetaData, number: int, columns: Sequence[str] | None, file: pq.ParquetFile
-) -> pa.Table:
-    if not file.metadata.equals(before):
-        raise UserError(f"{location} changed while it was read: start again once it stays as it is")
+def _mark(location: Location) -> tuple[int, int]:
+    """What changes with a file: its size and date."""
+    found = _asked(location, lambda: location.filesystem.get_file_info(location.path))
+    return (0, 0) if found.size is None or found.mtime_ns is None else (found.size, found.mtime_ns)
+
+
+def _row_group(number: int, columns: Sequence[str] | None, file: pq.ParquetFile) -> pa.Table:
     return file.read_row_group(number, columns=columns, use_threads=False)
 
 
-def _read(location: Location, read: Callable[[pq.ParquetFile], T]) -> T:
+def _read(location: Location, read: Callable[[pq.ParquetFile], T], footer: pq.FileMetaData | None = None) -> T:
     def operation() -> T:
-        with location.filesystem.open_input_file(location.path) as stream, pq.ParquetFile(stream) as file:
+        with (
+            location.filesystem.open_input_file(location.path) as stream,
+            pq.ParquetFile(stream, metadata=footer) as file,
+        ):
             return read(file)
 
+    return _asked(location, operation)
+
+
+def _asked(location: Location, operation: Callable[[], T]) -> T:
+    """Do what asks the store, again where that may help. Raises UserError."""
     try:
         return retried(f"read {location}", operation)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

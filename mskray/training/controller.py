@@ -124,10 +124,10 @@ class Workers(ElasticScalingPolicy):
             return NoopDecision()
         if time.monotonic() - worker_group_state.start_time < self._grows_after:
             return NoopDecision()
-        room = self._room()
-        more = room - running
-        if more <= 0 or cluster.free(self._need) < more:
+        more = min(self._room() - running, cluster.free(self._need))
+        if more <= 0:
             return NoopDecision()
+        room = running + more
         self._tries, self._known = 1, None
         self._say({"kind": "workers", "text": f"there is room for {room} training workers again: starting {more} more"})
         return self._get_resize_decision(room)

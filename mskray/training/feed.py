@@ -77,7 +77,8 @@ def describe_split(cohort: Cohort, name: str, samples: Samples, form: InputForma
     return split, np.concatenate(labels)
 
 
-@ray.remote(num_cpus=LOADER_CPUS, max_retries=5, scheduling_strategy="SPREAD")
+# Shards that a node took with it are read again from what is known of them, however often nodes go.
+@ray.remote(num_cpus=LOADER_CPUS, max_retries=-1, scheduling_strategy="SPREAD")
 def _load(split: Split) -> Arrays:
     return split.load(0)
 

@@ -12,6 +12,7 @@ running statistics of BatchNorm are those of lane 0 in every world, as PyTorch's
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -33,6 +34,11 @@ def share(lanes: int, world: int) -> float:
     DistributedDataParallel divides the sum over ranks by `world`; the lanes' mean is their sum divided by `lanes`.
     """
     return world / lanes
+
+
+def step_seed(seed: int, epoch: int, step: int, lane: int) -> int:
+    """Return the seed of a lane's augmentation and dropout in one step, 63 bits."""
+    return int(np.random.SeedSequence([seed, epoch, step, lane]).generate_state(1, np.uint64)[0] >> 1)
 
 
 @contextmanager

@@ -18,8 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 from mskray.errors import UserError
 from mskray.training.checkpoint import Learner, Position
 from mskray.training.feed import Shards, Split, feed
-from mskray.training.lanes import buffers_kept, dealt, share
+from mskray.training.lanes import buffers_kept, dealt, share, step_seed
 from mskray.training.plan import Plan, Rows, segment
+from mskray.training.precision import autocast_dtype
 from mskray.training.recipe import Recipe, to_batch
 from mskray.training.run import Part
 from mskray.training.schedules import Schedule, make_optimizer
@@ -179,7 +180,7 @@ class Trainer:
     def _learn(self, lane: int, arrays: dict[str, np.ndarray], group: int) -> None:
         """Add a lane's gradients, for a mean over lanes and the `group` steps that are summed."""
         position, device = self.position, self.session.device
-        torch.manual_seed(_step_seed(self.config.loop.seed, position.epoch, position.step, lane))
+        torch.manual_seed(step_seed(self.config.loop.seed, position.epoch, position.step, lane))
         batch = self.recipe.augment(to_batch(arrays, device))
         number = lane - self.lanes.start
         with buffers_kept(self.network, keep=number > 0):
@@ -301,16 +302,3 @@ class Trainer:
 
     def _snapshot(self) -> Callable[[], dict[str, bytes]]:
         return self.learner.snapshot(self.position)
-
-
-def _step_seed(seed: int, epoch: int, step: int, lane: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch, step, lane]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Return the format of the forward pass, None for fp32."""
-    if precision == "auto":
-        if device.type != "cuda":
-            return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

@@ -128,7 +128,12 @@ class Shelf:
         data = self._folder.join(name, DESCRIPTION).read_bytes()
         try:
             text = _Description.model_validate_json(data)
-        except ValidationError:
+        except ValidationError as error:
+            if any(each["type"] == "less_than_equal" and each["loc"] == ("schema_version",) for each in error.errors()):
+                place = self._folder.join(name)
+                raise UserError(
+                    f"the checkpoint {place} was written by a newer mskray: go on with that, or train into another out"
+                ) from None
             return Entry(name, epoch, step, None, {}, f"{DESCRIPTION} cannot be read")
         files = {each: (file.bytes, file.sha256) for each, file in text.files.items()}
         damage = ""

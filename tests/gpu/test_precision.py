@@ -8,7 +8,7 @@ from mskray.bundles import Fitted
 from mskray.families import Images
 from mskray.families.classifier import ClassifierConfig, ClassifierRecipe
 from mskray.families.torch_predictor import TorchPredictor
-from mskray.training.loop import autocast_dtype
+from mskray.training.precision import autocast_dtype
 from mskray.training.recipe import to_batch
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mskray.training import loop as loop_module
 from mskray.training.checkpoint import WEIGHTS
-from mskray.training.lanes import dealt, share
+from mskray.training.lanes import dealt, share, step_seed
 from mskray.training.plan import Plan
 from mskray.training.recipe import to_batch
 
@@ -160,7 +160,7 @@ def _plain(rank: int, world: int, store: str, answers: Any) -> None:
                 for shard, row in zip(rows.shard, rows.row, strict=True):
                     for name in arrays:
                         arrays[name].append(loop_module.feed.__globals__["request"](split, shard)[name][row])
-                torch.manual_seed(loop_module._step_seed(0, epoch, step, rank))
+                torch.manual_seed(step_seed(0, epoch, step, rank))
                 batch = recipe.augment(to_batch({k: np.array(v) for k, v in arrays.items()}, torch.device("cpu")))
                 recipe.loss(model, batch, None).backward()
                 torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

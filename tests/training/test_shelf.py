@@ -73,7 +73,6 @@ DAMAGES: list[tuple[str, Callable[[Path], object], str]] = [
     ("weights.safetensors", Path.unlink, "weights.safetensors is missing"),
     (DESCRIPTION, lambda path: path.write_bytes(b""), "checkpoint.json cannot be read"),
     (DESCRIPTION, lambda path: path.write_bytes(b"\xff{"), "checkpoint.json cannot be read"),
-    (DESCRIPTION, lambda path: rewrite(path, schema_version=2), "checkpoint.json cannot be read"),
     (DESCRIPTION, lambda path: rewrite(path, files={}), "checkpoint.json cannot be read"),
     (DESCRIPTION, outside, "checkpoint.json cannot be read"),
 ]
@@ -196,3 +195,11 @@ def test_in_an_object_store(s3_folder: Location, tmp_path: Path) -> None:
     assert "optimizer.pt is missing" in said[0]
     again.tidy()
     assert [each.name for each in again.entries()] == [first.name]
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused_and_kept(shelf: Shelf, tmp_path: Path) -> None:
+    newer = folder_of(tmp_path, "00003-00000020")
+    rewrite(newer / DESCRIPTION, schema_version=2)
+    with pytest.raises(UserError, match=r"00003-00000020-\w+ was written by a newer mskray"):
+        Shelf(locate(tmp_path / "run")).tidy()
+    assert (newer / DESCRIPTION).exists()
