@@ -172,7 +172,7 @@ def _prepare(
         root=source.root(given, checked) if source.located and given is not None else None,
         out=out,
         tasks=source.tasks(given, checked),
-        keys=Pseudonymiser(load_key() if key is None else key),
+        keys=Pseudonymiser(load_key(lambda text: report(Progress(text))) if key is None else key),
         report=report,
         before=read_manifest(out) if out.join(MANIFEST).is_file() else None,
     )

@@ -34,7 +34,7 @@ def unreadable(error: UserError | OSError, file: Location, root: Location) -> Un
             root.is_dir()
         return Unreadable("no permission to read the file")
     if not file.is_file() and cause is not None:
-        return Unreadable("the file was removed after it was listed")
+        return Unreadable("the file is not there, or no longer")
     if cause is None:
         return Unreadable("too large, or not a regular file", passing=False)
     if isinstance(error, UserError):

@@ -9,6 +9,7 @@ import os
 import secrets
 import stat
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,11 +62,14 @@ class Pseudonymiser:
         return hmac.digest(self._key, message, "sha256")[:8].hex()
 
 
-def load_key() -> bytes:
+def load_key(tell: Callable[[str], None] = lambda _: None) -> bytes:
     """The hash key: the variable MSKRAY_HASH_KEY, else the file mskray/hash.key under XDG_CONFIG_HOME (~/.config).
 
     The file is made at first use, with 256 random bits, readable by its owner alone. Call this on the machine that
     drives a run and hand the key to the workers: each machine would otherwise make its own.
+
+    Args:
+        tell: told where a key was made.
 
     Raises `UserError` where the key is too short, the file is open to others, or it cannot be read or made.
     """
@@ -75,6 +79,7 @@ def load_key() -> bytes:
     try:
         if not path.exists():
             _create(path)
+            tell(f"made the key of the identifiers' hashes: {path}; keep it, other cohorts need the same one")
         with path.open(encoding="utf-8") as file:
             if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
                 raise UserError(f"The hash key {path} can be read by others; run: chmod 600 {path}")

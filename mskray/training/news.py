@@ -39,6 +39,7 @@ def listener(run: Run, unit: str) -> Iterator[Queue]:
 
     def listen() -> None:
         heard = told = time.monotonic()
+        silent = "the training workers are starting: nothing heard of them"
         while True:
             finished = done.is_set()
             try:
@@ -48,11 +49,12 @@ def listener(run: Run, unit: str) -> Iterator[Queue]:
                     return
                 if (now := time.monotonic()) - told >= _SIGN_OF_LIFE_S:
                     told = now
-                    run.report(Progress(f"no news from the training workers for {duration(now - heard)}"))
+                    run.report(Progress(f"{silent} for {duration(now - heard)}"))
                 continue
             except (RayError, AttributeError):  # the cluster is gone; or the queue was shut down, and has no actor
                 return
             heard = told = time.monotonic()
+            silent = "no news from the training workers"
             try:
                 _pass_on(event, run, unit)
             except Exception as error:  # a tracker that fails must not stop the training

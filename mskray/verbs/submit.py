@@ -9,6 +9,7 @@ the work was left, as every verb does.
 """
 
 import json
+import os
 import shlex
 import shutil
 import tempfile
@@ -26,6 +27,7 @@ from ray.job_submission import JobStatus
 
 import mskray
 from mskray.errors import Fault, UserError, did_you_mean
+from mskray.imaging.deidentify import KEY_VARIABLE
 from mskray.progress import Progress, Report, duration, silent
 from mskray.verbs.submit_client import Jobs, Lost, Taken, Unknown
 from mskray.verbs.submit_follow import PATIENCE_S, Following, exit_code
@@ -100,6 +102,8 @@ def submit(jobs: Jobs, submission: Submission, report: Report = silent) -> str:
         except Taken:  # somebody else's same command came first, or the answer to ours was lost
             continue
         report(Progress(f"submitted {name}"))
+        if submission.verb == "ingest" and KEY_VARIABLE in os.environ:
+            report(Progress(f"{KEY_VARIABLE} is not sent with a job: identifiers are hashed with the nodes' own key"))
         return name
     raise UserError(f"{submission.identifier} is submitted again and again by others: see `mskray jobs list`")
 

@@ -95,7 +95,7 @@ def test_bad_rows_are_quarantined_and_the_rest_is_stored(tmp_path):
     assert read(tmp_path, entry)["instance_id"].to_pylist() == ["i1", "i3", "i5"]
     assert [each.path for each in entry.quarantined] == ["paper.png", "cut.png", "empty.png", "gone.png"]
     assert all(each.stage == "decode" and each.split == "train" for each in entry.quarantined)
-    assert entry.quarantined[-1].reason == "the file was removed after it was listed"
+    assert entry.quarantined[-1].reason == "the file is not there, or no longer"
 
 
 @pytest.mark.parametrize("source", ["dicom", "manifest"])

@@ -75,11 +75,13 @@ def test_short_key_in_the_environment(text: str, config: Path, monkeypatch: pyte
 
 
 def test_the_key_file_is_made_once_and_private(config: Path) -> None:
-    key = load_key()
+    told = list[str]()
+    key = load_key(told.append)
     assert len(key) == 64
     assert stat.S_IMODE(config.stat().st_mode) == 0o600
     assert stat.S_IMODE(config.parent.stat().st_mode) == 0o700
-    assert load_key() == key == config.read_bytes().strip()
+    assert load_key(told.append) == key == config.read_bytes().strip()
+    assert [str(config) in each for each in told] == [True]
     assert [path.name for path in config.parent.iterdir()] == ["hash.key"]
 
 

@@ -43,7 +43,7 @@ def test_files_and_their_errors(tmp_path: Path) -> None:
     assert errors["a.png"] is None
     assert "truncated" in errors["cut.png"]
     assert errors["huge.png"] == errors["folder"] == "cannot be read: too large, or not a regular file"
-    assert errors["gone.png"] == "cannot be read: the file was removed after it was listed"
+    assert errors["gone.png"] == "cannot be read: the file is not there, or no longer"
     (image,) = pixel_arrays(rows)
     assert image.dtype == np.uint16
     assert image.shape == (20, 30)

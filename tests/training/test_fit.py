@@ -163,9 +163,12 @@ def test_two_workers_share_each_epoch(phantom_cohort, tmp_path: Path, ray_cluste
 def test_silence_of_the_workers_is_told(tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(news, "_SIGN_OF_LIFE_S", 0.5)
     seen: list[Progress] = []
-    with news.listener(Run(locate(tmp_path), "run", ABNORMALITY, Resources(), seen.append), "images"):
+    with news.listener(Run(locate(tmp_path), "run", ABNORMALITY, Resources(), seen.append), "images") as queue:
         _wait_until(lambda: seen)
-    assert seen[0].stage.startswith("no news from the training workers for ")
+        queue.put({"kind": "workers", "text": "here we are"})
+        _wait_until(lambda: seen[-1].stage.startswith("no news"))
+    assert seen[0].stage.startswith("the training workers are starting: nothing heard of them for ")
+    assert "here we are" in [each.stage for each in seen]
 
 
 @pytest.mark.long

@@ -253,6 +253,13 @@ def test_a_job_is_begun_once_and_found_again(serve: ExitStack) -> None:
     assert os.environ["RAY_AUTH_TOKEN"] not in json.dumps(asked) + package.decode("latin1")
 
 
+def test_a_key_that_stays_here_is_told(serve: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs, said = connect(serve.enter_context(serving(Dashboard()))), list[str]()
+    monkeypatch.setenv("MSKRAY_HASH_KEY", "k" * 32)
+    submit(jobs, Submission("ingest", Given(("phantom", "--out=s3://msk/c"), {})), lambda each: said.append(each.stage))
+    assert said[-1] == "MSKRAY_HASH_KEY is not sent with a job: identifiers are hashed with the nodes' own key"
+
+
 @pytest.mark.parametrize(
     ("ended", "said"),
     [
