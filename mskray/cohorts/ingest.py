@@ -39,7 +39,7 @@ from mskray.cohorts.splits import check_fractions
 from mskray.config import validate
 from mskray.errors import UserError
 from mskray.imaging.deidentify import Pseudonymiser, load_key
-from mskray.progress import Report
+from mskray.progress import Progress, Report
 from mskray.storage import Location, check_access, locate
 
 
