@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 # botocore and Arrow retry single requests; this is the time after which a whole operation is given up. A store that
 # restarts or a switch that fails over is back within it; a wrong address should not hold a cluster for longer.
 RETRY_SECONDS = 120.0
+# And after which a check before work begins gives up, where the store answers that it is busy.
+BUSY_SECONDS = 20.0
 
 THROTTLING = {
     "SlowDown",
@@ -63,8 +65,19 @@ def is_transient(error: BaseException) -> bool:
     )
 
 
-def retried(what: str, operation: Callable[[], T]) -> T:
-    """Run an idempotent operation until it succeeds, fails for good, or `RETRY_SECONDS` have passed.
+def is_busy(error: BaseException) -> bool:
+    """Whether the store answered, but not now."""
+    return is_transient(error) and not isinstance(error, boto.BotoCoreError)
+
+
+def retried(
+    what: str,
+    operation: Callable[[], T],
+    seconds: float | None = None,
+    passing: Callable[[BaseException], bool] = is_transient,
+) -> T:
+    """Run an idempotent operation until it succeeds, fails with what is not `passing`, or `seconds` (RETRY_SECONDS if
+    not given) have passed.
 
     Waits are drawn uniformly from [0, 0.5 · 2ⁿ] seconds ("full jitter"), so that a thousand workers that failed
     together do not return together. Raises what the last attempt raised.
@@ -76,9 +89,9 @@ def retried(what: str, operation: Callable[[], T]) -> T:
         log.warning("%s failed (%s); trying again in %.1f s", what, error, wait)
 
     return Retrying(
-        retry=retry_if_exception(is_transient),
+        retry=retry_if_exception(passing),
         wait=wait_random_exponential(multiplier=0.5, max=20),
-        stop=stop_before_delay(RETRY_SECONDS),
+        stop=stop_before_delay(RETRY_SECONDS if seconds is None else seconds),
         before_sleep=tell,
         reraise=True,
     )(operation)

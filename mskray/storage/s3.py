@@ -137,15 +137,17 @@ class S3Store:
         connection = connect()
         s3 = connection.probe_client()
         what = "write" if write else "read"
+        if write:
+            rehearse = partial(_rehearse_write, s3, bucket, f"{_prefix(key)}.mskray-{uuid4().hex}")
+        else:
+            rehearse = partial(_rehearse_read, s3, bucket, key)
+        patiently = partial(faults.retried, f"{what} s3://{path}", seconds=faults.BUSY_SECONDS, passing=faults.is_busy)
         try:
-            if write:
-                _rehearse_write(s3, bucket, f"{_prefix(key)}.mskray-{uuid4().hex}")
-            else:
-                _rehearse_read(s3, bucket, key)
+            patiently(rehearse)
         except faults.FAILURES as error:
             raise faults.explain(error, what, f"s3://{path}", connection.endpoint, connection.source) from error
         try:
-            connection.probe_filesystem(bucket).get_file_info(path)
+            patiently(partial(connection.probe_filesystem(bucket).get_file_info, path))
         except OSError as error:
             raise UserError(
                 f"boto3 reaches s3://{path} but Arrow does not: {error}; check proxies and certificates"

@@ -205,12 +205,12 @@ def test_folders_that_arrow_makes_are_no_files(s3_folder: Location) -> None:
     assert not s3_folder.exists()
 
 
-@pytest.mark.parametrize("status", [503, 500])
-def test_check_access_stands_one_hiccup(
-    s3_folder: Location, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, status: int
+@pytest.mark.parametrize(("status", "first"), [(503, 1), (500, 1), (503, 7)])
+def test_check_access_stands_a_store_that_is_busy(
+    s3_folder: Location, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, status: int, first: int
 ) -> None:
     with FaultProxy(object_store.port) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        proxy.inject(Fault("status", methods="GET|POST", status=status, first=1))
+        proxy.inject(Fault("status", methods="GET|POST", status=status, first=first))
         check_access(s3_folder, write=True)
-        assert proxy.hits("status") == 1
+        assert proxy.hits("status") == first
