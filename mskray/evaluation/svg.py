@@ -36,6 +36,7 @@ class Chart:
         x_range, y_range: ends of the axes.
         x_ticks, y_ticks: labelled positions; round numbers by default.
         x_names: what to write at `x_ticks` in place of the numbers; tilted, below a deeper margin, where it is long.
+        y_names: what to write at `y_ticks`; short.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Chart:
         x_ticks: Sequence[float] | None = None,
         y_ticks: Sequence[float] | None = None,
         x_names: Sequence[str] | None = None,
+        y_names: Sequence[str] | None = None,
     ) -> None:
         self.x_range, self.y_range = x_range, y_range
         places = list(x_ticks if x_ticks is not None else nice_ticks(*x_range))
@@ -68,10 +70,11 @@ class Chart:
                 )
             else:
                 self._text(x, bottom + 17, name, "tick middle")
-        for value in y_ticks if y_ticks is not None else nice_ticks(*y_range):
+        heights = list(y_ticks if y_ticks is not None else nice_ticks(*y_range))
+        for value, name in zip(heights, y_names or [f"{value:g}" for value in heights], strict=True):
             y = self._y(value)
             self._add("line", "grid", x1=LEFT, x2=right, y1=y, y2=y)
-            self._text(LEFT - 7, y + 4, f"{value:g}", "tick end")
+            self._text(LEFT - 7, y + 4, name, "tick end")
         self._add("path", "axis", d=f"M{LEFT} {TOP}V{bottom}H{right}")
         self._text((LEFT + right) / 2, height - 8, x_label, "axis-label middle")
         middle = (TOP + bottom) / 2
