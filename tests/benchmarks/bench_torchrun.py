@@ -1,0 +1,112 @@
+"""Beside torchrun: from the command to the first step, and images a second with two workers on this machine.
+
+    python tests/benchmarks/bench_torchrun.py
+
+torchrun runs a script as one would write it: DistributedDataParallel over gloo, the training split read into memory,
+half of it for each worker. Ours is `mskray train` with `resources.workers` of as many. Seconds count from the start of
+the command until the first step is done (torchrun) or told (ours); neither finds a cluster, so ours starts Ray, too.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench_training import JOBS, prepare, trained
+from measure import Case, Found, Reach, alternate, apart, main
+
+OURS, TORCHRUN = "mskray train", "torchrun"
+LIMIT_S = 900.0
+FIRST_STEP = r"epoch 1/\d+  [1-9]"
+
+
+def cases(options: argparse.Namespace) -> Iterator[Found]:
+    name = next(iter(JOBS))
+    cohort, settings = JOBS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        apart(__file__, "prepare", folder=folder, share=0.15 if options.small else 1.0)
+        job = {**settings, "cohort": f"{folder}/{cohort}"}
+        job["data"] = {**job["data"], "batch_size": 16}
+        place = Path(folder)
+        for workers in (1, 2):
+            starts = {
+                OURS: partial(first_step, job, place, workers),
+                TORCHRUN: partial(torchrun, job, place, workers, 0),
+            }
+            what = f"{name}, {workers} worker{'s' * (workers > 1)}, to the first step"
+            yield Case(what, "s", OURS, alternate(starts, options.rounds), [Reach(TORCHRUN, 1 / 1.5)])
+        rates = {
+            OURS: partial(
+                trained,
+                {**job, "loop": {"epochs": 2, "checkpoint_minutes": 0}, "resources": {"workers": 2}},
+                place,
+            ),
+            TORCHRUN: partial(torchrun, job, place, 2, 2),
+        }
+        yield Case(
+            f"{name}, 2 workers, 2 epochs", "images/s", OURS, alternate(rates, options.rounds), [Reach(TORCHRUN, 1.0)]
+        )
+
+
+def first_step(job: dict[str, Any], folder: Path, workers: int) -> float:
+    """Seconds until `mskray train` tells of its first step."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        file = Path(place) / "job.json"
+        resources = {"workers": workers}
+        file.write_text(json.dumps({**job, "out": f"{place}/bundle", "resources": resources, "loop": {"epochs": 100}}))
+        return until([sys.executable, "-m", "mskray.cli", "train", str(file)], FIRST_STEP)
+
+
+def torchrun(job: dict[str, Any], folder: Path, workers: int, epochs: int) -> float:
+    """Seconds to the first step (no epochs), or images/s over them."""
+    file = folder / "torchrun.json"
+    file.write_text(json.dumps(job))
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
+    command = [*run, str(Path(__file__).with_name("torchrun_script.py")), str(file), str(epochs)]
+    if not epochs:
+        return until(command, "first step")
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=3600, check=True)
+    return float(re.findall(r"images/s ([\d.]+)", done.stdout)[-1])
+
+
+def until(command: Sequence[str], pattern: str) -> float:
+    """Seconds until a line of a command's output matches; it is ended then."""
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    lines = []
+    try:
+        for line in process.stdout:
+            lines.append(line)
+            if re.search(pattern, line):
+                return time.perf_counter() - started
+            if time.perf_counter() - started > LIMIT_S:
+                break
+        raise RuntimeError(f"no {pattern} from {' '.join(command)[:200]}:\n{''.join(lines)[-3000:]}")
+    finally:
+        process.terminate()
+        process.stdout.close()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+
+if __name__ == "__main__":
+    main(cases, prepare)
