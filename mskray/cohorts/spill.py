@@ -5,7 +5,6 @@ bits of a hash, so that everything about one patient, study or instance is in on
 the order in which shards hold them. Files lie in a private folder below TMPDIR and go with the plan.
 """
 
-import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from mskray.errors import UserError
+from mskray.scratch import make_scratch
 
 PARTS = 256
 # Rows held in memory before they are written: some 60 MB, of a part some 1,000 rows at a time.
@@ -40,8 +40,8 @@ class Spill:
         """The folder. Raises UserError where it cannot be made."""
         if self._folder is None:
             with self.writing():
-                self._folder = Path(tempfile.mkdtemp(prefix="mskray-plan-"))
-            self._finalizer = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+                self._folder, remove = make_scratch("plan")
+            self._finalizer = weakref.finalize(self, remove)
         return self._folder
 
     @contextmanager

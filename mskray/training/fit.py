@@ -1,10 +1,8 @@
 """Fit a recipe on Ray Train: check what would fail or hang, start loading, train, collect the best epoch or last."""
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from mskray.cohorts import Cohort, Task
 from mskray.cohorts.schema import MISSING
 from mskray.errors import Fault, UserError, user_error_in
 from mskray.progress import Progress
+from mskray.scratch import scratch
 from mskray.storage import Location
 from mskray.training.checkpoint import FILES, WEIGHTS
 from mskray.training.controller import Stored, TellsOfLosses, Workers
@@ -258,8 +257,7 @@ def _trained(work: Assignment, labels: dict[str, int], run: Run) -> Trained:
 
     for _ in range(1 + _AGAIN):
         history = _train(work, run)
-        with tempfile.TemporaryDirectory(prefix="mskray-checkpoint-") as place:
-            folder = Path(place)
+        with scratch("checkpoint") as folder:
             found = shelf.newest(folder, tell) if last else shelf.best(folder, tell)
             if found is None or (last and found.epoch < len(history)):
                 continue  # what is damaged is trained again

@@ -4,8 +4,6 @@ Everything that the loop knows of Ray Train is here. Of Ray Train's own checkpoi
 """
 
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from ray.train import collective
 from ray.train.torch import get_device
 
 from mskray.errors import Fault, UserError
+from mskray.scratch import scratch
 from mskray.storage import Location
 from mskray.training.checkpoint import FILES
 from mskray.training.group import Group
@@ -27,7 +26,6 @@ from mskray.training.shelf import Damaged, Shelf
 from mskray.training.writer import Make, Writer
 
 _GOES_ON, _WRITES, _STOPS = range(3)
-_READ = "mskray-checkpoint-"
 
 
 class Halted(Fault):
@@ -68,9 +66,7 @@ class Session(Group):
         None where there is neither. Rank 0 chooses and may take its time over it: the others wait for it, and all for
         the last to have loaded, by Ray's means, which have no time-out; torch's have.
         """
-        _tidy()
-        with tempfile.TemporaryDirectory(prefix=f"{_READ}{os.getpid()}-") as place:
-            folder = Path(place)
+        with scratch("checkpoint") as folder:
             if self._chosen(folder):
                 yield folder
             elif part is not None and part.start is not None:
@@ -178,15 +174,3 @@ def _threads(cpus: float | None, workers: int) -> int:
     here = ray.get_runtime_context().get_node_id()
     total = next((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["NodeID"] == here), 0.0)
     return max(1, min(cores, int(cores * cpus / total))) if total else 1
-
-
-def _tidy() -> None:
-    """Remove what workers that were killed while they read a checkpoint left on this machine."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_READ}*"):
-        pid = folder.name.removeprefix(_READ).partition("-")[0]
-        try:
-            os.kill(int(pid), 0)
-        except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
-        except (ValueError, PermissionError):  # not of this program, or of another user's
-            pass

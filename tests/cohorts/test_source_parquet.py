@@ -79,6 +79,18 @@ def test_a_missing_file_is_known_from_the_listing(tmp_path):
     ]
 
 
+def test_an_infinite_label_is_none_of_the_classes(tmp_path):
+    rows = {
+        "path": ["a.png", "b.png"],
+        "patient_id": ["p", "q"],
+        "label": [1.0, float("inf")],
+        "fingerprint": ["1", "2"],
+    }
+    _, found = listing(tmp_path, rows)
+    assert found[0].labels == {"abnormality": 1}
+    assert found[1].reason == "abnormality 'inf' is none of normal, abnormal"
+
+
 def test_with_fingerprints_no_file_is_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(LocalStore, "walk", lambda *_: pytest.fail("the store was listed"))
     rows = {"path": ["a.png", "b/c.png", "d.png"], "patient_id": ["p", "q", "r"], "fingerprint": ["12-ab", "13-cd", ""]}

@@ -99,4 +99,5 @@ def check_types(table: ParquetTable, columns: Sequence[str]) -> None:
 def _whole(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
     if not pa.types.is_floating(kind):
         return False
-    return pc.all(pc.equal(pc.floor(column), column)).as_py() is not False
+    whole = pc.and_(pc.is_finite(column), pc.equal(pc.floor(column), column))
+    return pc.all(whole).as_py() is not False
