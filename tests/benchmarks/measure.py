@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 # What tests make their files with serves here, too.
-sys.path.append(str(Path(__file__).parents[1] / "imaging"))
+TESTS = Path(__file__).parents[1]
+sys.path += [str(TESTS), str(TESTS / "imaging"), str(TESTS / "serving")]
 
 APART = "--apart"
 APART_SECONDS = 3600.0
