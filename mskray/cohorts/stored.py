@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from mskray.cohorts.schema import Shard, is_pixels, pixels
 from mskray.cohorts.views import Part
 from mskray.storage import Location, locate
+from mskray.storage.tables import read_parquet
 
 
 def place_of(cohort: Location, shard: Shard) -> Location:
@@ -40,8 +41,9 @@ def some_images(place: Location, field: pa.Field, rows: np.ndarray) -> dict[int,
     """The images of some rows of the object at `place`, by row, reading only the row groups that hold them."""
     if not len(rows):
         return {}
-    found: dict[int, np.ndarray] = {}
-    with pq.ParquetFile(place.path, filesystem=place.filesystem) as file:
+
+    def read(file: pq.ParquetFile) -> dict[int, np.ndarray]:
+        found: dict[int, np.ndarray] = {}
         start = 0
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
@@ -50,11 +52,13 @@ def some_images(place: Location, field: pa.Field, rows: np.ndarray) -> dict[int,
                 images = pixels(file.read_row_group(group, [field.name])[field.name], field)
                 found.update({int(row): images[row - start].copy() for row in inside})
             start += count
-    return found
+        return found
+
+    return read_parquet(place, read)
 
 
 def _read(place: Location, schema: pa.Schema, columns: list[str]) -> pa.Table:
     # With pixels nearly the whole object is needed: one request. Without, a few ranges of it.
     if any(is_pixels(schema.field(name)) for name in columns):
         return pq.read_table(pa.BufferReader(place.read_bytes()), columns=columns, use_threads=False)
-    return pq.read_table(place.path, filesystem=place.filesystem, columns=columns, partitioning=None)
+    return read_parquet(place, lambda file: file.read(columns, use_threads=False))

@@ -1,4 +1,4 @@
-"""Arrow tables as bytes, to be written whole or not at all (`Location.write_bytes`), and read a row group at a time."""
+"""Arrow tables as bytes, to be written whole or not at all (`Location.write_bytes`), and read in parts."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -21,9 +21,28 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def read_parquet(location: Location, read: Callable[[pq.ParquetFile], T], footer: pq.FileMetaData | None = None) -> T:
+    """What `read` takes from a Parquet file, the whole of it again when the store fails in its midst.
+
+    Args:
+        footer: of the file, if it is known.
+    Raises:
+        UserError: no Parquet file, or unreadable after its retries.
+    """
+
+    def operation() -> T:
+        with (
+            location.filesystem.open_input_file(location.path) as stream,
+            pq.ParquetFile(stream, metadata=footer) as file,
+        ):
+            return read(file)
+
+    return _asked(location, operation)
+
+
 def parquet_footer(location: Location) -> pq.FileMetaData:
     """What a Parquet file says of itself: rows, row groups, columns. Raises UserError."""
-    return _read(location, lambda file: file.metadata)
+    return read_parquet(location, lambda file: file.metadata)
 
 
 def row_groups(location: Location, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -41,7 +60,7 @@ def row_groups(location: Location, columns: Sequence[str] | None = None) -> Iter
     for number in range(footer.num_row_groups):
         if _mark(location) != known:
             raise UserError(f"{location} changed while it was read: start again once it stays as it is")
-        yield _read(location, partial(_row_group, number, columns), footer)
+        yield read_parquet(location, partial(_row_group, number, columns), footer)
 
 
 def _mark(location: Location) -> tuple[int, int]:
@@ -52,17 +71,6 @@ def _mark(location: Location) -> tuple[int, int]:
 
 def _row_group(number: int, columns: Sequence[str] | None, file: pq.ParquetFile) -> pa.Table:
     return file.read_row_group(number, columns=columns, use_threads=False)
-
-
-def _read(location: Location, read: Callable[[pq.ParquetFile], T], footer: pq.FileMetaData | None = None) -> T:
-    def operation() -> T:
-        with (
-            location.filesystem.open_input_file(location.path) as stream,
-            pq.ParquetFile(stream, metadata=footer) as file,
-        ):
-            return read(file)
-
-    return _asked(location, operation)
 
 
 def _asked(location: Location, operation: Callable[[], T]) -> T:

@@ -139,7 +139,7 @@ class RayHosts:
     def _start_all(self) -> None:
         """The head first: what comes before it answers is started again and again, on few cores a load for all."""
         self._start_ray(self.head)
-        self.wait(hosts=1)
+        self.wait([self.head])
         for host in self.nodes[1:]:
             self._start_ray(host)
         self.wait()
@@ -166,19 +166,20 @@ class RayHosts:
         started = [task for task in tasks if (task.get("start_time_ms") or 0) >= since * 1000]
         return {where[task["node_id"]] for task in started if name in task["name"] and task.get("node_id") in where}
 
-    def wait(self, hosts: int = 3, timeout: float = STARTS_S) -> None:
-        """Wait until so many hosts are nodes of the cluster that can take work."""
+    def wait(self, hosts: Sequence[Host] = (), timeout: float = STARTS_S) -> None:
+        """Wait until these hosts, by default all that are up, and no others are nodes of the cluster."""
+        awaited = sorted(host.name for host in hosts or self.nodes if host.up)
         deadline = time.monotonic() + timeout
         found: Any = "no answer"
         while time.monotonic() < deadline:
             with suppress(requests.RequestException, TypeError, KeyError):
                 found = self.alive()
-                if len(set(found.values())) == len(found) == hosts:
+                if sorted(found.values()) == awaited:
                     return
             time.sleep(1)
         logs = [self.shared / f"{host.name}.log" for host in self.nodes]
         told = "\n\n".join(log.read_text()[-700:] for log in logs if log.exists())
-        raise AssertionError(f"{hosts} hosts were awaited, there are {found}:\n{told}")
+        raise AssertionError(f"{awaited} were awaited, there are {found}:\n{told}")
 
     # What is done to it
 
@@ -191,14 +192,13 @@ class RayHosts:
         host.boot()
         self._start_ray(host, environment)
 
-    def kill_all(self, host: Host) -> None:
-        """Kill every process of a host but its first and what starts Ray again."""
-        host.run(["bash", "-c", "kill -9 -1"], timeout=20)
-
     def restart_ray(self, host: Host, environment: dict[str, str] | None = None) -> None:
-        """Kill all that runs in a host, Ray with it, and start Ray again."""
+        """Kill all that runs in a host, Ray with it, and start Ray again: once the cluster, if it still answers, has
+        taken note of the loss, so that the node that is awaited next is the new one."""
         with suppress(AssertionError):  # the shell that kills may be told of what it did
-            self.kill_all(host)
+            host.run(["bash", "-c", "kill -9 -1"], timeout=20)
+        if host is not self.head:
+            self.wait([other for other in self.nodes if other is not host])
         self._start_ray(host, environment)
 
     def workers(self, host: Host, title: str = "RayTrainWorker") -> list[int]:

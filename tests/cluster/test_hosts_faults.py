@@ -136,7 +136,7 @@ def test_a_host_cut_off_is_done_without_and_comes_back(healthy: RayHosts, cohort
     cut.plug()
     driver.done(RUN_S)
     check(bundle_of(healthy, "cut"), undisturbed)
-    healthy.wait(hosts=3)
+    healthy.wait()
 
 
 def test_a_cable_that_is_out_for_seconds_is_waited_for(healthy: RayHosts, cohort: str, undisturbed: Bundle) -> None:
@@ -159,7 +159,7 @@ def test_the_job_goes_on_after_the_head_restarted(healthy: RayHosts, cohort: str
     in_second_epoch(driver)
     healthy.restart_ray(healthy.head)
     assert driver.ends(60) != 0
-    healthy.wait(hosts=3)
+    healthy.wait()
     again = train(healthy, "head", cohort, JOB).done(RUN_S)
     assert went_on(again)
     assert "epoch 1/3" not in again.text
@@ -292,10 +292,10 @@ def test_a_clock_that_jumps_changes_nothing(healthy: RayHosts, cohort: str, undi
         "FAKETIME_CACHE_DURATION": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
+    healthy.lose(healthy.third)  # the two workers are on the two hosts that are left
     healthy.restart_ray(healthy.second, faked)
     try:
-        healthy.lose(healthy.third)  # the two workers are on the two hosts that are left
-        healthy.wait(hosts=2)
+        healthy.wait()
         name = f"clock{seconds:+d}"
         driver = train(healthy, name, cohort, JOB)
         in_second_epoch(driver)
@@ -323,7 +323,7 @@ def test_an_elastic_training_shrinks_and_grows(healthy: RayHosts, cohort: str, u
         "resources": {"workers": 2, "min_workers": 1, "placement": "spread", "cpus_per_worker": 1.5},
     }
     healthy.lose(healthy.third)
-    healthy.wait(hosts=2)
+    healthy.wait()
     driver = train(healthy, "elastic", cohort, job)
     driver.until(rf"epoch 2/{EPOCHS} .*images/s", RUN_S)
     healthy.lose(healthy.second)

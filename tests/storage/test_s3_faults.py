@@ -15,6 +15,7 @@ from infra.seaweedfs import ObjectStore
 from mskray.errors import UserError
 from mskray.storage import Location, connection, faults, s3
 from mskray.storage.connection import connect
+from mskray.storage.tables import read_parquet
 
 BODY = random.Random(1).randbytes(600_000)
 
@@ -142,16 +143,42 @@ def test_writes_in_parts_survive(
     assert contents(s3_folder) == {"weights": len(data)}
 
 
+def long_table(file: Location) -> pa.Table:
+    """A Parquet file of two columns, which is now in the store."""
+    numbers = random.Random(2).sample(range(10**6), 200_000)
+    table = pa.table({"x": numbers, "y": numbers[::-1]})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    file.write_bytes(memoryview(sink.getvalue()))
+    return table
+
+
 @pytest.mark.parametrize("fault", [GET_FAULTS[number] for number in (0, 1, 4, 7, 9, 11)], ids=name)
 def test_arrow_reads_survive(s3_folder: Location, proxy: FaultProxy, fault: Fault) -> None:
     file = s3_folder.join("shard.parquet")
-    numbers = pa.table({"x": random.Random(2).sample(range(10**6), 200_000)})
-    sink = pa.BufferOutputStream()
-    pq.write_table(numbers, sink)
-    file.write_bytes(memoryview(sink.getvalue()))
+    table = long_table(file)
     strikes = strike(proxy, fault)
-    assert pq.read_table(file.path, filesystem=file.filesystem).equals(numbers)
+    assert pq.read_table(file.path, filesystem=file.filesystem).equals(table)
     assert proxy.hits(fault.kind) == strikes
+
+
+@pytest.mark.parametrize("first", [2, 6])
+def test_a_column_is_read_again_where_arrow_gives_up(s3_folder: Location, proxy: FaultProxy, first: int) -> None:
+    file = s3_folder.join("shard.parquet")
+    table = long_table(file)
+    proxy.inject(Fault("status", "GET", status=503, code="SlowDownRead", first=first))
+    found = read_parquet(file, lambda opened: opened.read(["y"]))
+    assert found.equals(table.select(["y"]))
+    assert proxy.hits("status") == first
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_column_that_stays_unreadable_is_a_line(s3_folder: Location, proxy: FaultProxy) -> None:
+    file = s3_folder.join("shard.parquet")
+    long_table(file)
+    proxy.inject(Fault("status", "GET", status=503, code="SlowDownRead"))
+    with pytest.raises(UserError, match=r"shard.parquet cannot be read \(.*503.*\): check the path and the store$"):
+        read_parquet(file, lambda opened: opened.read(["y"]))
 
 
 @pytest.mark.parametrize("methods", ["HEAD", "GET"])
