@@ -4,7 +4,9 @@
 # make test-cluster    three hosts with Ray and one with the object store, as namespaces of this machine: work, faults
 #                      (needs root; ARGS="-m 'not long'" for a short look)
 # make system          the Debian packages that some tests use
-# make lint            ruff, mypy, import-linter                 make bench    ratios against peers (tests/benchmarks)
+# make lint            ruff, mypy, import-linter
+# make bench           how fast, beside peers: build/bench/bench.html, bench.json (ARGS="ingest feeding" for some areas)
+# make bench-gpu       the same on a GPU                          make quality  what models find, what a server endures: hours
 # make fuzz            damaged requests against the server (COUNT=20000 in all, more than that of files)
 # make infra-check     the files of infra/ against schemas and rules: images, compose, Kubernetes, AWS, monitoring
 # make audit           known holes in the locked packages, risky patterns in our code
@@ -16,7 +18,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SYSTEM_PACKAGES := iproute2 faketime chromium dcmtk dicom3tools orthanc orthanc-dicomweb prometheus docker-compose
 
-.PHONY: page demo test test-all test-fast test-cluster lint format lock system install bench fuzz clean
+.PHONY: page demo test test-all test-fast test-cluster lint format lock system install bench bench-gpu quality fuzz clean
 
 install: $(STAMP)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory page || echo "The server works without its page: make page says why it is not built." >&2; fi
@@ -69,19 +71,24 @@ format: $(STAMP)
 lock: $(STAMP)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra mlflow --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --quiet --output-file requirements.lock $(ARGS)
 
-# Each prints its figures; DATA=<knee-oa folder> adds real images where a benchmark takes them.
-bench: $(STAMP)
-	$(BIN)/python tests/benchmarks/ingest_rate.py $(if $(DATA),--data "$(DATA)")
-	$(BIN)/python tests/benchmarks/ingest_memory.py
-	$(BIN)/python tests/benchmarks/training_rate.py
+# The peers that it compares with are installed for it alone.
+BENCH_STAMP := $(VENV)/.bench
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.lock --requirement pyproject.toml --extra bench
+	@touch $@
+
+bench: $(BENCH_STAMP)
+	$(BIN)/python tests/benchmarks/bench.py $(ARGS)
+
+bench-gpu: $(STAMP)
+	$(BIN)/python tests/benchmarks/bench_gpu.py $(ARGS)
+
+# Each prints its figures; other studies of tests/benchmarks need data or hours of their own, which they tell.
+quality: $(STAMP)
 	$(BIN)/python tests/benchmarks/phantom_difficulty.py
 	$(BIN)/python tests/benchmarks/localisation.py
-	$(BIN)/python tests/benchmarks/zoom_rate.py
-	$(BIN)/python tests/benchmarks/svm_memory.py
 	$(BIN)/python tests/benchmarks/small_lesions.py
 	$(BIN)/python tests/benchmarks/flags.py
-	$(BIN)/python tests/benchmarks/tuning_overhead.py
-	$(BIN)/python tests/benchmarks/serving_rate.py
 	$(BIN)/python tests/benchmarks/serving_chaos.py
 	$(BIN)/python tests/benchmarks/serving_memory.py
 
