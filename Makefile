@@ -16,7 +16,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-SYSTEM_PACKAGES := iproute2 faketime chromium dcmtk dicom3tools orthanc orthanc-dicomweb prometheus docker-compose
+SYSTEM_PACKAGES := iproute2 gcc libc6-dev chromium dcmtk dicom3tools orthanc orthanc-dicomweb prometheus docker-compose
 
 .PHONY: page demo test test-all test-fast test-cluster lint format lock system install bench bench-gpu quality fuzz clean
 

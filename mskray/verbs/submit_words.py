@@ -27,6 +27,7 @@ _SECRET_KEY = r"(?:pass(?:word|wd|phrase)|secret\w*|\w*access_key\w*|api_?key|\w
 _SECRETS = (
     re.compile(r"://[^/\s:@]*:[^/\s@]+@"),
     re.compile(r"\bA(?:KIA|SIA)[0-9A-Z]{16}\b"),
+    re.compile(r"[?&](?:X-Amz-Signature|Signature|sig)=\w", re.IGNORECASE),
     re.compile(rf"(?:^|[\s.\-,{{\"']){_SECRET_KEY}[\"']?\s*[:=]\s*[\"']?\S", re.IGNORECASE),
 )
 

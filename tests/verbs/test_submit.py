@@ -70,6 +70,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("evaluate http://me:secret@host/b --cohort s3://msk/c", "the command line holds what looks like a secret"),
         ("ingest mura s3://msk/m --out s3://msk/c secret_access_key=abc", "holds what looks like a secret"),
         ("ingest mura s3://AKIAIOSFODNN7EXAMPLE/m --out s3://msk/c", "holds what looks like a secret"),
+        ("evaluate 'https://h/b?X-Amz-Signature=0a' --cohort s3://msk/c", "holds what looks like a secret"),
     ],
 )
 def test_what_would_not_do(here: Path, words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
