@@ -72,11 +72,9 @@ lock: $(STAMP)
 # Each prints its figures; DATA=<knee-oa folder> adds real images where a benchmark takes them.
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/ingest_rate.py $(if $(DATA),--data "$(DATA)")
-	$(BIN)/python tests/benchmarks/ingest_memory.py
 	$(BIN)/python tests/benchmarks/training_rate.py
 	$(BIN)/python tests/benchmarks/phantom_difficulty.py
 	$(BIN)/python tests/benchmarks/localisation.py
-	$(BIN)/python tests/benchmarks/zoom_rate.py
 	$(BIN)/python tests/benchmarks/svm_memory.py
 	$(BIN)/python tests/benchmarks/small_lesions.py
 	$(BIN)/python tests/benchmarks/flags.py
