@@ -68,7 +68,7 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
     notes += [
         f"{name}: {', '.join(f'{part} {value:,.1f} s' for part, value in parts[name].items())}." for name in parts
     ]
-    yield Case(f"{2 * pairs:,} images, {words} words", "s", OURS, runs, [Reach(ONE_CORE, 1.8)], notes)
+    yield Case(f"{2 * made:,} images, {words} words", "s", OURS, runs, [Reach(ONE_CORE, 1.8)], notes)
     rows = [1000, 4000] if options.small else DESCRIPTORS
     with tempfile.TemporaryDirectory() as folder:
         points = {}
