@@ -13,7 +13,9 @@ cores.
 The same arithmetic: the same detector, number of words, tolerance, sample of 20,000 descriptors for k-means++ with as
 many tries (the peer's own choice is made and counted, then it goes on from ours, so that both reach the same words; on
 all descriptors, scikit-learn's default, its choice would take many times as long), C, gamma and folds. The labels that
-both predict are compared: the run fails where more than one of a hundred differs.
+both predict are compared. Over a hundred passes the rounding of a distance can send k-means to other words, so that is
+told and may differ for one in twenty; with the words of ours the peer must predict the same labels, but for one in a
+hundred.
 """
 
 import argparse
@@ -59,12 +61,15 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
             ALL_CORES: partial(run, ALL_CORES, "peer", threads, cores=CORES),
         }
         runs = alternate(subjects, options.rounds)
-        said = {name: np.load(f"{folder}/said-{name}.npy") for name in ("ours", "peer")}
-    same = float((said["ours"] == said["peer"]).mean())
-    tell(f"same labels: {same:.1%} of {len(said['ours'])}")
-    if same < 0.99:
-        raise RuntimeError(f"ours and the peer agree on {same:.1%} of {len(said['ours'])} validation pairs only")
-    notes = [f"Both predict the same label for {same:.1%} of {len(said['ours'])} validation pairs."]
+        said = {name: np.load(f"{folder}/said-{name}.npy") for name in ("ours", "peer", "our-words")}
+    count, (own, given) = len(said["ours"]), ((said["ours"] == said[name]).mean() for name in ("peer", "our-words"))
+    notes = [
+        f"The peer predicts the same label for {own:.1%} of {count} validation pairs with the words that it learned, "
+        f"with those that ours learned for {given:.1%}."
+    ]
+    tell(notes[0])
+    if own < 0.95 or given < 0.99:
+        raise RuntimeError(notes[0])
     notes += [
         f"{name}: {', '.join(f'{part} {value:,.1f} s' for part, value in parts[name].items())}." for name in parts
     ]
@@ -155,6 +160,7 @@ def _fit(folder: str, words: int) -> dict[str, float]:
         start = Vocabulary.open(given, rows, words, config.kmeans, cache)._start()
         assert start is not None
         np.save(f"{folder}/start.npy", start.centres)
+    np.save(f"{folder}/words.npy", fitted.state["words"].numpy())
     np.save(f"{folder}/said-ours.npy", fitted.validated.argmax(axis=1))
     learned = stages["words"] - stages["descriptors"]
     return {"descriptors": stages["descriptors"], "k-means": learned, "the rest": whole - stages["words"]}
@@ -185,15 +191,18 @@ def peer(folder: str, words: int, cores: int) -> dict[str, float]:
         kmeans_plusplus(sample, words, n_local_trials=START_TRIES, random_state=0)
         learned.append(KMeans(words, init=start, n_init=1, max_iter=300, tol=1e-4, algorithm="lloyd").fit(rows))
 
-    def judge() -> None:
+    def judge(name_of_labels: str = "peer") -> None:
         counts = {name: _counted(learned[0].predict(rows), lengths, words) for name, (rows, lengths) in found.items()}
         fold = deal(train["labels"], train["patients"], 3, ("worse", "improved"))
         folds = [(np.flatnonzero(fold != number), np.flatnonzero(fold == number)) for number in range(3)]
         svm = SVC(C=1.0, gamma=1 / (counts["train"].shape[1] * counts["train"].var()))
         model = CalibratedClassifierCV(svm, cv=folds, ensemble=False).fit(counts["train"], train["labels"])
-        np.save(f"{folder}/said-peer.npy", model.predict_proba(counts["validation"]).argmax(axis=1))
+        np.save(f"{folder}/said-{name_of_labels}.npy", model.predict_proba(counts["validation"]).argmax(axis=1))
 
-    return {"descriptors": seconds(describe), "k-means": seconds(cluster), "the rest": seconds(judge)}
+    took = {"descriptors": seconds(describe), "k-means": seconds(cluster), "the rest": seconds(judge)}
+    learned[0].cluster_centers_ = np.load(f"{folder}/words.npy")
+    judge("our-words")
+    return took
 
 
 def _described(pairs: np.ndarray, cv2: Any) -> tuple[np.ndarray, np.ndarray]:
