@@ -1,7 +1,6 @@
 """1,000, 10,000 and 100,000 small PNG files, and what is measured over them: ingest, feeding, prediction.
 
-Shared by `bench_growth.py` (seconds) and `bench_memory.py` (bytes). No two files are equal: ingest keeps one of several
-equal images.
+Shared by `bench_growth.py` (seconds) and `bench_memory.py` (bytes). No two files are equal.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,8 +15,8 @@ INGEST, FEED, PREDICT = "ingest", "feeding", "predict"
 KINDS = (INGEST, FEED, PREDICT)
 SIZES, SMALL_SIZES = (1000, 10_000, 100_000), (200, 600)
 SIZE, BATCH, WINDOW = 64, 32, 4096
-WHAT = f"PNG files of {SIZE} px"
 """Side of the images; samples of a batch and of the window that is shuffled, which are training's own."""
+WHAT = f"PNG files of {SIZE} px"
 _DIFFERENT = 50
 _KEY = b"a key for the benchmark"
 
