@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
-_BLOCK = 2048
-"""Rows whose distances to all centres are held at once: 4 MB for 500 centres."""
+from mskray.estimators.threads import blas_threads
+
+_BLOCK = 512
+"""Rows whose distances to all centres are held at once: 1 MB for 500 centres, which a core's own cache holds."""
 _SUMMED = 8192
 
 
@@ -30,8 +33,18 @@ def nearest(rows: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def two_nearest(rows: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, ...]:
     """As `nearest`; then (n,) float32 the squared distance of the second nearest centre, and a sum of squared norms.
 
-    From norms of that size the distances are computed. Where there is one centre, the second is infinitely far.
+    From norms of that size the distances are computed. Where there is one centre, the second is infinitely far. Blocks
+    of rows go to as many threads as BLAS would take; what is found does not depend on how many these are.
     """
+    with blas_threads() as many:
+        # Whole blocks to each thread, so that blocks are the same for any number of threads.
+        each = _BLOCK * max(1, -(-len(rows) // (_BLOCK * many.number)))
+        parts = [rows[start : start + each] for start in range(0, len(rows), each)] or [rows]
+        found = list(many.map(partial(_two_nearest, centres=centres), parts))
+    return found[0] if len(found) == 1 else tuple(np.concatenate(values) for values in zip(*found, strict=True))
+
+
+def _two_nearest(rows: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, ...]:
     labels = np.empty(len(rows), np.int64)
     near, far, largest = (np.empty(len(rows), np.float32) for _ in range(3))
     shifted = centres - centres.mean(axis=0)
@@ -116,10 +129,20 @@ def _distances(rows: np.ndarray, norms: np.ndarray, chosen: Any) -> np.ndarray:
 
 
 def sums_of(rows: np.ndarray, labels: np.ndarray, words: int) -> np.ndarray:
-    """Return the sums (k, width) float64 of the rows of each label: float32 within blocks, float64 across them."""
-    total = np.zeros((words, rows.shape[1]))
-    for start in range(0, len(rows), _SUMMED):
+    """Return the sums (k, width) float64 of the rows of each label: float32 within blocks, float64 across them.
+
+    Blocks are summed by as many threads as BLAS would take, and added up in their order.
+    """
+
+    def block_sums(start: int) -> np.ndarray:
         block, label = rows[start : start + _SUMMED], labels[start : start + _SUMMED]
         places = csr_matrix((np.ones(len(block), rows.dtype), label, np.arange(len(block) + 1)), (len(block), words))
-        total += places.T.tocsr() @ block
+        return np.asarray(places.T.tocsr() @ block)
+
+    total = np.zeros((words, rows.shape[1]))
+    with blas_threads() as many:
+        together = _SUMMED * many.number
+        for first in range(0, len(rows), together):  # as many sums at once as there are threads
+            for part in many.map(block_sums, range(first, min(first + together, len(rows)), _SUMMED)):
+                total += part
     return total

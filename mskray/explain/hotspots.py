@@ -2,6 +2,7 @@
 
     maps = hotspots(network, volumes, "upper_marrow", shape=(9, 112, 224))           # (n, 9, 112, 224)
     peer = hotspots(network, volumes, "upper_marrow", shape=(9, 112, 224), copies=ONE)
+    both = task_hotspots(network, volumes, {"upper_marrow": None, "lower_marrow": None}, shape=(9, 112, 224))
     with guided_gates(network):                                                      # an option, not the paper's
         maps = hotspots(network, volumes, "upper_marrow", shape=(9, 112, 224))
 
@@ -11,7 +12,7 @@ coverage mask. One copy, the volume as it is, is the saliency of Simonyan et al.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -25,6 +26,8 @@ from mskray.training.disc_views import DiscAugment, Shape, Views, look, matrices
 
 Network = Callable[[Tensor], Mapping[str, Tensor]]
 """Volumes (n, slices, rows, columns) → logits (n, classes) of each task; in evaluation mode."""
+Targets = Mapping[str, Tensor | None]
+"""Task → the class (n,) to explain, None for the one that the network gives each volume as it is."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +90,32 @@ def hotspots(
     Raises:
         UserError: the network has no such task, or the canvas is smaller than the input.
     """
+    return task_hotspots(network, images, {task: target}, shape=shape, copies=copies, batch=batch)[task]
+
+
+def task_hotspots(
+    network: Network,
+    images: Tensor,
+    targets: Targets,
+    *,
+    shape: Shape | None = None,
+    copies: Copies = PAPER,
+    batch: int = 64,
+) -> dict[str, Tensor]:
+    """As `hotspots`, of several tasks: copies are made, mapped through the network and covered once for all of them.
+
+    Returns:
+        Task → its maps (n, slices, rows, columns).
+    """
     slices, rows, columns = size = _size(images, shape, copies)
     # What comes from inference mode cannot have a gradient, and in fp16 a voxel's gradient would be zero.
     exact = torch.autocast(images.device.type, enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), exact:
         canvas = images.detach().float().clone()
         plan = _drawn(copies, canvas, size)
-        chosen = _called(network, canvas, plan, size, task, batch) if target is None else target.clone()
-        chosen = chosen.to(canvas.device)
-        total = canvas.new_zeros((len(canvas), canvas.shape[1], rows, columns))
-        coverage = canvas.new_zeros((1, *total.shape[1:]))
+        chosen = _chosen(network, canvas, plan, size, targets, batch)
+        totals = {task: canvas.new_zeros((len(canvas), canvas.shape[1], rows, columns)) for task in targets}
+        coverage = canvas.new_zeros((1, canvas.shape[1], rows, columns))
         at_once = max(1, batch // max(1, len(canvas)))
         for start in range(0, copies.number, at_once):
             some = plan.part(start, start + at_once)
@@ -106,9 +125,11 @@ def hotspots(
             coverage.index_add_(1, seen, shown.transpose(0, 1))
             for first in range(0, len(canvas), batch):
                 part = slice(first, first + batch)
-                total[part].index_add_(1, seen, _mapped_back(network, canvas[part], some, size, task, chosen[part]))
+                asked = {task: target[part] for task, target in chosen.items()}
+                for task, maps in _mapped_back(network, canvas[part], some, size, asked):
+                    totals[task][part].index_add_(1, seen, maps)
     first = (canvas.shape[1] - slices) // 2
-    return (total / coverage.clamp(min=1e-6))[:, first : first + slices]
+    return {task: (total / coverage.clamp(min=1e-6))[:, first : first + slices] for task, total in totals.items()}
 
 
 def blurred(maps: Tensor, sigma: float) -> Tensor:
@@ -165,25 +186,40 @@ def _copied(canvas: Tensor, plan: _Plan, shape: Shape) -> Tensor:
     return (found + plan.brightness.repeat(count)[:, None, None, None]).clamp(0, 1)
 
 
-def _called(network: Network, canvas: Tensor, plan: _Plan, shape: Shape, task: str, batch: int) -> Tensor:
-    """The class (n,) that the network gives each volume as it is."""
-    with torch.no_grad():
-        parts = [_logits(network, _copied(part, plan.part(0, 1), shape), task) for part in canvas.split(batch)]
-    return torch.cat(parts).argmax(dim=1)
+def _chosen(
+    network: Network, canvas: Tensor, plan: _Plan, shape: Shape, targets: Targets, batch: int
+) -> dict[str, Tensor]:
+    """The class (n,) of each task that is explained; where none is given, what the network calls each volume."""
+    open_ones = [task for task, target in targets.items() if target is None]
+    called: dict[str, list[Tensor]] = {task: [] for task in open_ones}
+    if open_ones:
+        with torch.no_grad():
+            for part in canvas.split(batch):
+                answers = network(_copied(part, plan.part(0, 1), shape))
+                for task in open_ones:
+                    called[task].append(_logits(answers, task).argmax(dim=1))
+    return {
+        task: (torch.cat(called[task]) if target is None else target.clone()).to(canvas.device)
+        for task, target in targets.items()
+    }
 
 
-def _mapped_back(network: Network, canvas: Tensor, plan: _Plan, shape: Shape, task: str, target: Tensor) -> Tensor:
-    """|∂y/∂x| of every copy where the volume as it is has it: (n, k · slices, rows, columns)."""
+def _mapped_back(
+    network: Network, canvas: Tensor, plan: _Plan, shape: Shape, targets: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """Each task's |∂y/∂x| of every copy where the volume as it is has it: (n, k · slices, rows, columns)."""
     voxels = _copied(canvas, plan, shape).requires_grad_()
-    score = score_of(_logits(network, voxels, task), target.repeat_interleave(len(plan.back)))
-    # A copy's score depends on its own voxels alone, so one backward pass serves the batch.
-    (slope,) = torch.autograd.grad(score.sum(), voxels)
-    placed = warp(slope.abs(), plan.back.repeat(len(canvas), 1, 1), shape[1], shape[2], "zeros")
-    return placed.view(len(canvas), -1, *shape[1:])
+    answers = network(voxels)
+    last = list(targets)[-1]
+    for task, target in targets.items():
+        score = score_of(_logits(answers, task), target.repeat_interleave(len(plan.back)))
+        # A copy's score depends on its own voxels alone, so one backward pass serves the batch.
+        (slope,) = torch.autograd.grad(score.sum(), voxels, retain_graph=task != last)
+        placed = warp(slope.abs(), plan.back.repeat(len(canvas), 1, 1), shape[1], shape[2], "zeros")
+        yield task, placed.view(len(canvas), -1, *shape[1:])
 
 
-def _logits(network: Network, volumes: Tensor, task: str) -> Tensor:
-    answers = network(volumes)
+def _logits(answers: Mapping[str, Tensor], task: str) -> Tensor:
     if task not in answers:
         raise UserError(
             f"no hotspots of task {task!r}: {did_you_mean(task, list(answers))}the model knows {', '.join(answers)}"

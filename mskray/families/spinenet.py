@@ -10,6 +10,7 @@ label of a task say nothing of it. A prediction is the mean over 54 views of the
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,13 +30,16 @@ from mskray.models.vgg_m import SMALLEST_SIDE, SpineNet
 from mskray.progress import Progress
 from mskray.space import Space
 from mskray.training.disc_samples import DiscSamples, StackInput, smallest_stored, stack_input
-from mskray.training.disc_views import augment, look, views_of_test
+from mskray.training.disc_views import Views, augment, look, views_of_test
 from mskray.training.feed import describe_split
 from mskray.training.fit import fit
 from mskray.training.means import channel_means
 from mskray.training.multitask import multitask_loss, multitask_metrics, spans
 from mskray.training.recipe import Answer, Batch, Recipe, to_batch
 from mskray.training.run import Run
+
+_TOGETHER = 64
+"""Views of discs that go through the network at once, unless the discs alone are more."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,19 @@ class SpineNetRecipe(Recipe):
     def averaged(self, network: nn.Module, batch: Batch) -> Answer:
         """The mean of what is said of the 54 views (`views_of_test`), 27 to a network that saw no order reversed."""
         images, shape = batch["image"], self.given.shape
-        views = views_of_test(images, shape, both_orders=self.config.augment.slice_flip > 0)
-        said = [self._answer(network, look(images, each, shape)).parts for each in views]
-        parts = {task.name: torch.stack([each[task.name] for each in said]).mean(dim=0) for task in self.tasks}
+        views = list(views_of_test(images, shape, both_orders=self.config.augment.slice_flip > 0))
+        said: list[Mapping[str, Tensor]] = []
+        # Several views of a few discs at once: fc6's weights, 150 MB a task, are read once for all of them.
+        together = max(1, _TOGETHER // len(images))
+        for start in range(0, len(views), together):
+            some = views[start : start + together]
+            joined = Views(torch.cat([each.matrix for each in some]), torch.cat([each.slices for each in some]))
+            seen = look(images.repeat(len(some), 1, 1, 1), joined, shape)
+            said.append(self._answer(network, seen).parts)
+        parts = {
+            task.name: torch.cat([each[task.name] for each in said]).unflatten(0, (len(views), -1)).mean(dim=0)
+            for task in self.tasks
+        }
         return Answer(parts[self.tasks[0].name], parts)
 
     def judged(self, answer: Answer) -> Tensor:
@@ -113,7 +127,10 @@ class SpineNetPredictor(TorchPredictor):
         canvas, given = self._batch(images)["image"], self.recipe.given
         many = Copies(copies, self.recipe.config.augment)
         chosen = torch.from_numpy(np.asarray(target, np.int64))
-        maps = hotspots(self.network, canvas, task, chosen, shape=given.shape, copies=many)
+        # Of one task, one branch is asked; of an unknown one all are, and the refusal names them.
+        known = any(task == each.name for each in self.recipe.tasks)
+        network = partial(self.network, tasks={task}) if known else self.network
+        maps = hotspots(network, canvas, task, chosen, shape=given.shape, copies=many)
         return canvas[given.middle].float().cpu().numpy(), maps.cpu().numpy()
 
     def prepare(self, pixels: np.ndarray) -> np.ndarray:

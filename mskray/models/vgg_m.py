@@ -6,7 +6,7 @@ sees 9,216 values; for other inputs they follow by the same steps.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from typing import Literal
 
@@ -80,10 +80,16 @@ class SpineNet(nn.Module):
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Return each task's logits (n, classes) for images (n, slices, rows, columns) in [0, 1]."""
+    def forward(self, images: Tensor, tasks: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Return each task's logits (n, classes) for images (n, slices, rows, columns) in [0, 1].
+
+        Args:
+            tasks: that are asked for; all when None. The branches of the others, most of a small batch's time, stay
+                unused.
+        """
         common = self.shared(images - self.mean)
-        return {name.removeprefix(_PREFIX): branch(common) for name, branch in self.branches.items()}
+        known = {name.removeprefix(_PREFIX): branch for name, branch in self.branches.items()}
+        return {name: branch(common) for name, branch in known.items() if tasks is None or name in tasks}
 
 
 _PREFIX = "task_"

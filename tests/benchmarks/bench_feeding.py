@@ -74,7 +74,7 @@ def prepare(folder: str, images: int) -> int:
     settings = {"size": SIZE, "split_fractions": [0.98, 0.01, 0.01]}
     ingest("knee-oa", place / "in", place / "cohort", settings=settings, key=b"a key for the benchmark")
     cohort = open_cohort(place / "cohort")
-    (task,) = cohort.tasks
+    task = cohort.tasks[0]
     parts = [cohort.read_shard(shard, ["image", task.column]) for shard in cohort.shards("train")]
     pixels, labels = (np.concatenate([part[name] for part in parts]) for name in ("image", task.column))
     np.save(place / "pixels.npy", pixels)
@@ -96,7 +96,7 @@ def ours(folder: str, epochs: int, cache: str) -> list[float]:
 
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     cohort = open_cohort(f"{folder}/cohort")
-    (task,) = cohort.tasks
+    task = cohort.tasks[0]
     split, _ = describe_split(cohort, "train", EachImage(task.column), InputFormat(SIZE))
     plan = Plan(split.counts, BATCH, 4096, 0)
     device = torch.device("cpu")

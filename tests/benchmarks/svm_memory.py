@@ -19,10 +19,10 @@ import sys
 import tempfile
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import ray
-from ingest_memory import children, is_worker, memory_mb
 from sklearn.linear_model import SGDClassifier
 
 from mskray.estimators.bagging import Bagging, Labelled
@@ -33,6 +33,40 @@ from mskray.storage import locate
 
 FEATURES, LATENT, PARTS, CLUSTERS, FILE_ROWS = 2048, 24, 7, 3, 1024
 CORES = 2
+
+
+def children(parent: int) -> list[int]:
+    """All processes below one."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            continue
+    found, new = [], [parent]
+    while new:
+        new = [pid for pid, above in parents.items() if above in new]
+        found += new
+    return found
+
+
+def memory_mb(pid: int) -> float:
+    """Proportional set size of a process; 0 where it has ended."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return 0.0
+
+
+def is_worker(pid: int) -> bool:
+    """Ray names a worker after its task, and "ray::IDLE" between tasks."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::")
+    except OSError:
+        return False
 
 
 class Sampler(threading.Thread):

@@ -1,18 +1,24 @@
 """k-means by hand and against scikit-learn; that neither tasks, cut nor order of the rows change what is found."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from mskray.errors import UserError
+from mskray.estimators import nearest as nearest_module
 from mskray.estimators.bounds import Bounds
 from mskray.estimators.kmeans import assign, fit_kmeans, refine
-from mskray.estimators.nearest import nearest, plus_plus
+from mskray.estimators.nearest import nearest, plus_plus, sums_of, two_nearest
 from mskray.estimators.pieces import Arrays, Here, Sampled, Spread, row_hashes
 from mskray.estimators.starts import KMeansSection, Start, choose_start, sample_words
+from mskray.estimators.threads import Threads, blas_threads
 
 ARRAYS = {"centres": None, "chosen": None}
 
@@ -231,3 +237,37 @@ def test_tasks_find_what_one_process_finds(ray_cluster: str) -> None:
 
 def _too_few(pieces: Any) -> None:
     fit_kmeans(Arrays(tuple(pieces)), 10_000, KMeansSection(), Here)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 511, 513, 9000, 40_000])
+def test_threads_change_no_bit(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks are the same for any number of threads, and sums are added in their order."""
+    points, centres = cloud(rows, width=16), cloud(30, width=16, seed=1)
+    found = []
+    for number in (1, 2, 5):
+
+        @contextmanager
+        def some(number: int = number) -> Iterator[Threads]:
+            with ThreadPoolExecutor(number) as pool:
+                yield Threads(number, pool if number > 1 else None)
+
+        monkeypatch.setattr(nearest_module, "blas_threads", some)
+        nearests = two_nearest(points, centres)
+        found.append((*nearests, sums_of(points, nearests[0], len(centres))))
+    for others in found[1:]:
+        for one, other in zip(found[0], others, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_blas_gives_its_threads_and_has_them_back() -> None:
+    def blas() -> list[int]:
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+    with threadpool_limits(2, user_api="blas"):
+        with blas_threads() as many:
+            assert many.number == 2
+            assert set(blas()) == {1}
+            assert list(many.map(lambda value: value + 1, range(5))) == [1, 2, 3, 4, 5]
+        assert set(blas()) == {2}
+    with threadpool_limits(1, user_api="blas"), blas_threads() as many:
+        assert (many.number, many.pool) == (1, None)

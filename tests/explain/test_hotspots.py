@@ -1,5 +1,6 @@
 """Hotspots of networks whose gradient is known, and the pointing game on small volumes."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ from torch import Tensor, nn
 
 from mskray.errors import UserError
 from mskray.explain.gates import guided_gates
-from mskray.explain.hotspots import ONE, Copies, blurred, hotspots
+from mskray.explain.hotspots import ONE, Copies, blurred, hotspots, task_hotspots
 from mskray.explain.localisation import mask_hits, volume_peaks, zhang_margin
+from mskray.models.vgg_m import SpineNet
 from mskray.training.disc_views import DiscAugment
 
 SHAPE = (3, 8, 12)
@@ -117,6 +119,31 @@ def test_the_batch_size_changes_nothing(batch: int) -> None:
         network, images, "grade", torch.zeros(3, dtype=torch.long), shape=SHAPE, copies=copies, batch=batch
     )
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("batch", [4, 64])
+def test_several_tasks_at_once_have_the_maps_that_each_has_alone(batch: int) -> None:
+    torch.manual_seed(0)
+    network = SpineNet({"side": 3, "tilt": 2, "other": 4}, 3, 44, 56, width=0.05).eval()
+    images, copies = torch.rand(3, 5, 48, 60), Copies(6, seed=2)
+    side, shape = torch.tensor([2, 0, 1]), (3, 44, 56)
+    found = task_hotspots(network, images, {"side": side, "tilt": None}, shape=shape, copies=copies, batch=batch)
+    assert list(found) == ["side", "tilt"]
+    for task, target in (("side", side), ("tilt", None)):
+        alone = hotspots(network, images, task, target, shape=shape, copies=copies, batch=batch)
+        assert float(alone.max()) > 0
+        torch.testing.assert_close(found[task], alone, rtol=1e-4, atol=1e-9)
+
+
+def test_a_branch_that_is_asked_alone_has_the_same_maps() -> None:
+    torch.manual_seed(0)
+    network = SpineNet({"side": 3, "tilt": 2}, 3, 44, 56, width=0.05).eval()
+    images, ran = torch.rand(2, 3, 44, 56), []
+    for name, branch in network.branches.items():
+        branch.register_forward_hook(lambda *_, name=name: ran.append(name))
+    asked = hotspots(partial(network, tasks={"tilt"}), images, "tilt", copies=Copies(3))
+    assert {name.rpartition("_")[2] for name in ran} == {"tilt"}
+    torch.testing.assert_close(asked, hotspots(network, images, "tilt", copies=Copies(3)))
 
 
 def test_works_in_inference_mode_and_leaves_the_volumes_alone() -> None:

@@ -20,6 +20,7 @@ from mskray.families.spinenet_config import SpineNetConfig
 from mskray.prediction.batch import probability_columns
 from mskray.prediction.tasks import answers_tasks, shared_tasks
 from mskray.storage import locate
+from mskray.training.disc_views import look, views_of_test
 from mskray.training.recipe import to_batch
 
 
@@ -110,6 +111,20 @@ def test_a_prediction_is_the_mean_over_54_views() -> None:
     torch.testing.assert_close(averaged.probabilities, single.probabilities, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("discs", [1, 3, 50], ids=["many views at once", "the last fewer", "a view at once"])
+def test_views_that_go_together_say_what_each_says_alone(discs: int) -> None:
+    made, images = recipe(), batch([[0, 1]] * discs)
+    network = made.build().eval()
+    contexts = images["image"]
+    with torch.inference_mode():
+        views = list(views_of_test(contexts, made.given.shape))
+        alone = [network(look(contexts, each, made.given.shape)) for each in views]
+        together = made.averaged(network, images).parts
+    for task in made.tasks:
+        expected = torch.stack([each[task.name].softmax(dim=1) for each in alone]).mean(dim=0)
+        torch.testing.assert_close(together[task.name], expected, atol=1e-6, rtol=0)
+
+
 def test_a_stack_of_other_sides_is_brought_to_the_stored_ones() -> None:
     predict = predictor()
     stack = np.repeat(np.repeat(discs(1, seed=2)[0][0], 2, axis=1), 2, axis=2)
@@ -195,13 +210,13 @@ def test_a_task_of_one_side_wants_slices_in_their_order(tmp_path: Path) -> None:
     seen = []
 
     def network(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        seen.append(images)
+        seen.extend(images)
         return {"left_narrowing": torch.zeros(len(images), 2)}
 
     steps = torch.arange(5.0).view(1, 5, 1, 1).expand(1, *made.given.context.shape) / 4
     made.averaged(network, {"image": steps})  # type: ignore[arg-type]
     assert len(seen) == 27
-    assert all((each.diff(dim=1) > 0).all() for each in seen)
+    assert all((each.diff(dim=0) > 0).all() for each in seen)
 
 
 def test_second_readings_are_no_tasks_unless_they_are_named(tmp_path: Path) -> None:
