@@ -71,7 +71,6 @@ format: $(STAMP)
 lock: $(STAMP)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra mlflow --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-annotate --quiet --output-file requirements.lock $(ARGS)
 
-<<<<<<< HEAD
 # The peers that it compares with are installed for it alone.
 BENCH_STAMP := $(VENV)/.bench
 $(BENCH_STAMP): $(STAMP)
@@ -88,15 +87,6 @@ bench-gpu: $(STAMP)
 quality: $(STAMP)
 	$(BIN)/python tests/benchmarks/phantom_difficulty.py
 	$(BIN)/python tests/benchmarks/localisation.py
-=======
-# Each prints its figures; DATA=<knee-oa folder> adds real images where a benchmark takes them.
-bench: $(STAMP)
-	$(BIN)/python tests/benchmarks/ingest_rate.py $(if $(DATA),--data "$(DATA)")
-	$(BIN)/python tests/benchmarks/training_rate.py
-	$(BIN)/python tests/benchmarks/phantom_difficulty.py
-	$(BIN)/python tests/benchmarks/localisation.py
-	$(BIN)/python tests/benchmarks/svm_memory.py
->>>>>>> b-other
 	$(BIN)/python tests/benchmarks/small_lesions.py
 	$(BIN)/python tests/benchmarks/flags.py
 	$(BIN)/python tests/benchmarks/serving_chaos.py
