@@ -9,8 +9,8 @@ the same list, a grid, on the same stored pixels:
   share no work but the decoded shards. The peer is a bare PyTorch loop with the family's network, loss, augmentation,
   optimizer and schedule that judges the validation split after each epoch;
 - bags of visual words on pairs (pair_bovw): 3 descriptors × 4 vocabularies × 2 classifiers. Trials share
-  descriptors and vocabularies. The peer finds the same descriptors and fits the same classifiers; its k-means is scikit-learn's, on as
-  many descriptors and to the same tolerance, and each trial begins with the images, as scripts do.
+  descriptors and vocabularies. The peer finds the same descriptors and fits the same classifiers; its k-means is
+  scikit-learn's, on as many descriptors and to the same tolerance; each trial begins with the images, as scripts do.
 
 Ours also judges each trial by every figure, writes its ledger, checkpoints and at the end its page. Both start counting
 with Ray started and packages imported; what processes of trials take to start counts. Last, trials that do nothing or
