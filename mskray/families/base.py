@@ -14,6 +14,7 @@ from mskray.bundles import Fitted
 from mskray.cohorts import Cohort, Task
 from mskray.config import Section
 from mskray.errors import UserError, did_you_mean
+from mskray.imaging.regions import FitMode, fit_to_format
 from mskray.space import Space
 from mskray.training.run import Run, Trained
 
@@ -33,9 +34,26 @@ class Images:
     pixels: Sequence[np.ndarray]
     body_parts: Sequence[str] = ()
     studies: Sequence[str] | None = None
+    _canvases: dict[tuple[int, str, str], list[np.ndarray]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_canvases": {}}
+
+    def canvases(self, size: int, fit: FitMode, dtype: str) -> list[np.ndarray]:
+        """Return the radiographs as a cohort of this format stores them, (size, size) each; not to be written to.
+
+        They are made once and kept: most members of an ensemble have one format, and shrinking a large picture takes
+        longer than a small network's look at it.
+        """
+        key = size, fit, dtype
+        if key not in self._canvases:
+            self._canvases[key] = [fit_to_format(pixels, size, fit, dtype)[0] for pixels in self.pixels]
+        return self._canvases[key]
 
 
 @dataclass(frozen=True)

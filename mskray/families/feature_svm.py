@@ -30,7 +30,6 @@ from mskray.estimators.svm import BaggedSVM
 from mskray.families.base import Family, Images, Prediction, Predictor, register
 from mskray.families.feature_source import DataSection, NetworkSection, bundle_hash, check_bundle, feature_source
 from mskray.imaging.inputs import InputFormat
-from mskray.imaging.regions import fit_to_format
 from mskray.models.backbones import Backbone
 from mskray.space import Space, choice, grid, loguniform, uniform
 from mskray.training.feed import LOADER_CPUS, describe_split
@@ -67,13 +66,11 @@ class FeatureSvmPredictor:
 
     def __call__(self, images: Images) -> Prediction:
         """Return class probabilities; images go onto the cohort's canvas first, as in training."""
-        inputs = np.stack([self.input(self._canvas(pixels)) for pixels in images.pixels])
+        canvases = images.canvases(self.image["size"], self.image["fit"], self.image["dtype"])
+        inputs = np.stack([self.input(canvas) for canvas in canvases])
         found = features(self.network, inputs, self.batch_size, self.device)
         parts = images.body_parts or [""] * len(images)
         return Prediction(self.model.probabilities(found, parts).astype(np.float32), features=found)
-
-    def _canvas(self, pixels: np.ndarray) -> np.ndarray:
-        return fit_to_format(pixels, self.image["size"], self.image["fit"], self.image["dtype"])[0]
 
 
 @register

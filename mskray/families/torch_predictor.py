@@ -40,7 +40,8 @@ class TorchPredictor:
     @torch.inference_mode()
     def __call__(self, images: Images) -> Prediction:
         """Return what the network says of n radiographs."""
-        inputs = np.stack([self.prepare(pixels) for pixels in images.pixels])
+        canvases = images.canvases(self.image["size"], self.image["fit"], self.image["dtype"])
+        inputs = np.stack([self.recipe.config.data.input_format(canvas) for canvas in canvases])
         with self._watched() as seen:
             answer = self.recipe.answer(self.network, to_batch({"image": inputs}, self.device))
         return replace(self.prediction(answer), features=_of_whole(seen, len(images)))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,8 +18,8 @@ from mskray.serving.schemas.common import Doubt, MemberName, ModelName, Probabil
 from mskray.serving.schemas.models import CalibrationInfo, Described, EnsembleInfo, MemberInfo, Served
 from mskray.serving.schemas.studies import DecodedView, KeyArea, StudyResult, StudyVote
 
-_DARK = 0.15
-"""Share of the range that all but a hundredth of a dark image's pixels are below."""
+_DARK, _MOST = 0.15, 0.99
+"""Share of the range that so many of a dark image's pixels are below."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,22 @@ def _strangers(views: list[DecodedView], members: list[MemberInfo]) -> list[Doub
 
 
 def _dark(views: list[DecodedView]) -> list[Doubt]:
-    dark = [view.index for view in views if np.quantile(view.pixels, 0.99) < _DARK * np.iinfo(view.pixels.dtype).max]
+    dark = [view.index for view in views if is_dark(view.pixels)]
     message = "nearly black: was the exposure or the window right?"
     return [Doubt(code="too-dark", views=dark, message=message)] if dark else []
+
+
+def is_dark(pixels: np.ndarray) -> bool:
+    """Whether the 0.99 quantile of a picture, uint8 or uint16, is below `_DARK` of the range.
+
+    Pixels are counted, which takes a tenth of the time that the quantile does: 10 Mpx kept all others waiting for it.
+    """
+    limit = _DARK * np.iinfo(pixels.dtype).max
+    below = np.count_nonzero(pixels < pixels.dtype.type(math.ceil(limit)))
+    place = _MOST * (pixels.size - 1)
+    if abs(below - place) > 2:  # else the quantile lies between a dark pixel and a bright one
+        return bool(below > place)
+    return bool(np.quantile(pixels, _MOST) < limit)
 
 
 def _unlike(views: list[DecodedView], strange: np.ndarray) -> list[Doubt]:

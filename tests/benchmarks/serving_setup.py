@@ -9,8 +9,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,11 +64,12 @@ def spine_file(folder: Path) -> bytes:
     return metaimage(folder / "spine.mha", BlockSpine(("L3", "L4", "L5")).volume).read_bytes()
 
 
-def picture(seed: int, rows: int = 512, columns: int = 448) -> np.ndarray:
-    """Return (rows, columns) uint8 that compresses as a radiograph does: broad shades under a detector's noise."""
-    shades = cv2.resize(radiograph(seed), (columns, rows), interpolation=cv2.INTER_LINEAR)
-    noise = np.random.default_rng(seed).normal(0, 3, shades.shape)
-    return np.clip(shades + noise, 0, 255).astype(np.uint8)
+def picture(seed: int, rows: int = 512, columns: int = 448, dtype: type = np.uint8) -> np.ndarray:
+    """Return (rows, columns) that compress as a radiograph does: broad shades under a detector's noise."""
+    most = np.iinfo(dtype).max
+    shades = cv2.resize(radiograph(seed, dtype=dtype), (columns, rows), interpolation=cv2.INTER_LINEAR)
+    noise = np.random.default_rng(seed).normal(0, 3 * most / 255, shades.shape)
+    return np.clip(shades + noise, 0, most).astype(dtype)
 
 
 def png_request(pixels: np.ndarray) -> bytes:
@@ -167,12 +168,23 @@ class Server:
 @contextmanager
 def serving(arguments: Sequence[str], log: Path, haproxy: bool = False) -> Iterator[Server]:
     """Run `mskray serve` with these arguments until the block ends; what it says goes to `log`."""
+    environment = {"RAY_SERVE_ENABLE_HA_PROXY": str(int(haproxy)), TOKEN_VARIABLE: TOKEN}
+    port = free_port()
+    command = [sys.executable, "-m", "mskray.cli", "serve", *arguments, "--port", str(port)]
+    with running(command, port, log, environment) as server:
+        yield server
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {**os.environ, "RAY_SERVE_ENABLE_HA_PROXY": str(int(haproxy)), TOKEN_VARIABLE: TOKEN}
-    environment["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-m", "mskray.cli", "serve", *arguments, "--port", str(port)]
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def running(command: Sequence[str], port: int, log: Path, environment: Mapping[str, str]) -> Iterator[Server]:
+    """Run a server that answers /readyz when it is ready, until the block ends; what it says goes to `log`."""
+    environment = {**os.environ, **environment, "PYTHONPATH": str(ROOT)}
     with log.open("wb") as said:
         process = subprocess.Popen(
             command, stdout=said, stderr=subprocess.STDOUT, env=environment, cwd=log.parent, start_new_session=True
@@ -187,13 +199,15 @@ def serving(arguments: Sequence[str], log: Path, haproxy: bool = False) -> Itera
                 process.wait(_STOPS_S)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # what it left behind
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _wait_until_ready(server: Server, log: Path) -> None:
     deadline = time.monotonic() + _STARTS_S
     while True:
         if server.process.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"mskray serve did not start:\n{log.read_text(errors='replace')[-2000:]}")
+            raise SystemExit(f"the server did not start:\n{log.read_text(errors='replace')[-2000:]}")
         try:
             with urllib.request.urlopen(f"{server.url}/readyz", timeout=5):
                 return

@@ -1,0 +1,299 @@
+"""Requests/s, p50 and p99 of a served ensemble at 1, 8 and 64 clients, with images of 0.1 to 20 MB, over HTTP.
+
+    python tests/benchmarks/bench_serve.py
+
+Three small networks at 224 px vote on one radiograph a request: 8-bit PNGs of 0.1 and 1 MB, 16-bit DICOM files without
+compression of 5 and 20 MB. Every subject decodes by mskray's decoder, predicts by mskray's predictors with random
+weights and takes the mean; that their answers are the same within 1e-5 is checked before anything is timed.
+
+- ours: `mskray serve` behind HAProxy, as where it answers to other machines, with its own defaults;
+- LitServe: one worker with as many threads for the networks, batching what waits as it does best (tried at the start);
+- LitServe, all cores: with workers and threads on all of the machine's cores, the best of what was tried; told beside;
+- the bare models: a loop over the same bytes in one process, without HTTP, with as many threads and in the best size
+  of batch, of those that so many clients allow: the limit;
+- the bare models, all cores: with as many threads as cores; told beside.
+
+Each runs alone: servers are started anew in every round. Clients keep their connections and ask again when answered;
+they run on the same machine, their share of a core is told. A window ends after two seconds with the last answers;
+p50 and p99 are of the requests of a round's window.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure import Case, Found, Growth, Reach, alternate, apart, main, tell
+from serving_setup import (
+    Server,
+    Wire,
+    encoded,
+    free_port,
+    http_request,
+    make_ensemble,
+    multipart,
+    picture,
+    running,
+    serving,
+)
+
+OURS, PEER, PEER_ALL = "mskray serve", "LitServe", "LitServe, all cores"
+LIMIT, LIMIT_ALL = "bare models", "bare models, all cores"
+CLIENTS = (1, 8, 64)
+# Name → kind of file, rows, columns, how many there are.
+FILES = {
+    "PNG of 0.1 MB": ("png", 480, 400, 16),
+    "PNG of 1 MB": ("png", 1440, 1300, 8),
+    "DICOM of 5 MB": ("dcm", 1650, 1520, 4),
+    "DICOM of 20 MB": ("dcm", 3300, 3030, 2),
+}
+CORES = len(os.sched_getaffinity(0))
+THREADS = min(4, max(1, CORES - 1))
+"""What `mskray serve` gives the networks."""
+BATCHES = (1, 4, 16)
+CLOSE = 1e-5
+ANSWERED = 200
+TRIED = [{"batch": batch, "wait_ms": wait} for batch, wait in ((1, 0.0), (8, 5.0), (32, 20.0))]
+
+Cell = tuple[str, int]
+"""A kind of file and a number of clients."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: which of `FILES`, with how many clients, for how many seconds each."""
+
+    folder: Path
+    uri: str
+    files: Sequence[str]
+    clients: Sequence[int]
+    seconds: float
+
+
+def cases(options: argparse.Namespace) -> Iterator[Found]:
+    files = [name for name in FILES if options.only in name]
+    with tempfile.TemporaryDirectory() as name:
+        uri = apart(__file__, "prepare", folder=name)
+        small = options.small
+        plan = Plan(
+            Path(name), uri, files[::3] if small else files, CLIENTS[:2] if small else CLIENTS, 1 if small else 2
+        )
+        yield from measured(plan, options)
+
+
+def measured(plan: Plan, options: argparse.Namespace) -> Iterator[Found]:
+    tried = TRIED[1:2] if options.small else TRIED
+    chosen = {PEER: best_setting(plan, [{"workers": 1, "threads": THREADS, **each} for each in tried])}
+    if CORES > THREADS:
+        spread = [{"workers": 1, "threads": CORES}, {"workers": CORES // THREADS, "threads": THREADS}]
+        chosen[PEER_ALL] = best_setting(plan, [{**chosen[PEER], **each} for each in spread[options.small :]])
+    found: dict[tuple[Cell, str], dict[str, list[float]]] = {}
+    notes: dict[str, str] = {name: f"{name}: {json.dumps(setting)}." for name, setting in chosen.items()}
+
+    def keep(name: str, values: dict[tuple[Cell, str], float]) -> float:
+        for key, value in values.items():
+            found.setdefault(key, {}).setdefault(name, []).append(value)
+        return statistics.geometric_mean(value for (_, figure), value in values.items() if figure == "requests/s")
+
+    def bare(name: str, threads: int) -> float:
+        given = {"folder": str(plan.folder), "uri": plan.uri, "files": plan.files, "clients": plan.clients}
+        rows, told = apart(__file__, "loop", **given, seconds=plan.seconds, threads=threads)
+        notes[name] = f"{name}: {threads} threads, best batches {told}."
+        return keep(name, {((file, clients), figure): value for file, clients, figure, value in rows})
+
+    subjects: dict[str, Callable[[], float]] = {
+        OURS: lambda: keep(OURS, over_http(plan, our_server(plan), notes)),
+        LIMIT: partial(bare, LIMIT, THREADS),
+        **{
+            name: partial(lambda name: keep(name, over_http(plan, litserve(plan, chosen[name]))), name)
+            for name in chosen
+        },
+    }
+    if CORES > THREADS:
+        subjects[LIMIT_ALL] = partial(bare, LIMIT_ALL, CORES)
+    alternate(subjects, options.rounds)
+    for file, clients in itertools.product(plan.files, plan.clients):
+        for figure, unit in (("requests/s", "requests/s"), ("p50", "ms"), ("p99", "ms")):
+            runs = found[(file, clients), figure]
+            if clients > 1 and figure != "requests/s":  # a loop has nobody who waits
+                runs = {name: values for name, values in runs.items() if name not in (LIMIT, LIMIT_ALL)}
+            reach = [Reach(PEER, 1.0)]
+            if clients > 1 and figure == "requests/s":
+                reach.append(Reach(LIMIT, 0.85))
+            yield Case(f"{file}, {_clients(clients)}, {figure}", unit, OURS, runs, reach, list(notes.values()))
+    for file in plan.files:
+        points = {
+            name: [
+                (float(clients), 1000 / statistics.median(found[(file, clients), "requests/s"][name]))
+                for clients in plan.clients
+            ]
+            for name in (OURS, *chosen)
+        }
+        yield Growth(f"{file}, a thousand requests over clients", "clients", "s", points, steady=True)
+
+
+def _clients(count: int) -> str:
+    return "1 client" if count == 1 else f"{count} clients"
+
+
+def prepare(folder: str) -> str:
+    """Write the files, the ensemble and what it says of each file, alone in its batch; return the ensemble."""
+    from serving_samples import dicom
+
+    from mskray.ensemble import load
+    from mskray.families import Images
+    from mskray.imaging.decode import decode
+
+    place = Path(folder)
+    uri = make_ensemble(place)
+    voter, known = load(uri), {}
+    for name, (kind, rows, columns, count) in FILES.items():
+        (place / name).mkdir()
+        for seed in range(count):
+            if kind == "png":
+                content = encoded(picture(seed, rows, columns), "PNG")
+            else:
+                content = dicom(picture(seed, rows, columns, np.uint16))
+            (place / name / f"{seed:03d}.{kind}").write_bytes(content)
+            known[f"{name}/{seed}"] = voter(Images([decode(content).pixels])).probabilities[0].tolist()
+    (place / "known.json").write_text(json.dumps(known))
+    return uri
+
+
+def best_setting(plan: Plan, settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """LitServe's setting that answers most small images of eight clients."""
+    if len(settings) == 1:
+        return settings[0]
+    rates = []
+    for setting in settings:
+        few = Plan(plan.folder, plan.uri, plan.files[:1], (8,), 2 * plan.seconds)
+        values = over_http(few, litserve(plan, setting))
+        rates.append(values[(plan.files[0], 8), "requests/s"])
+        tell(f"LitServe {setting}: {rates[-1]:.1f} requests/s")
+    return settings[int(np.argmax(rates))]
+
+
+def our_server(plan: Plan) -> AbstractContextManager[Server]:
+    return serving([plan.uri], plan.folder / "serve.log", haproxy=True)
+
+
+def litserve(plan: Plan, setting: dict[str, Any]) -> AbstractContextManager[Server]:
+    port = free_port()
+    command = [sys.executable, str(Path(__file__).with_name("serving_litserve.py")), plan.uri, str(port)]
+    return running([*command, json.dumps(setting)], port, plan.folder / "litserve.log", {})
+
+
+def over_http(
+    plan: Plan, starts: AbstractContextManager[Server], notes: dict[str, str] | None = None
+) -> dict[tuple[Cell, str], float]:
+    """Start a server, check its answers, then measure all files and numbers of clients."""
+    found: dict[tuple[Cell, str], float] = {}
+    shares = []
+    with starts as server:
+        for file in plan.files:
+            paths = sorted((plan.folder / file).iterdir())
+            requests = [http_request(*multipart([("views", (path.name, path.read_bytes()))])) for path in paths]
+            asyncio.run(check(server, requests, file, plan.folder))
+            for clients in plan.clients:
+                began, cpu = time.perf_counter(), time.process_time()
+                rate, waits = asyncio.run(load_for(server, requests, clients, plan.seconds))
+                shares.append((time.process_time() - cpu) / (time.perf_counter() - began))
+                found |= _figures((file, clients), rate, waits)
+    if notes is not None:
+        notes["client"] = f"The load took up to {max(shares):.0%} of a core."
+    return found
+
+
+async def check(server: Server, requests: Sequence[bytes], file: str, folder: Path) -> None:
+    """Ask for each file once, alone. Raises RuntimeError where an answer is not that of the models."""
+    known, wire = json.loads((folder / "known.json").read_text()), Wire(server.port)
+    for place, request in enumerate(requests):
+        answer = await wire.ask(request)
+        if answer.status != ANSWERED:
+            raise RuntimeError(f"{file}: answered {answer.status}: {answer.body[:300]!r}")
+        said = list(json.loads(answer.body)["study"]["probabilities"].values())
+        if not np.allclose(said, known[f"{file}/{place}"], rtol=0, atol=CLOSE):
+            raise RuntimeError(f"{file}, {place}: the server says {said}, the models {known[f'{file}/{place}']}")
+    wire.close()
+
+
+async def load_for(
+    server: Server, requests: Sequence[bytes], clients: int, seconds: float
+) -> tuple[float, list[float]]:
+    """Ask with so many clients until the time is over, each once at least: requests/s, and seconds of each."""
+    following, waits = itertools.cycle(requests), []
+    end = time.perf_counter() + seconds
+
+    async def ask() -> None:
+        wire = Wire(server.port)
+        while True:
+            began = time.perf_counter()
+            answer = await wire.ask(next(following))
+            if answer.status != ANSWERED:
+                raise RuntimeError(f"answered {answer.status}: {answer.body[:300]!r}")
+            waits.append(time.perf_counter() - began)
+            if time.perf_counter() >= end:
+                break
+        wire.close()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(ask() for _ in range(clients)))
+    return len(waits) / (time.perf_counter() - began), waits
+
+
+def loop(
+    folder: str, uri: str, files: Sequence[str], clients: Sequence[int], seconds: float, threads: int
+) -> tuple[list[tuple[str, int, str, float]], str]:
+    """The bare models: rows of (file, clients, figure, value), and the best sizes of batches."""
+    import torch
+
+    from mskray.ensemble import load
+    from mskray.families import Images
+    from mskray.imaging.decode import decode
+
+    torch.set_num_threads(threads)
+    voter = load(uri)
+    rows: list[tuple[str, int, str, float]] = []
+    told = []
+    for file in files:
+        contents = [path.read_bytes() for path in sorted(Path(folder, file).iterdir())]
+        timed: dict[int, tuple[float, list[float]]] = {}
+        following = itertools.cycle(contents)
+        for size in BATCHES:
+            if size > max(clients):
+                continue
+            waits: list[float] = []
+            began = time.perf_counter()
+            while not waits or time.perf_counter() < began + seconds / 2:
+                started = time.perf_counter()
+                voter(Images([decode(next(following)).pixels for _ in range(size)]))
+                waits += [time.perf_counter() - started] * size
+            timed[size] = len(waits) / (time.perf_counter() - began), waits
+        for count in clients:
+            best = max((size for size in timed if size <= count), key=lambda size: timed[size][0])
+            rows += [
+                (file, count, figure, value) for (_, figure), value in _figures((file, count), *timed[best]).items()
+            ]
+        told.append(str(best))
+    return rows, ", ".join(told)
+
+
+def _figures(cell: Cell, rate: float, waits: Sequence[float]) -> dict[tuple[Cell, str], float]:
+    half, most = (1000 * float(np.percentile(waits, each)) for each in (50, 99))
+    return {(cell, "requests/s"): rate, (cell, "p50"): half, (cell, "p99"): most}
+
+
+if __name__ == "__main__":
+    main(cases, prepare, loop)
