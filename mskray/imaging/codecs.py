@@ -102,7 +102,7 @@ def jpeg_header(data: bytes) -> StreamHeader:
     if frame is None:
         raise DecodeError("corrupt JPEG: no frame header")
     # Entropy-coded data never holds FF D9, and zeros in place of a lost tail do not either.
-    if data.find(b"\xff\xd9", position) < 0:
+    if data.rfind(b"\xff\xd9", position) < 0:
         raise DecodeError("truncated JPEG")
     return StreamHeader(*frame, position)
 
