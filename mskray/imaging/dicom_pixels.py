@@ -20,7 +20,7 @@ from pydicom.uid import UID, RLELossless
 
 from mskray.imaging import codecs
 from mskray.imaging.decoded import DecodeError
-from mskray.imaging.intensity import full_range, look_up, luminance, window
+from mskray.imaging.intensity import full_range, look_up, luminance, through_table, window
 
 _RESCALE = (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
 
@@ -50,7 +50,7 @@ def read_pixels(header: Dataset, syntax: UID, shape: Shape) -> tuple[np.ndarray,
             raise DecodeError(f"DICOM photometric interpretation {photometric} is not supported")
         pixels = _grey_of_rgb(stored, shape.bits_stored, dtype)
     elif photometric == "PALETTE COLOR":
-        pixels = _palette_levels(header, stored.dtype, dtype)[stored.view(_unsigned(stored))]
+        pixels = through_table(stored.view(_unsigned(stored)), _palette_levels(header, stored.dtype, dtype))
     elif photometric in ("MONOCHROME1", "MONOCHROME2"):
         pixels, voi = _monochrome(header, stored, photometric == "MONOCHROME1", dtype)
     else:
@@ -75,8 +75,8 @@ def read_values(header: Dataset, syntax: UID, shape: Shape) -> np.ndarray:
         values = transforms.modality(frame)
         if photometric == "MONOCHROME1":  # as if the stored values had been counted from the other end
             values = values[bottom] + values[top] - values
-        pixels[frame] = values[raw]
-        outside = padding[raw]
+        pixels[frame] = through_table(raw, values.astype(np.float32))
+        outside = padding[raw] if padding.any() else padding
         if outside.any() and not outside.all():
             pixels[frame][outside] = pixels[frame][~outside].min()
     if not np.isfinite(pixels).all():
@@ -157,7 +157,7 @@ def _grey_of_rgb(stored: np.ndarray, bits: int, dtype: type) -> np.ndarray:
     grey = np.stack([cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in stored])
     if bits == 8 * grey.dtype.itemsize:
         return grey
-    return full_range(np.arange(1 << (8 * grey.dtype.itemsize)) / ((1 << bits) - 1), dtype)[grey]
+    return through_table(grey, full_range(np.arange(1 << (8 * grey.dtype.itemsize)) / ((1 << bits) - 1), dtype))
 
 
 def _palette_levels(header: Dataset, stored: np.dtype, dtype: type) -> np.ndarray:
@@ -212,7 +212,7 @@ def _monochrome(header: Dataset, stored: np.ndarray, inverted: bool, dtype: type
         table = full_range(1 - levels if inverted else levels, dtype)
         # After the inversion: padding is no part of the patient and stays black whatever the interpretation.
         table[padding] = 0
-        pixels[frame] = table[frame_raw]
+        pixels[frame] = through_table(frame_raw, table)
     return pixels, voi
 
 
@@ -220,9 +220,8 @@ def _extent(raw: np.ndarray, transforms: "_Transforms", counted: np.ndarray) -> 
     """The smallest and largest modality value that occurs in any frame among those `counted`."""
     lows, highs = [], []
     for frame, frame_raw in enumerate(raw):
-        occurs = np.zeros(counted.shape, bool)
-        occurs[frame_raw.ravel()] = True
-        values = transforms.modality(frame)[occurs & counted]
+        count = cv2.calcHist([frame_raw], [0], None, counted.shape, [0, len(counted)]).ravel()
+        values = transforms.modality(frame)[(count > 0) & counted]
         if values.size:
             lows.append(float(values.min()))
             highs.append(float(values.max()))

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.pixels import apply_windowing
 
-from mskray.imaging.intensity import full_range, look_up, luminance, rescale_percentile, to_dtype, to_uint8, window
+from mskray.imaging.intensity import (
+    full_range,
+    look_up,
+    luminance,
+    rescale_percentile,
+    through_table,
+    to_dtype,
+    to_uint8,
+    window,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +31,19 @@ def test_to_uint8(pixels: np.ndarray, expected: object) -> None:
     result = to_uint8(pixels)
     assert result.dtype == np.uint8
     assert np.array_equal(result, expected)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 5), (7,), (5, 7), (3, 5, 700), (2, 3, 5, 7)])
+@pytest.mark.parametrize("entry", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("source", [np.uint8, np.uint16])
+def test_through_table_is_indexing(source: type, entry: type, shape: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    table = random.integers(0, 256, np.iinfo(source).max + 1).astype(entry)
+    pixels = random.integers(0, len(table), shape).astype(source)
+    for each in (pixels, pixels[..., ::2] if pixels.ndim else pixels):
+        found = through_table(each, table)
+        assert found.dtype == entry
+        assert np.array_equal(found, table[each])
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32, np.uint32])
