@@ -1,8 +1,8 @@
 """DICOM pixel data to display levels: PS3.3's grey-scale pipeline (C.7.6.3, C.11.1, C.11.2) as table look-ups.
 
 Every step from stored value to display level (modality LUT or rescale, VOI LUT or window, inversion) acts on single
-values of at most 16 bits. So the pipeline runs once over the 65,536 possible values, and pixels are looked up in its
-result: a 12-megapixel film costs one indexing instead of five passes in float64.
+values of at most 16 bits. So the pipeline runs once over the values that its bits allow, and pixels are looked up in
+its result: a 12-megapixel film costs one look-up instead of five passes in float64.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ def read_pixels(header: Dataset, syntax: UID, shape: Shape) -> tuple[np.ndarray,
     elif photometric == "PALETTE COLOR":
         pixels = through_table(stored.view(_unsigned(stored)), _palette_levels(header, stored.dtype, dtype))
     elif photometric in ("MONOCHROME1", "MONOCHROME2"):
-        pixels, voi = _monochrome(header, stored, photometric == "MONOCHROME1", dtype)
+        pixels, voi = _monochrome(header, stored, photometric == "MONOCHROME1", dtype, shape.bits_stored)
     else:
         raise DecodeError(f"DICOM photometric interpretation {photometric or '(none)'} is not supported")
     return pixels[0] if shape.frames == 1 else pixels, shape.bits_stored, voi
@@ -67,7 +67,8 @@ def read_values(header: Dataset, syntax: UID, shape: Shape) -> np.ndarray:
     stored, photometric = _stored(header, syntax, shape)
     if stored.ndim == 4 or photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise DecodeError(f"DICOM photometric interpretation {photometric or '(none)'}: a slice has grey levels")
-    transforms, padding = _Transforms(header, stored.dtype), _padding(header, stored.dtype)
+    every = _every_value(stored.dtype)
+    transforms, padding = _Transforms(header, every), _padding(header, every)
     half = 1 << (shape.bits_stored - 1)
     bottom, top = (-half, half - 1) if stored.dtype.kind == "i" else (0, 2 * half - 1)
     pixels: np.ndarray = np.empty(stored.shape, np.float32)
@@ -195,11 +196,15 @@ def _table(header: Dataset, item: Dataset, prefix: str = "LUT") -> tuple[int, np
     return first, entries.astype(np.float64), depth
 
 
-def _monochrome(header: Dataset, stored: np.ndarray, inverted: bool, dtype: type) -> tuple[np.ndarray, str]:
+def _monochrome(header: Dataset, stored: np.ndarray, inverted: bool, dtype: type, bits: int) -> tuple[np.ndarray, str]:
     """Stored values → display levels, frame by frame where frames have their own transforms; and the VOI's name."""
     raw = stored.view(_unsigned(stored))
-    transforms = _Transforms(header, stored.dtype)
-    padding = _padding(header, stored.dtype)
+    every = _every_value(stored.dtype)
+    # Negative ones have the highest bits. Pixels may hold more than the header says.
+    possible = len(every) if stored.dtype.kind == "i" else max(1 << bits, int(raw.max()) + 1)
+    transforms = _Transforms(header, every[:possible])
+    padding = _padding(header, every[:possible])
+    table: np.ndarray = np.zeros(len(every), dtype)
     pixels: np.ndarray = np.empty(raw.shape, dtype)
     extent: tuple[float, float] | None = None
     for frame, frame_raw in enumerate(raw):
@@ -209,9 +214,9 @@ def _monochrome(header: Dataset, stored: np.ndarray, inverted: bool, dtype: type
             # Of the whole volume, so that its frames stay comparable.
             extent = extent or _extent(raw, transforms, ~padding)
             levels = (values - extent[0]) / max(extent[1] - extent[0], 1e-9)
-        table = full_range(1 - levels if inverted else levels, dtype)
+        table[:possible] = full_range(1 - levels if inverted else levels, dtype)
         # After the inversion: padding is no part of the patient and stays black whatever the interpretation.
-        table[padding] = 0
+        table[:possible][padding] = 0
         pixels[frame] = through_table(frame_raw, table)
     return pixels, voi
 
@@ -228,9 +233,8 @@ def _extent(raw: np.ndarray, transforms: "_Transforms", counted: np.ndarray) -> 
     return (min(lows), max(highs)) if lows else (0.0, 0.0)
 
 
-def _padding(header: Dataset, dtype: np.dtype) -> np.ndarray:
-    """Which of all stored values mark pixels outside the picture (PS3.3 C.7.5.1.1.2)."""
-    values = _every_value(dtype)
+def _padding(header: Dataset, values: np.ndarray) -> np.ndarray:
+    """Which stored values mark pixels outside the picture (PS3.3 C.7.5.1.1.2)."""
     limits = [header.get(keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     bounds = [int(limit) for limit in limits if isinstance(limit, int | float)]
     if not bounds:
@@ -241,11 +245,11 @@ def _padding(header: Dataset, dtype: np.dtype) -> np.ndarray:
 
 
 class _Transforms:
-    """The modality and VOI transforms of each frame, over every possible stored value."""
+    """The modality and VOI transforms of each frame, over the stored values that there may be."""
 
-    def __init__(self, header: Dataset, dtype: np.dtype) -> None:
+    def __init__(self, header: Dataset, values: np.ndarray) -> None:
         self._header = header
-        self._stored = _every_value(dtype).astype(np.float64)
+        self._stored = values.astype(np.float64)
         self._modality: tuple[Dataset, np.ndarray] | None = None
 
     def modality(self, frame: int) -> np.ndarray:

@@ -50,6 +50,11 @@ def test_look_up_tables(keyword: str, expected: np.ndarray, packed: bool) -> Non
     assert image.metadata["voi"] == ("lut" if keyword == "VOILUTSequence" else "none")
 
 
+def test_a_table_that_begins_below_zero_and_is_written_as_unsigned() -> None:
+    image = decode(with_table(STORED, "VOILUTSequence", 65_536 - 200, CURVE, 10, packed=True))
+    assert np.array_equal(image.pixels, full_range(look_up(VALUES, -200, np.array(CURVE)) / 1023, np.uint16))
+
+
 GREY_LEVELS = [
     ({}, VALUES / 4095, "none"),
     ({"PhotometricInterpretation": "MONOCHROME1"}, 1 - VALUES / 4095, "none"),
