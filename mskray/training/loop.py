@@ -7,7 +7,6 @@ run that was cut off goes on at the very step, on as many workers as there are, 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,41 +15,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mskray.errors import UserError
+from mskray.training.assignment import Assignment
 from mskray.training.checkpoint import Learner, Position
-from mskray.training.feed import Shards, Split, feed
+from mskray.training.feed import Shards, feed
 from mskray.training.lanes import buffers_kept, dealt, share, step_seed
 from mskray.training.plan import Plan, Rows, segment
 from mskray.training.precision import autocast_dtype
-from mskray.training.recipe import Recipe, to_batch
-from mskray.training.run import Part
+from mskray.training.recipe import to_batch
 from mskray.training.schedules import Schedule, make_optimizer
 from mskray.training.seen import Seen
 from mskray.training.session import Session
 from mskray.training.stopwatch import Exchange, Stopwatch
 from mskray.training.validation import HIGHER_IS_BETTER, named
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """All that a worker needs, small enough to travel.
-
-    Args:
-        initial_weights: refers to the network's whole state.
-        lanes: `resources.workers`, whatever the number of workers is at a time.
-    """
-
-    recipe: Recipe
-    train: Split
-    validation: Split
-    train_shards: tuple[Any, ...]
-    validation_shards: tuple[Any, ...]
-    class_weights: tuple[float, ...] | None
-    initial_weights: Any
-    say: Callable[[dict[str, Any]], None]
-    held_back: bool = True
-    part: Part | None = None
-    cpus: float | None = None
-    lanes: int = 1
 
 
 class Diverged(UserError):
@@ -89,8 +65,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(session.device.type, enabled=self.autocast_dtype == torch.float16)
         weights = work.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights, device=session.device)
-        self.train_shards = Shards(work.train, work.train_shards)
-        self.validation_shards = Shards(work.validation, work.validation_shards)
+        self.train_shards = Shards(session.readers, work.train, work.train_shards)
+        self.validation_shards = Shards(session.readers, work.validation, work.validation_shards)
         self.position = Position()
         # Summed on the device, lane by lane: reading it each step would make a GPU wait for the host.
         self.losses = torch.zeros(len(self.lanes), dtype=torch.float64, device=session.device)
