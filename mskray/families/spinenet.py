@@ -47,6 +47,7 @@ class SpineNetRecipe(Recipe):
     config: SpineNetConfig
     given: StackInput
     tasks: tuple[Task, ...]
+    compiles: ClassVar[bool] = True
 
     def build(self) -> SpineNet:
         network = self.config.network

@@ -16,6 +16,7 @@ class Assignment:
     Args:
         train_shards, validation_shards: handles of the readers for every shard; empty where shards are streamed.
         cpus: that are reserved for it; None where the training has its nodes for itself.
+        compile: as `resources.compile`.
         lanes: `resources.workers`, whatever the number of workers is at a time.
     """
 
@@ -29,4 +30,5 @@ class Assignment:
     held_back: bool = True
     part: Part | None = None
     cpus: float | None = None
+    compile: str = "off"
     lanes: int = 1

@@ -44,6 +44,10 @@ def fit(
     """
     resources, driver = run.resources, driver_of(run)
     driver.check(resources)
+    if resources.compile != "off" and not recipe.compiles:
+        raise UserError(
+            f"resources.compile = {resources.compile}: not for the network of a {type(recipe).__name__}; set it to off"
+        )
     tasks = recipe.tasks or (run.task,)
     train, labels = _checked_split(cohort, "train", tasks, samples, recipe)
     validation, _ = _checked_split(cohort, "validation", tasks, samples, recipe)
@@ -75,6 +79,7 @@ def fit(
                 held_back=run.held_back,
                 part=run.part,
                 cpus=None if run.shared is None else resources.cpus_per_worker,
+                compile=resources.compile,
                 lanes=resources.workers,
             )
             return _trained(driver, work, weights, _counts(recipe, tasks, labels), run)

@@ -35,6 +35,9 @@ class Resources(Section):
     cpus_per_worker: float = setting(
         1.0, "CPUs reserved for each worker; in a search also its threads", unit="CPUs", ge=0.1, le=256
     )
+    compile: Literal["off", "on", "graphs"] = setting(
+        "off", "have torch compile the network, minutes once for faster steps on a GPU; graphs: as CUDA graphs, too"
+    )
     placement: Literal["pack", "spread"] = setting(
         "pack", "workers of one training on as few nodes as hold them, or on as many as there are"
     )

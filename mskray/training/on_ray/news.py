@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.queue import Queue
+from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mskray.training.news import heard
@@ -30,6 +30,8 @@ class _Events:
     def get(self, *, timeout: float) -> dict[str, Any]:
         try:
             event: dict[str, Any] = self._queue.get(timeout=timeout)
+        except Empty:  # comes from the actor, and so is a RayError, too
+            raise
         except (RayError, AttributeError) as error:  # the cluster is gone; or the queue was shut down, and has no actor
             raise EOFError from error
         return event
