@@ -5,6 +5,7 @@
 #                      (needs root; ARGS="-m 'not long'" for a short look)
 # make system          the Debian packages that some tests use
 # make lint            ruff, mypy, import-linter                 make bench    ratios against peers (tests/benchmarks)
+# make bench-gpu       images/s on one GPU against the bare step, in training and inference
 # make fuzz            damaged requests against the server (COUNT=20000 in all, more than that of files)
 # make infra-check     the files of infra/ against schemas and rules: images, compose, Kubernetes, AWS, monitoring
 # make audit           known holes in the locked packages, risky patterns in our code
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SYSTEM_PACKAGES := iproute2 faketime chromium dcmtk dicom3tools orthanc orthanc-dicomweb prometheus docker-compose
 
-.PHONY: page demo test test-all test-fast test-cluster lint format lock system install bench fuzz clean
+.PHONY: page demo test test-all test-fast test-cluster lint format lock system install bench bench-gpu fuzz clean
 
 install: $(STAMP)
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory page || echo "The server works without its page: make page says why it is not built." >&2; fi
@@ -86,6 +87,11 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/serving_memory.py
 
 # Prints the answers by route and class of status.
+# On one GPU, without Ray: images/s against the bare step. ARGS="--only resnet50 --compile on"
+bench-gpu: $(STAMP)
+	@mkdir -p build
+	$(BIN)/python tests/benchmarks/bench_gpu.py --json build/bench-gpu.json $(ARGS)
+
 COUNT ?= 20000
 fuzz: $(STAMP)
 	MSKRAY_FUZZ=$(COUNT) $(BIN)/python -m pytest tests/fuzz $(ARGS)

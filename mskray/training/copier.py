@@ -42,6 +42,11 @@ class Copier:
         if before is not None:
             yield self._arrived(*before)
 
+    def wait(self) -> None:
+        """Wait until all that was begun on the device has ended, copies from it included."""
+        if self._stream is not None:
+            torch.cuda.synchronize(self._device)
+
     def _sent(self, arrays: Arrays, stream: torch.cuda.Stream) -> tuple[Tensors, torch.cuda.Event]:
         """Begin to copy; the event passes when all has come."""
         # The allocator of page-locked memory gives it to nobody else before the copy has ended.

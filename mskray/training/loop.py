@@ -187,7 +187,7 @@ class Trainer:
         self._check_finite(losses)
         # Each rank's BatchNorm has seen its own batches; those of rank 0 are saved, so they are what is validated.
         self.session.share(self.network.buffers())
-        figures = self._validate()
+        figures = self.validate()
         sign = 1.0 if HIGHER_IS_BETTER[loop.metric] else -1.0
         score = sign * figures[f"val_{loop.metric}"]
         if position.best is None or score > position.best:
@@ -218,18 +218,21 @@ class Trainer:
         self.seen = Seen()
 
     @torch.inference_mode()
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Validation figures over every row, each seen once, split over the lanes."""
         self.network.eval()
         split, batch = self.work.validation, self.config.data.batch_size
         mine = [segment(list(enumerate(split.counts)), lane, self.work.lanes) for lane in self.lanes]
         parts = ((start, rows[start : start + batch]) for rows in mine for start in range(0, len(rows), batch))
-        seen: list[tuple[np.ndarray, np.ndarray]] = []
+        seen: list[tuple[Tensor, np.ndarray]] = []
         for _, arrays, tensors in self.copied(feed(self.validation_shards, parts, ahead=self._ahead())):
             with self._autocast():
                 answer = self.recipe.answer(self.network, scaled(tensors))
-            seen.append((self.recipe.judged(answer).float().cpu().numpy(), arrays["label"]))
-        everything = [batch for rank in self.session.gather(seen) for batch in rank]
+            # From a GPU without waiting: it goes on with the next batch.
+            seen.append((self.recipe.judged(answer).float().to("cpu", non_blocking=True), arrays["label"]))
+        self.copied.wait()
+        here = [(said.numpy(), labels) for said, labels in seen]
+        everything = [batch for rank in self.session.gather(here) for batch in rank]
         judged, labels = (np.concatenate(each) for each in zip(*everything, strict=True))
         assert len(labels) == split.rows, "validation must see every row exactly once"
         self._check_finite(judged)
