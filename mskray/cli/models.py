@@ -36,6 +36,10 @@ def train(
     from mskray.config import apply_overrides, read_yaml
 
     data = apply_overrides(read_yaml(config), overrides or [])
+    if local:
+        from mskray.training.local import keep_memory
+
+        keep_memory()
     if add:
         given = data.get("add", [])
         data["add"] = [*(given if isinstance(given, list) else [given]), *add]

@@ -52,7 +52,6 @@ class Local:
             yield queue.put
 
     def train(self, work: Assignment, weights: dict[str, Tensor], run: Run) -> list[dict[str, Any]]:
-        keep_memory()
         session = Session(run.location.join(run.name), work.say, self.readers, device())
         try:
             trainer = Trainer(work, weights, session)
@@ -87,7 +86,7 @@ def device() -> torch.device:
 
 
 def keep_memory() -> None:
-    """Have glibc keep the memory of large tensors.
+    """Have glibc keep the memory of large tensors, for the whole process: the command does so, whose process it is.
 
     Left to itself it gives it back to the kernel and faults it in again: on the CPU nearly half the time of a step.
     """

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from small_run import Trained, run, small_job
 from stack_cohort import write_cohort
 
@@ -59,7 +60,13 @@ def figures(bundle: Bundle) -> list[dict[str, Any]]:
 def test_one_process_and_one_worker_of_ray_learn_the_same(
     phantom_cohort: Cohort, trained: Trained, tmp_path: Path
 ) -> None:
-    here = run(small_job(phantom_cohort, locate(tmp_path / "bundle")), local=True)
+    """With as many threads as the worker has: others add in another order, and figures of ranks jump at ties."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    try:
+        here = run(small_job(phantom_cohort, locate(tmp_path / "bundle")), local=True)
+    finally:
+        torch.set_num_threads(threads)
     assert here.fingerprint == trained.bundle.fingerprint, "the one must be able to go on where the other was"
     assert len(here.history) == len(trained.bundle.history)
     for one, other in zip(figures(here), figures(trained.bundle), strict=True):
