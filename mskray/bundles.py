@@ -18,10 +18,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load, save
@@ -184,12 +184,7 @@ def save_bundle(fitted: Fitted, location: Location, fingerprint: str) -> Bundle:
         **{key: value for key, value in vars(fitted).items() if key not in _NOT_DESCRIBED},
         fingerprint=fingerprint,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        versions={
-            "mskray": mskray.__version__,
-            "python": platform.python_version(),
-            "ray": ray.__version__,
-            "torch": torch.__version__,
-        },
+        versions=_versions(),
         files={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     )
     location.join(CARD).write_bytes(card(bundle).encode())
@@ -228,6 +223,14 @@ def foundations(sections: Mapping[str, Any]) -> Iterator[tuple[str, str, Bundle]
                 bundle = read_description(str(uri))
                 yield f"{name}.bundle", str(uri), bundle
                 yield from foundations(bundle.config)
+
+
+def _versions() -> dict[str, str]:
+    """Of what made a bundle; Ray's where it is installed."""
+    found = {"mskray": mskray.__version__, "python": platform.python_version(), "torch": str(torch.__version__)}
+    with suppress(PackageNotFoundError):
+        found["ray"] = version("ray")
+    return dict(sorted(found.items()))
 
 
 def load_bundle(uri: str | Location) -> tuple[Bundle, Fitted]:

@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from mskray.imaging.inputs import InputFormat
-from mskray.training import feed
+from mskray.training.assignment import Assignment
 from mskray.training.config import TorchConfig
 from mskray.training.feed import Split
 from mskray.training.group import Group
-from mskray.training.loop import Assignment, Trainer
+from mskray.training.loop import Trainer
 from mskray.training.recipe import Answer, Recipe
-from mskray.training.samples import EachImage
+from mskray.training.samples import Arrays, EachImage
 
 SIDE, ROWS = 32, 24
 
@@ -92,7 +92,7 @@ class Session(Group):
     ) -> None:
         super().__init__(rank, world, torch.device("cpu"))
         self.keep_s, self.start, self.at = keep_s, start, at
-        self.meters = Meters()
+        self.meters, self.readers = Meters(), AtOnce()
         self.events: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
 
@@ -130,22 +130,43 @@ class Stopped(Exception):
     """As a worker that was killed just after a checkpoint."""
 
 
-def shards_at_hand(patch: Any, counts: tuple[int, ...] = (ROWS,), seed: int = 0) -> Split:
-    """Make the feed give these rows without Ray; return their split."""
+@dataclass(frozen=True)
+class AtHand(Split):
+    """A split whose shards are in memory."""
+
+    arrays: tuple[Arrays, ...] = ()
+
+    def load(self, shard: int) -> Arrays:
+        return self.arrays[shard]
+
+    def only(self, shard: int) -> "AtHand":
+        return replace(self, counts=(self.counts[shard],), arrays=(self.arrays[shard],))
+
+
+class AtOnce:
+    """Readers that have done their work when they have begun it."""
+
+    def start(self, work: Callable[[], Any]) -> Any:
+        return work()
+
+    def take(self, handle: Any) -> Any:
+        return handle
+
+
+def shards_at_hand(counts: tuple[int, ...] = (ROWS,), seed: int = 0) -> AtHand:
+    """Return a split of random images."""
     random = np.random.default_rng(seed)
-    shards = [
+    shards = tuple(
         {"image": random.integers(0, 255, (rows, SIDE, SIDE), dtype=np.uint8), "label": np.arange(rows) % 2}
         for rows in counts
-    ]
-    patch.setattr(feed, "request", lambda split, shard: shards[shard])
-    patch.setattr(feed, "ray", SimpleNamespace(get=lambda reference: reference))
-    return Split("nowhere", "train", EachImage("label_abnormality"), InputFormat(SIDE), counts, ())
+    )
+    return AtHand("nowhere", "train", EachImage("label_abnormality"), InputFormat(SIDE), counts, (), shards)
 
 
 def trainer_of(recipe: Recipe, session: Session, split: Split, lanes: int = 1, held_back: bool = True) -> Trainer:
     """Return a Trainer that learns and validates on a split."""
     torch.manual_seed(0)
     weights = recipe.build().state_dict()
-    work = Assignment(recipe, split, split, (), (), None, None, lambda event: None, held_back, lanes=lanes)
+    work = Assignment(recipe, split, split, (), (), None, lambda event: None, held_back, lanes=lanes)
     session.trainer = trainer = Trainer(work, weights, session)  # type: ignore[attr-defined,arg-type]
     return trainer

@@ -32,8 +32,8 @@ def small_job(cohort: Cohort, out: Location, **sections: Any) -> dict[str, Any]:
     }
 
 
-def run(job: dict[str, Any], report: Report = silent) -> Bundle:
-    return train(*parse_job(job, "test"), report=report)
+def run(job: dict[str, Any], report: Report = silent, local: bool = False) -> Bundle:
+    return train(*parse_job(job, "test"), report=report, local=local)
 
 
 def untrained_bundle(

@@ -27,11 +27,19 @@ def train(
         list[str] | None,
         typer.Option(metavar="COHORT", help="Learn its train split too, such as what readers corrected; repeatable."),
     ] = None,
+    local: Annotated[
+        bool,
+        typer.Option("--local", help="Train in this process, without Ray: one worker, for a workstation."),
+    ] = False,
 ) -> None:
     """Train a bundle. The same command goes on after an interruption, and does nothing when it is done."""
     from mskray.config import apply_overrides, read_yaml
 
     data = apply_overrides(read_yaml(config), overrides or [])
+    if local:
+        from mskray.training.local import keep_memory
+
+        keep_memory()
     if add:
         given = data.get("add", [])
         data["add"] = [*(given if isinstance(given, list) else [given]), *add]
@@ -40,7 +48,7 @@ def train(
 
     display = Display()
     job, chosen, settings = parse_job(data, f"{config} and the command line" if overrides else config)
-    bundle = run(job, chosen, settings, report=display)
+    bundle = run(job, chosen, settings, report=display, local=local)
     display.end()
     best = "  ".join(
         f"{key.removeprefix('val_')} {value:.3f}" for key, value in bundle.best.items() if key.startswith("val_")

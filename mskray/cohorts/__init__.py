@@ -3,7 +3,7 @@
 - `schema`   what a cohort is on disk
 - `sources`  one file per foreign layout
 - `ingest`   source → cohort: listing, splits, shards, quarantine
-- `read`     cohort → arrays, tables, Ray data sets
+- `read`     cohort → arrays and tables; `ray_data` → Ray data sets
 - `views`    splits exchanged, merged or dealt to folds, without writing
 - `added`    the train split of another cohort learned too, without writing
 

@@ -1,4 +1,4 @@
-"""Reading a cohort: the manifest checked, shards as arrays, columns without pixels, a Ray data set.
+"""Reading a cohort: the manifest checked, shards as arrays, columns without pixels.
 
     cohort = open_cohort("s3://cohorts/knees")
     cohort.metadata("test", ["study_id", "label_abnormality"])     # pyarrow table, no pixel is read
@@ -8,18 +8,16 @@ A `Cohort` is small and can be sent to workers; it holds no open file.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray.data
 
 from mskray.cohorts import views
 from mskray.cohorts.schema import (
@@ -160,7 +158,7 @@ class Cohort:
             missing; spacings float32 with NaN for missing; strings as objects with None; `findings` as lists of
             {kind, x, y, w, h}, `vertebrae` as lists of {level, slice, x0, y0, … x3, y3}.
         """
-        table = self._read(shard, self._known(columns))
+        table = self._read(shard, self.known(columns))
         return {column.name: as_array(table[column.name], column) for column in table.schema}
 
     def table(self, shard: Shard) -> pa.Table:
@@ -170,7 +168,7 @@ class Cohort:
     def metadata(self, split: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Columns of a whole split without pixels (all of them by default), rows in the order of the shards."""
         plain = [column.name for column in self.schema if not is_pixels(column)]
-        wanted = plain if columns is None else self._known(columns)
+        wanted = plain if columns is None else self.known(columns)
         pictures = sorted(set(wanted) - set(plain))
         if pictures:
             raise ValueError(f"metadata holds no pixels: read {', '.join(pictures)} with read_shard or images")
@@ -194,19 +192,6 @@ class Cohort:
             raise UserError(f"split {split} of {self.location} lacks {len(missing)} of the images (first {missing[0]})")
         return found
 
-    def dataset(self, split: str, columns: Sequence[str] | None = None) -> ray.data.Dataset:
-        """A Ray data set of a split's rows, one task a shard; values as in `read_shard`."""
-        shards, wanted = self.shards(split), self._known(columns)
-
-        def read(batch: Any) -> Iterator[Any]:
-            for place in batch["shard"]:
-                yield self.read_shard(shards[int(place)], wanted)
-
-        places = ray.data.from_items(
-            [{"shard": place} for place in range(len(shards))], override_num_blocks=len(shards)
-        )
-        return places.map_batches(read, batch_size=1)
-
     def quarantine(self) -> pa.Table:
         """What did not get in: path, reason, stage (listing, split, decode), split, row of the listing."""
         return pq.read_table(pa.BufferReader(self.location.join(QUARANTINE).read_bytes()))
@@ -223,7 +208,8 @@ class Cohort:
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(check, {shard.path: shard for shard in self.manifest.shards}.values()))
 
-    def _known(self, columns: Sequence[str] | None) -> list[str]:
+    def known(self, columns: Sequence[str] | None) -> list[str]:
+        """These columns, all where None is given. Raises UserError for one that the cohort lacks."""
         names = self.schema.names
         unknown = [name for name in columns or () if name not in names]
         if unknown:

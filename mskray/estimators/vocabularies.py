@@ -28,7 +28,8 @@ from mskray.estimators.starts import KMeansSection, Start, choose_start, sample_
 from mskray.imaging.keypoints import WIDTHS
 from mskray.progress import Report
 from mskray.storage import Location
-from mskray.training.once import Shared, digest, once
+from mskray.training.digests import digest
+from mskray.training.once import Shared, once
 from mskray.training.waiting import gather
 
 VERSION = 1

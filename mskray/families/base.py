@@ -114,6 +114,8 @@ class Family(ABC):
     """Whether it answers with class probabilities, and not with boxes or corners."""
     learns: ClassVar[str] = ""
     """What it learns of an image beside one label of one task, such as boxes; "" where that is all."""
+    needs_ray: ClassVar[bool] = False
+    """Whether it spreads work of its own over Ray tasks, so that it cannot be trained in one process alone."""
     epoch_keys: ClassVar[Mapping[str, str]] = MappingProxyType({"": "loop.epochs"})
     """Where it learns in epochs: the config key of how many, for each of its trainings by its name in a history."""
 
@@ -225,18 +227,31 @@ def register(kind: type[F]) -> type[F]:
 
 
 def families() -> dict[str, Family]:
-    """Return every family by name, in alphabetical order."""
+    """Return every family by name, in alphabetical order; without Ray those that need none."""
     package = importlib.import_module("mskray.families")
     for module in pkgutil.iter_modules(package.__path__, "mskray.families."):
-        importlib.import_module(module.name)
+        _load(module.name)
     return dict(sorted(_REGISTRY.items()))
+
+
+def _load(module: str) -> bool:
+    """Import a family's file; False where it needs Ray, which is not installed here."""
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "ray":
+            raise
+        return False
+    return True
 
 
 def family(name: str) -> Family:
     """Return a family by name, or raise UserError that lists the known ones."""
     if name not in _REGISTRY and name.isidentifier() and importlib.util.find_spec(f"mskray.families.{name}"):
         # A file is named after its family: what the others need is not loaded.
-        importlib.import_module(f"mskray.families.{name}")
+        loaded = _load(f"mskray.families.{name}")
+        if not loaded:
+            raise UserError(f"family {name} spreads its work over Ray tasks, and Ray is not installed here: install it")
     if name in _REGISTRY:
         return _REGISTRY[name]
     known = families()

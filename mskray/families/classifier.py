@@ -55,6 +55,7 @@ class ClassifierRecipe(Starting):
 
     config: ClassifierConfig
     classes: int
+    compiles: ClassVar[bool] = True
 
     def build(self) -> Backbone:
         network = self.config.network

@@ -77,6 +77,7 @@ class FeatureSvmPredictor:
 class FeatureSvm(Family):
     name: ClassVar[str] = "feature_svm"
     summary: ClassVar[str] = "bagged polynomial SVMs on a network's features, a model for each body part"
+    needs_ray: ClassVar[bool] = True
     Config: ClassVar[type[FeatureSvmConfig]] = FeatureSvmConfig
 
     def sees_whole_images(self, config: Mapping[str, Any]) -> bool:

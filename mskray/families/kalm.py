@@ -144,6 +144,7 @@ class GlobalRecipe(Starting):
 
     config: KalmConfig
     classes: int
+    compiles: ClassVar[bool] = True
 
     def build(self) -> Backbone:
         return global_network(self.config.network.backbone, self.classes, self.config.network.size)
@@ -161,6 +162,7 @@ class LocalRecipe(Recipe):
 
     config: KalmConfig
     classes: int
+    compiles: ClassVar[bool] = True
 
     def build(self) -> Kalm:
         network = self.config.network

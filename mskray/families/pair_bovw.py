@@ -113,6 +113,7 @@ class PairBovw(Family):
     name = "pair_bovw"
     summary = "visual words (ORB, SIFT, SURF) of an image pair → SVM-RBF or naive Bayes"
     kinds: ClassVar[tuple[str, ...]] = (PAIR,)
+    needs_ray: ClassVar[bool] = True
     sample = "pair"
     Config = PairBovwConfig
 

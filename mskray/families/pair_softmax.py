@@ -106,6 +106,7 @@ class PairSoftmaxFamily(Family):
     name: ClassVar[str] = "pair_softmax"
     summary: ClassVar[str] = "difference of a network's features of an image pair → softmax with L2"
     kinds: ClassVar[tuple[str, ...]] = (PAIR,)
+    needs_ray: ClassVar[bool] = True
     sample: ClassVar[str] = "pair"
     Config: ClassVar[type[PairSoftmaxConfig]] = PairSoftmaxConfig
 

@@ -9,6 +9,7 @@ label of a task say nothing of it. A prediction is the mean over 54 views of the
 """
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -31,6 +32,7 @@ from mskray.progress import Progress
 from mskray.space import Space
 from mskray.training.disc_samples import DiscSamples, StackInput, smallest_stored, stack_input
 from mskray.training.disc_views import Views, augment, look, views_of_test
+from mskray.training.driver import driver_of
 from mskray.training.feed import describe_split
 from mskray.training.fit import fit
 from mskray.training.means import channel_means
@@ -49,6 +51,7 @@ class SpineNetRecipe(Recipe):
     config: SpineNetConfig
     given: StackInput
     tasks: tuple[Task, ...]
+    compiles: ClassVar[bool] = True
 
     def build(self) -> SpineNet:
         network = self.config.network
@@ -239,9 +242,12 @@ class SpineNetFamily(Family):
         samples = DiscSamples(tuple(task.column for task in tasks), context, config.data.image_size)
         _tell_of_absent(cohort, tasks, run)
         split, _ = describe_split(cohort, "train", samples, config.data.input_format)
-        trained = fit(
-            recipe, samples, lambda: recipe.initial_state(channel_means(split, given, run.report)), cohort, run
-        )
+
+        def initial() -> dict[str, Tensor]:
+            with closing(driver_of(run)) as driver:
+                return recipe.initial_state(channel_means(driver.readers, split, given, run.report))
+
+        trained = fit(recipe, samples, initial, cohort, run)
         fitted = self.fitted(cohort, config, tasks[0], trained)
         sample = "disc" if fitted.kind == "disc" else "image"
         return replace(fitted, tasks={task.name: task.classes for task in tasks}, sample=sample)

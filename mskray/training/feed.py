@@ -1,8 +1,8 @@
 """From shards in the bucket to batches, in the order of a `Plan`, with the next shards always under way.
 
-A loader task (no torch, half a CPU) reads one shard, makes samples of its rows with images of the input size, and
-leaves them as uint8 or uint16 in the node's shared memory, from where every rank of that node gathers its batches
-without a copy of the shard. Two ways to hold shards:
+A reader (`readers`: a task of the cluster, or a thread) reads one shard and makes samples of its rows, images of the
+input size in uint8 or uint16. On a cluster they lie in the node's shared memory, from where every rank of that node
+gathers its batches without a copy of the shard. Two ways to hold shards:
 
 - `memory`: the driver asks for every shard once, before the workers start; nothing is read again. The trials of a
   search hold the same shards (`mskray.training.once`).
@@ -16,21 +16,23 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import ray
 
 from mskray.cohorts import Cohort, Shard, open_cohort
 from mskray.cohorts.schema import is_pixels
 from mskray.imaging.inputs import InputFormat
-from mskray.training.once import Shared, digest
+from mskray.training.digests import digest
 from mskray.training.plan import Rows
+from mskray.training.readers import Readers
 from mskray.training.samples import Arrays, Samples
 
-# Shared memory also holds batches in flight and checkpoints: shards may fill this share of the smallest node's.
-_MEMORY_SHARE = 0.4
+if TYPE_CHECKING:
+    from mskray.training.once import Shared
+
 LOADER_CPUS = 0.5
+"""That a reader takes of a cluster."""
 
 
 @dataclass(frozen=True)
@@ -77,34 +79,30 @@ def describe_split(cohort: Cohort, name: str, samples: Samples, form: InputForma
     return split, np.concatenate(labels)
 
 
-# Shards that a node took with it are read again from what is known of them, however often nodes go.
-@ray.remote(num_cpus=LOADER_CPUS, max_retries=-1, scheduling_strategy="SPREAD")
-def _load(split: Split) -> Arrays:
-    return split.load(0)
+def request(readers: Readers, split: Split, shard: int) -> Any:
+    """Start reading a shard; what the readers give for the handle is its arrays."""
+    return readers.start(partial(split.only(shard).load, 0))
 
 
-def request(split: Split, shard: int) -> ray.ObjectRef:
-    """Start reading a shard; `ray.get` of the result gives its arrays."""
-    return _load.remote(split.only(shard))
-
-
-def hold(split: Split, content_hash: str, bytes_per_pixel: int, shared: Shared | None = None) -> tuple[Any, ...]:
-    """Start reading every shard and return references; the trials of a search are given the same ones."""
+def hold(
+    readers: Readers, split: Split, content_hash: str, bytes_per_pixel: int, shared: "Shared | None" = None
+) -> tuple[Any, ...]:
+    """Start reading every shard and return the handles; the trials of a search are given the same ones."""
     if shared is None:
-        return _request_all(split)
+        return _request_all(readers, split)
     address, size = digest([content_hash, split]), _held_bytes([split], bytes_per_pixel)
-    return tuple(shared.hold(address, partial(_request_all, split), size, _room()))
+    return tuple(shared.hold(address, partial(_request_all, readers, split), size, readers.room()))
 
 
-def _request_all(split: Split) -> tuple[Any, ...]:
-    return tuple(request(split, shard) for shard in range(len(split.counts)))
+def _request_all(readers: Readers, split: Split) -> tuple[Any, ...]:
+    return tuple(request(readers, split, shard) for shard in range(len(split.counts)))
 
 
-def choose_cache(wanted: str, splits: Sequence[Split], bytes_per_pixel: int) -> str:
+def choose_cache(wanted: str, splits: Sequence[Split], bytes_per_pixel: int, readers: Readers) -> str:
     """Return "memory" or "stream": what `data.cache` says, or by size where it says "auto"."""
     if wanted != "auto":
         return wanted
-    return "memory" if _held_bytes(splits, bytes_per_pixel) <= _room() else "stream"
+    return "memory" if _held_bytes(splits, bytes_per_pixel) <= readers.room() else "stream"
 
 
 def _held_bytes(splits: Sequence[Split], bytes_per_pixel: int) -> int:
@@ -112,24 +110,18 @@ def _held_bytes(splits: Sequence[Split], bytes_per_pixel: int) -> int:
     return images * bytes_per_pixel
 
 
-def _room() -> int:
-    """Bytes that held shards may take up."""
-    nodes = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
-    return int(_MEMORY_SHARE * min(nodes, default=0.0))
-
-
 class Shards:
     """The shards that a rank holds or has asked for.
 
     Args:
         split: what to read.
-        held: a reference for every shard in "memory" mode, empty in "stream" mode.
+        held: a handle for every shard in "memory" mode, empty in "stream" mode.
     """
 
-    def __init__(self, split: Split, held: Sequence[Any] = ()) -> None:
-        self._split = split
+    def __init__(self, readers: Readers, split: Split, held: Sequence[Any] = ()) -> None:
+        self._readers, self._split = readers, split
         self._keep = bool(held)
-        self._references: dict[int, Any] = dict(enumerate(held))
+        self._handles: dict[int, Any] = dict(enumerate(held))
         self._arrays: dict[int, Arrays] = {}
         self._uses: Counter[int] = Counter()
 
@@ -137,15 +129,15 @@ class Shards:
         """Note a coming use of these shards and start reading those that are not at hand."""
         for shard in shards:
             self._uses[shard] += 1
-            if shard not in self._references:
-                self._references[shard] = request(self._split, shard)
+            if shard not in self._handles:
+                self._handles[shard] = request(self._readers, self._split, shard)
 
     def gather(self, rows: Rows) -> Arrays:
         """Copy the given rows into new arrays, in order."""
         result: Arrays = {}
         for shard in np.unique(rows.shard):
             if shard not in self._arrays:
-                self._arrays[int(shard)] = ray.get(self._references[int(shard)])
+                self._arrays[int(shard)] = self._readers.take(self._handles[int(shard)])
             arrays, here = self._arrays[int(shard)], rows.shard == shard
             for name, values in arrays.items():
                 if name not in result:
@@ -158,7 +150,7 @@ class Shards:
         for shard in shards:
             self._uses[shard] -= 1
             if self._uses[shard] <= 0 and not self._keep:
-                self._references.pop(shard, None)
+                self._handles.pop(shard, None)
                 self._arrays.pop(shard, None)
 
 

@@ -7,7 +7,6 @@ run that was cut off goes on at the very step, on as many workers as there are, 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,41 +15,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mskray.errors import UserError
+from mskray.training.assignment import Assignment
 from mskray.training.checkpoint import Learner, Position
-from mskray.training.feed import Shards, Split, feed
+from mskray.training.copier import Copier, Tensors
+from mskray.training.feed import Shards, feed
 from mskray.training.lanes import buffers_kept, dealt, share, step_seed
 from mskray.training.plan import Plan, Rows, segment
-from mskray.training.precision import autocast_dtype
-from mskray.training.recipe import Recipe, to_batch
-from mskray.training.run import Part
+from mskray.training.precision import autocast_dtype, prepare
+from mskray.training.recipe import scaled
 from mskray.training.schedules import Schedule, make_optimizer
 from mskray.training.seen import Seen
 from mskray.training.session import Session
 from mskray.training.stopwatch import Exchange, Stopwatch
 from mskray.training.validation import HIGHER_IS_BETTER, named
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """All that a worker needs, small enough to travel.
-
-    Args:
-        initial_weights: refers to the network's whole state.
-        lanes: `resources.workers`, whatever the number of workers is at a time.
-    """
-
-    recipe: Recipe
-    train: Split
-    validation: Split
-    train_shards: tuple[Any, ...]
-    validation_shards: tuple[Any, ...]
-    class_weights: tuple[float, ...] | None
-    initial_weights: Any
-    say: Callable[[dict[str, Any]], None]
-    held_back: bool = True
-    part: Part | None = None
-    cpus: float | None = None
-    lanes: int = 1
 
 
 class Diverged(UserError):
@@ -71,8 +48,7 @@ class Trainer:
         torch.manual_seed(loop.seed)
         self.network = self.recipe.build()
         self.network.load_state_dict(initial_weights)
-        # Convolutions run about half as fast again in this layout, on CPU and GPU; results differ by rounding only.
-        self.network.to(session.device).to(memory_format=torch.channels_last)
+        prepare(self.network, session.device, work.compile)
         self.model: nn.Module = self.network
         self.exchange: Exchange | None = None
         if session.world > 1:
@@ -89,8 +65,9 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(session.device.type, enabled=self.autocast_dtype == torch.float16)
         weights = work.class_weights
         self.class_weights = None if weights is None else torch.tensor(weights, device=session.device)
-        self.train_shards = Shards(work.train, work.train_shards)
-        self.validation_shards = Shards(work.validation, work.validation_shards)
+        self.train_shards = Shards(session.readers, work.train, work.train_shards)
+        self.validation_shards = Shards(session.readers, work.validation, work.validation_shards)
+        self.copied = Copier(session.device)
         self.position = Position()
         # Summed on the device, lane by lane: reading it each step would make a GPU wait for the host.
         self.losses = torch.zeros(len(self.lanes), dtype=torch.float64, device=session.device)
@@ -111,7 +88,7 @@ class Trainer:
     def run(self) -> None:
         """Train to the end; each epoch ends with a checkpoint."""
         loop, position, session, clock = self.config.loop, self.position, self.session, self.clock
-        batches = feed(self.train_shards, self._order(), ahead=self._ahead())
+        batches = self.copied(feed(self.train_shards, self._order(), ahead=self._ahead()))
         begun, done = time.monotonic(), 0
         waited = 0.0
         if position.epoch or position.step:
@@ -156,7 +133,7 @@ class Trainer:
     def _ahead(self) -> int:
         return max(2, self.plan.window // self.plan.batch) * len(self.lanes)
 
-    def _step(self, batches: Iterator[tuple[Any, dict[str, np.ndarray]]]) -> float:
+    def _step(self, batches: Iterator[tuple[Any, Any, Tensors]]) -> float:
         """Train on the next batch of each lane; return the seconds that these were waited for."""
         position, clock, accumulate = self.position, self.clock, self.config.optimizer.accumulate
         first = position.step - position.step % accumulate
@@ -164,11 +141,11 @@ class Trainer:
         last_of_group = position.step - first == group - 1
         waited = 0.0
         for lane in self.lanes:
-            (epoch, step, which, rows), arrays = next(batches)
+            (epoch, step, which, rows), _, tensors = next(batches)
             assert (epoch, step, which) == (position.epoch, position.step, lane), "the feed lost its place"
             waited += clock.mark("wait")
             with self._no_exchange(unless=last_of_group and lane == self.lanes[-1]):
-                self._learn(lane, arrays, group)
+                self._learn(lane, tensors, group)
             self.seen = self.seen.with_rows(rows)
             self.session.meters.images(len(rows))
             clock.mark("compute", self.exchange.seconds() if self.exchange else 0.0)
@@ -177,12 +154,14 @@ class Trainer:
             clock.mark("compute")
         return waited
 
-    def _learn(self, lane: int, arrays: dict[str, np.ndarray], group: int) -> None:
+    def _learn(self, lane: int, tensors: Tensors, group: int) -> None:
         """Add a lane's gradients, for a mean over lanes and the `group` steps that are summed."""
-        position, device = self.position, self.session.device
+        position = self.position
         torch.manual_seed(step_seed(self.config.loop.seed, position.epoch, position.step, lane))
-        batch = self.recipe.augment(to_batch(arrays, device))
+        batch = self.recipe.augment(scaled(tensors))
         number = lane - self.lanes.start
+        if self.work.compile == "graphs":
+            torch.compiler.cudagraph_mark_step_begin()  # what the last step's graph left may be overwritten
         with buffers_kept(self.network, keep=number > 0):
             with self._autocast():
                 loss = self.recipe.loss(self.model, batch, self.class_weights)
@@ -208,7 +187,7 @@ class Trainer:
         self._check_finite(losses)
         # Each rank's BatchNorm has seen its own batches; those of rank 0 are saved, so they are what is validated.
         self.session.share(self.network.buffers())
-        figures = self._validate()
+        figures = self.validate()
         sign = 1.0 if HIGHER_IS_BETTER[loop.metric] else -1.0
         score = sign * figures[f"val_{loop.metric}"]
         if position.best is None or score > position.best:
@@ -239,18 +218,21 @@ class Trainer:
         self.seen = Seen()
 
     @torch.inference_mode()
-    def _validate(self) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Validation figures over every row, each seen once, split over the lanes."""
         self.network.eval()
         split, batch = self.work.validation, self.config.data.batch_size
         mine = [segment(list(enumerate(split.counts)), lane, self.work.lanes) for lane in self.lanes]
         parts = ((start, rows[start : start + batch]) for rows in mine for start in range(0, len(rows), batch))
-        seen: list[tuple[np.ndarray, np.ndarray]] = []
-        for _, arrays in feed(self.validation_shards, parts, ahead=self._ahead()):
+        seen: list[tuple[Tensor, np.ndarray]] = []
+        for _, arrays, tensors in self.copied(feed(self.validation_shards, parts, ahead=self._ahead())):
             with self._autocast():
-                answer = self.recipe.answer(self.network, to_batch(arrays, self.session.device))
-            seen.append((self.recipe.judged(answer).float().cpu().numpy(), arrays["label"]))
-        everything = [batch for rank in self.session.gather(seen) for batch in rank]
+                answer = self.recipe.answer(self.network, scaled(tensors))
+            # From a GPU without waiting: it goes on with the next batch.
+            seen.append((self.recipe.judged(answer).float().to("cpu", non_blocking=True), arrays["label"]))
+        self.copied.wait()
+        here = [(said.numpy(), labels) for said, labels in seen]
+        everything = [batch for rank in self.session.gather(here) for batch in rank]
         judged, labels = (np.concatenate(each) for each in zip(*everything, strict=True))
         assert len(labels) == split.rows, "validation must see every row exactly once"
         self._check_finite(judged)

@@ -1,19 +1,18 @@
 """The mean of each channel over a training split, which SpineNet (section 4) subtracts from its input. No torch."""
 
-import numpy as np
-import ray
-from ray.exceptions import RayError
+from functools import partial
 
-from mskray.errors import user_error_in
+import numpy as np
+
 from mskray.progress import Progress, Report, silent
 from mskray.training.disc_samples import StackInput
-from mskray.training.feed import LOADER_CPUS, Split
-from mskray.training.waiting import as_finished
+from mskray.training.feed import Split
+from mskray.training.readers import Readers
 
 _STAGE = "channel means"
 
 
-def channel_means(split: Split, given: StackInput, report: Report = silent) -> np.ndarray:
+def channel_means(readers: Readers, split: Split, given: StackInput, report: Report = silent) -> np.ndarray:
     """Read the split once and return the mean (slices,) of the inputs' voxels, in [0, 1]; what is padding counts too.
 
     Told of each shard, and of none for a while: of a large cohort this takes minutes, before the first epoch.
@@ -21,22 +20,17 @@ def channel_means(split: Split, given: StackInput, report: Report = silent) -> n
     Raises:
         UserError: a shard cannot be read.
     """
-    numbers = {_sum.remote(split.only(shard), given): shard for shard in range(len(split.counts))}
-    sums = np.zeros((len(numbers), given.slices))
-    try:
-        for done, task in enumerate(as_finished(list(numbers), _STAGE, "shards", report), 1):
-            sums[numbers[task]] = ray.get(task)
-            report(Progress(_STAGE, done, len(numbers), "shards"))
-    except RayError as error:
-        raise user_error_in(error) or error from error
+    handles = {readers.start(partial(_sum, split.only(shard), given)): shard for shard in range(len(split.counts))}
+    sums = np.zeros((len(handles), given.slices))
+    for done, handle in enumerate(readers.as_finished(list(handles), _STAGE, "shards", report), 1):
+        sums[handles[handle]] = readers.take(handle)
+        report(Progress(_STAGE, done, len(handles), "shards"))
     total: np.ndarray = sums.sum(axis=0) / (split.rows * given.rows * given.columns)
     return total
 
 
-@ray.remote(num_cpus=LOADER_CPUS, max_retries=5, scheduling_strategy="SPREAD")
 def _sum(split: Split, given: StackInput) -> np.ndarray:
-    images = split.load(0)["image"]
-    return channel_sums(images, given)
+    return channel_sums(split.load(0)["image"], given)
 
 
 def channel_sums(images: np.ndarray, given: StackInput) -> np.ndarray:

@@ -1,48 +1,16 @@
-"""What a training worker tells the cluster's metrics: seconds by phase, and images."""
-
-import time
-from collections import Counter as Counts
-
-from ray.util.metrics import Counter
+"""Who hears of each interval and each image of a training: nobody, or a cluster's metrics (`on_ray.meters`)."""
 
 from mskray.training.stopwatch import Phase
 
-_EVERY_S = 10.0
-
 
 class Meters:
-    """Counters `mskray_train_seconds{phase,run,rank}` and `mskray_train_images{run,rank}`, sent every 10 s at most.
-
-    Ray's exporter puts `ray_` before a name and `_total` behind it.
-    """
-
-    def __init__(self, run: str, rank: int) -> None:
-        self._seconds = Counter(
-            "mskray_train_seconds",
-            "Seconds of training by phase: wait (for data), compute, communicate, report",
-            tag_keys=("phase", "run", "rank"),
-        )
-        self._images = Counter("mskray_train_images", "Images trained on", tag_keys=("run", "rank"))
-        self._tags = {"run": run, "rank": str(rank)}
-        self._open: Counts[str] = Counts()
-        self._seen, self._sent = 0, time.monotonic()
+    """Hears, and keeps nothing."""
 
     def phase(self, phase: Phase, seconds: float) -> None:
         """Count an interval."""
-        self._open[phase] += seconds  # type: ignore[assignment]  # typed for whole numbers
-        if time.monotonic() - self._sent >= _EVERY_S:
-            self.flush()
 
     def images(self, count: int) -> None:
         """Count images of a step."""
-        self._seen += count
 
     def flush(self) -> None:
         """Send what has come together."""
-        for phase, seconds in self._open.items():
-            if seconds > 0:
-                self._seconds.inc(seconds, {**self._tags, "phase": phase})
-        if self._seen:
-            self._images.inc(self._seen, self._tags)
-        self._open.clear()
-        self._seen, self._sent = 0, time.monotonic()

@@ -1,15 +1,11 @@
-"""What workers and controller tell while they train, passed on to the run's report and trackers."""
+"""What is told while a run trains, passed on to the run's report and trackers, in a thread of the driver."""
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-import ray
-from ray.exceptions import RayError
-from ray.util.queue import Empty, Queue
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from queue import Empty
+from typing import Any, Protocol
 
 from mskray.progress import Progress, duration
 from mskray.training.run import Run
@@ -18,22 +14,21 @@ from mskray.training.validation import HELD_OUT, LEARNED
 _SIGN_OF_LIFE_S = 30.0
 
 
-class Say:
-    """Puts events on the queue without waiting for the answer."""
+Say = Callable[[dict[str, Any]], None]
+"""Sends an event, a small dict, to the driver; it waits for nothing."""
 
-    def __init__(self, queue: Queue) -> None:
-        self._actor: Any = queue.actor
 
-    def __call__(self, event: dict[str, Any]) -> None:
-        self._actor.put_nowait.remote(event)
+class Events(Protocol):
+    """A queue of events."""
+
+    def get(self, *, timeout: float) -> dict[str, Any]:
+        """Return the next event. Raises queue.Empty where none comes in time, EOFError where none can come any more."""
+        ...
 
 
 @contextmanager
-def listener(run: Run, unit: str) -> Iterator[Queue]:
-    """Pass events from workers and controller to `run.report` and the trackers, in a thread, until the block ends."""
-    # On this node: on another one it would be lost with that.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+def heard(events: Events, run: Run, unit: str) -> Iterator[None]:
+    """Pass events on to `run.report` and the trackers until the block ends, and then those that are left."""
     done = threading.Event()
     failures: list[Exception] = []
 
@@ -43,7 +38,7 @@ def listener(run: Run, unit: str) -> Iterator[Queue]:
         while True:
             finished = done.is_set()
             try:
-                event = queue.get(timeout=0.5)
+                event = events.get(timeout=0.5)
             except Empty:
                 if finished:
                     return
@@ -51,7 +46,7 @@ def listener(run: Run, unit: str) -> Iterator[Queue]:
                     told = now
                     run.report(Progress(f"{silent} for {duration(now - heard)}"))
                 continue
-            except (RayError, AttributeError):  # the cluster is gone; or the queue was shut down, and has no actor
+            except EOFError:
                 return
             heard = told = time.monotonic()
             silent = "no news from the training workers"
@@ -63,11 +58,10 @@ def listener(run: Run, unit: str) -> Iterator[Queue]:
     thread = threading.Thread(target=listen, name="training-events", daemon=True)
     thread.start()
     try:
-        yield queue
+        yield
     finally:
         done.set()
         thread.join(timeout=10)
-        queue.shutdown(force=True)
     if failures:
         run.report(Progress(f"tracking failed {len(failures)} time(s), first: {failures[0]}"))
 

@@ -13,17 +13,13 @@ next to ask, and so is what a keeper had under way whose node was lost.
 """
 
 import asyncio
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from contextvars import Context
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import ray
-from pydantic import BaseModel
 from ray.exceptions import RayError
 
 from mskray.errors import UserError, user_error_in
@@ -86,37 +82,6 @@ def once(shared: Shared | None, address: str, what: str, work: Work, report: Rep
         work(report)
     else:
         shared.do(address, what, work, report, cpus)
-
-
-def digest(value: Any) -> str:
-    """Return a SHA-256 over what a value is made of: dataclasses, sections, mappings, sequences, arrays, JSON values.
-
-    Equal values have one digest in every process, which pickled bytes do not promise.
-
-    Raises:
-        TypeError: something else is in it.
-    """
-    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, BaseModel):
-        return [_name(value), value.model_dump(mode="json")]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [_name(value), {each.name: _plain(getattr(value, each.name)) for each in fields(value)}]
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return [value.dtype.str, value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(each) for each in value]
-    raise TypeError(f"{_name(value)} has no digest")
-
-
-def _name(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _packed(work: Callable[..., Any]) -> bytes:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -41,6 +42,8 @@ class Recipe(ABC):
     config: TorchConfig
     tasks: tuple[Task, ...] = ()
     """Tasks learned at once, in the order of the labels (n, tasks); none: the run's task alone, with labels (n,)."""
+    compiles: ClassVar[bool] = False
+    """Whether torch's compiler may have the network (`resources.compile`): no hooks come and go in it."""
     alternates: bool = False
     """Whether `set_training` changes which parameters learn from epoch to epoch."""
 
@@ -94,24 +97,33 @@ class Recipe(ABC):
 
 
 def to_batch(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
-    """Move a batch to the device.
+    """Move a batch to the device, `image` as `scaled` has it."""
+    return scaled({name: as_tensor(values).to(device, non_blocking=True) for name, values in arrays.items()})
 
-    `image` (n, rows, columns) or (n, views, rows, columns), uint8 or uint16, is scaled to float in [0, 1], with a
-    channel added where it has none; the rest is moved as it is.
+
+def as_tensor(values: np.ndarray) -> Tensor:
+    """Return an array as a tensor of the same dtype, on the CPU."""
+    return torch.from_numpy(np.ascontiguousarray(values))
+
+
+def scaled(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a batch with `image` in [0, 1].
+
+    It is (n, rows, columns) or (n, views, rows, columns), uint8 or uint16, and becomes float, with a channel added
+    where it has none.
     """
-    return {
-        name: to_unit_range(values, device) if name == "image" else torch.from_numpy(values).to(device)
-        for name, values in arrays.items()
-    }
+    return {name: unit_range(values) if name == "image" else values for name, values in tensors.items()}
+
+
+def unit_range(images: Tensor) -> Tensor:
+    """Scale uint8 or uint16 images to float (n, 1 or views, rows, columns) in [0, 1], where they are."""
+    top = float(torch.iinfo(images.dtype).max)
+    return (images.unsqueeze(1) if images.ndim == 3 else images).float().div_(top)
 
 
 def to_unit_range(images: np.ndarray, device: torch.device) -> Tensor:
-    """Move uint8 or uint16 images to the device and scale them to float (n, 1 or views, rows, columns) in [0, 1]."""
-    top = float(np.iinfo(images.dtype).max)
-    if images.dtype == np.uint16:
-        images = images.astype(np.int32)  # torch moves int32 everywhere, uint16 not
-    tensor = torch.from_numpy(np.ascontiguousarray(images)).to(device, non_blocking=True)
-    return (tensor.unsqueeze(1) if tensor.ndim == 3 else tensor).float().div_(top)
+    """Move uint8 or uint16 images to the device and scale them (`unit_range`)."""
+    return unit_range(as_tensor(images).to(device, non_blocking=True))
 
 
 def inverse_frequency(labels: np.ndarray, classes: int) -> list[float]:

@@ -11,11 +11,12 @@ from mskray.cohorts import Task
 from mskray.config import Section, setting
 from mskray.progress import Report, silent
 from mskray.storage import Location
-from mskray.training.once import Shared
 from mskray.training.tracking import Tracker
 
 if TYPE_CHECKING:  # a search's driver and its trials' processes need no torch to name what a run is told
     from torch import Tensor
+
+    from mskray.training.once import Shared
 
 
 class Resources(Section):
@@ -33,6 +34,9 @@ class Resources(Section):
     gpus_per_worker: float = setting(1.0, "share of it, where workers have GPUs", unit="GPUs", gt=0, le=1)
     cpus_per_worker: float = setting(
         1.0, "CPUs reserved for each worker; in a search also its threads", unit="CPUs", ge=0.1, le=256
+    )
+    compile: Literal["off", "on", "graphs"] = setting(
+        "off", "have torch compile the network, minutes once for faster steps on a GPU; graphs: as CUDA graphs, too"
     )
     placement: Literal["pack", "spread"] = setting(
         "pack", "workers of one training on as few nodes as hold them, or on as many as there are"
@@ -101,6 +105,7 @@ class Run:
             lowers the rate later than in a training that holds the split back, or never.
         shared: of a search, whose trials do common work once; None for a run alone.
         part: of the training that is done now, None for all. Of a part the last epoch is kept, and nothing stops early.
+        local: trained in this process, without Ray.
     """
 
     location: Location
@@ -111,8 +116,9 @@ class Run:
     trackers: tuple[Tracker, ...] = ()
     prefix: str = ""
     held_back: bool = True
-    shared: Shared | None = None
+    shared: "Shared | None" = None
     part: Part | None = None
+    local: bool = False
 
     def stage(self, name: str) -> "Run":
         """Return the run of one of several trainings, kept in this run's folder and told apart by `name`."""

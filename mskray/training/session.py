@@ -1,19 +1,15 @@
 """The loop's view of where it runs: its rank, its device, what it reports, what it goes on from.
 
-Everything that the loop knows of Ray Train is here. Of Ray Train's own checkpoints nothing is used: `shelf` says why.
+As it stands, one rank alone in its process (`local`); `on_ray.session` is one of Ray Train's workers.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ray.train
 import torch
-from ray.train import collective
-from ray.train.torch import get_device
 
 from mskray.errors import Fault, UserError
 from mskray.scratch import scratch
@@ -21,6 +17,8 @@ from mskray.storage import Location
 from mskray.training.checkpoint import FILES
 from mskray.training.group import Group
 from mskray.training.meters import Meters
+from mskray.training.news import Say
+from mskray.training.readers import Readers
 from mskray.training.run import Part
 from mskray.training.shelf import Damaged, Shelf
 from mskray.training.writer import Make, Writer
@@ -37,34 +35,35 @@ class Session(Group):
 
     Args:
         run: the run's own folder.
-        say: sends an event (a small dict) to the driver; called on rank 0 only.
+        say: called on rank 0 only.
+        readers: of its shards.
         stored: called on rank 0 whenever a checkpoint is on the storage.
-        cpus: that were reserved for it, where other trainings share its node; None where it is this training's alone.
     """
 
     def __init__(
         self,
         run: Location,
-        say: Callable[[dict[str, Any]], None],
+        say: Say,
+        readers: Readers,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
         stored: Callable[[], None] = lambda: None,
-        cpus: float | None = None,
     ) -> None:
-        context = ray.train.get_context()
-        super().__init__(context.get_world_rank(), context.get_world_size(), get_device())
-        self.meters = Meters(run.name, self.rank)
+        super().__init__(rank, world, device)
+        self.readers, self.meters = readers, Meters()
         self._say, self._stored = say, stored
         self._said = float("-inf")
         self._shelf = Shelf(run)
         self._writer = Writer(self._shelf, self._trouble)
         self._kept = time.monotonic()
-        torch.set_num_threads(_threads(cpus, context.get_local_world_size()))
 
     @contextmanager
     def restored(self, part: Part | None = None) -> Iterator[Path | None]:
         """Give the folder of this run's latest whole checkpoint, at its beginning of that which its part goes on from.
 
         None where there is neither. Rank 0 chooses and may take its time over it: the others wait for it, and all for
-        the last to have loaded, by Ray's means, which have no time-out; torch's have.
+        the last to have loaded, by means that have no time-out; torch's have.
         """
         with scratch("checkpoint") as folder:
             if self._chosen(folder):
@@ -75,8 +74,7 @@ class Session(Group):
                 yield folder
             else:
                 yield None
-        if self.world > 1:
-            collective.barrier()
+        self._meet()
 
     def _chosen(self, folder: Path) -> bool:
         """Put the run's checkpoint into a folder, the same on every rank; whether there is one."""
@@ -90,14 +88,20 @@ class Session(Group):
                 self._trouble("no checkpoint is whole: the training begins anew")
             self._shelf.tidy()
             name = found.name if found else ""
-        if self.world > 1:
-            name = collective.broadcast_from_rank_zero(name)
-            if name and self.rank:
-                try:
-                    self._shelf.take(name, folder)
-                except Damaged as error:  # between rank 0's reading and this one's: begin again, with another choice
-                    raise UserError(f"checkpoint {name}: {error}") from error
+        name = self._first(name)
+        if name and self.rank:
+            try:
+                self._shelf.take(name, folder)
+            except Damaged as error:  # between rank 0's reading and this one's: begin again, with another choice
+                raise UserError(f"checkpoint {name}: {error}") from error
         return bool(name)
+
+    def _first(self, value: str) -> str:
+        """Return what rank 0 gives, on every rank, without a time-out."""
+        return value
+
+    def _meet(self) -> None:
+        """Wait for every rank, without a time-out."""
 
     def due(self, every_s: float) -> bool:
         """Tell rank 0 whether its last event is at least `every_s` seconds ago; other ranks never say anything."""
@@ -158,19 +162,9 @@ class Session(Group):
         self.meters.flush()
         self.check()
 
+    def leave(self, seconds: float) -> None:
+        """Give a checkpoint that is being written this time to end: the process is about to."""
+        self._writer.wait(seconds)
+
     def _trouble(self, line: str) -> None:
         self._say({"kind": "trouble", "text": line})
-
-
-def _threads(cpus: float | None, workers: int) -> int:
-    """Return how many threads a worker gets; `workers` of its training are on the node.
-
-    Alone they share all cores: the loader's CPU is idle most of the time. Beside other trainings each keeps to what was
-    reserved for it: threads that spin, waiting for others on the same cores, make an epoch take several times as long.
-    """
-    cores = len(os.sched_getaffinity(0))
-    if cpus is None:
-        return max(1, cores // workers)
-    here = ray.get_runtime_context().get_node_id()
-    total = next((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["NodeID"] == here), 0.0)
-    return max(1, min(cores, int(cores * cpus / total))) if total else 1

@@ -3,14 +3,6 @@
 from collections.abc import Mapping
 
 import numpy as np
-from sklearn.metrics import (
-    accuracy_score,
-    balanced_accuracy_score,
-    cohen_kappa_score,
-    f1_score,
-    log_loss,
-    roc_auc_score,
-)
 
 HIGHER_IS_BETTER = {
     "auroc": True,
@@ -38,6 +30,16 @@ def validation_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[st
         `val_<metric>` for every metric that `loop.metric` may name. AUROC is macro one-vs-rest over the classes
         that occur, F1 is that of class 1 for two classes and macro beyond.
     """
+    # With scipy and pandas behind it, it takes as long to load as torch: not before an epoch has been trained.
+    from sklearn.metrics import (
+        accuracy_score,
+        balanced_accuracy_score,
+        cohen_kappa_score,
+        f1_score,
+        log_loss,
+        roc_auc_score,
+    )
+
     classes = probabilities.shape[1]
     guess = probabilities.argmax(axis=1)
     present = [index for index in range(classes) if 0 < (labels == index).sum() < len(labels)]

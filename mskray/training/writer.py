@@ -58,11 +58,12 @@ class Writer:
         self._thread = threading.Thread(target=write, name="checkpoint-writer", daemon=True)
         self._thread.start()
 
-    def wait(self) -> None:
-        """Wait until nothing is being written."""
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until nothing is being written, or for so long."""
         if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+            self._thread.join(seconds)
+            if not self._thread.is_alive():
+                self._thread = None
 
     def _write(self, epoch: int, step: int, score: float | None, files: Mapping[str, bytes]) -> None:
         give_up, told = time.monotonic() + self._patience, False

@@ -10,19 +10,17 @@ The config file holds the job's own keys and the family's sections side by side:
 """
 
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
 from pydantic import BaseModel
 
-from mskray import cluster
 from mskray.bundles import DESCRIPTION, Bundle, Search, read_description, save_bundle
 from mskray.cohorts import Cohort, Task, open_cohort
 from mskray.cohorts.added import add
-from mskray.cohorts.reach import check_everywhere
 from mskray.config import Section, describe, setting, validate
 from mskray.errors import UserError
 from mskray.families import Family, families, family
@@ -94,17 +92,27 @@ def job_model(chosen: Family) -> type[BaseModel]:
     return type("Job", (chosen.Config, TrainJob), {"__doc__": f"A training job of {chosen.name}."})
 
 
-def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent, search: Search | None = None) -> Bundle:
+def train(
+    job: TrainJob,
+    chosen: Family,
+    config: Any,
+    report: Report = silent,
+    search: Search | None = None,
+    local: bool = False,
+) -> Bundle:
     """Train as the job says and write the bundle; go on where an interrupted run of the same job stopped.
 
     A bundle that the same job wrote before is returned as it is.
 
     Args:
         search: what chose the config, to be told by the bundle.
+        local: in this process, without Ray (`mskray.training.local`).
     Raises:
         UserError: before any work, when the cohort, `out`, the tracking server or the cluster does not allow it;
             later as `mskray.training.fit.fit` says, or when another job's bundle has appeared at `out`.
     """
+    if local:
+        _check_local(job, chosen)
     out, cohort_location = locate(job.out), locate(job.cohort)
     check_access(cohort_location)
     check_access(out, write=True)
@@ -117,9 +125,32 @@ def train(job: TrainJob, chosen: Family, config: Any, report: Report = silent, s
         report(Progress(f"{out} is already trained by this very job"))
         return there
     _tell_of_strangers(cohort, report)
+    with nullcontext() if local else _cluster(cohort, out):
+        return _train(job, chosen, config, cohort, task, out, fingerprint, report, search, local)
+
+
+def _check_local(job: TrainJob, chosen: Family) -> None:
+    """Raise UserError for what one process cannot do."""
+    from mskray.training.local import check
+
+    if chosen.needs_ray:
+        raise UserError(f"family {chosen.name} spreads its work over Ray tasks: leave --local out")
+    check(job.resources)
+
+
+@contextmanager
+def _cluster(cohort: Cohort, out: Location) -> Iterator[None]:
+    """Ray, on nodes that all reach what is read and written."""
+    try:
+        from mskray import cluster
+        from mskray.cohorts.reach import check_everywhere
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "ray":
+            raise
+        raise UserError("Ray is not installed here: install it, or train in this process with --local") from None
     with cluster.session():
         check_everywhere([cohort.location, *(locate(each.uri) for each in cohort.view.added)], [out])
-        return _train(job, chosen, config, cohort, task, out, fingerprint, report, search)
+        yield
 
 
 def fingerprint_of(job: TrainJob, chosen: Family, config: Any, cohort: Cohort) -> str:
@@ -144,12 +175,14 @@ def _train(
     fingerprint: str,
     report: Report,
     search: Search | None = None,
+    local: bool = False,
 ) -> Bundle:
     settings = {each.key: attrgetter(each.key)(config) for each in describe(chosen.Config)}
     params = {"family": chosen.name, "cohort": str(cohort.location), "task": task.name, **settings}
     params |= {"added": ", ".join(job.add)} if job.add else {}
     listeners = trackers(out.join("tensorboard"), job.experiment, f"{out.name}-{fingerprint}", params)
-    run = Run(out.join("run"), fingerprint, task, job.resources, report, listeners, held_back=not job.merge)
+    held_back = not job.merge
+    run = Run(out.join("run"), fingerprint, task, job.resources, report, listeners, held_back=held_back, local=local)
     try:
         fitted = replace(chosen.fit(cohort, config, run), search=search, added=cohort.view.added)
         if cohort.view.added:  # what is held out is told by the cohort's own hash

@@ -21,11 +21,12 @@ from page import page
 HERE = Path(__file__).parent
 HOURS = 3600.0
 AREAS = tuple(sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py")))
+USUAL = tuple(area for area in AREAS if area != "gpu")  # that one has a command of its own, where there is a GPU
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("areas", nargs="*", metavar="AREA", help=f"of {', '.join(AREAS)}; all without")
+    parser.add_argument("areas", nargs="*", metavar="AREA", help=f"of {', '.join(AREAS)}; all but gpu without")
     parser.add_argument("--rounds", type=int, help="how often each subject runs; an area's own number without")
     parser.add_argument("--small", action="store_true", help="little work: shows that it runs, measures nothing")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="folder of bench.json and bench.html")
@@ -35,8 +36,8 @@ def main() -> None:
         parser.error(f"no such area: {', '.join(unknown)}; there are {', '.join(AREAS)}")
     options.out.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"machine": machine(), "small": options.small, "areas": []}
-    for number, area in enumerate(options.areas or AREAS, start=1):
-        tell(f"== {area} ({number} of {len(options.areas or AREAS)})")
+    for number, area in enumerate(options.areas or USUAL, start=1):
+        tell(f"== {area} ({number} of {len(options.areas or USUAL)})")
         result["areas"].append(measure(area, options))
         (options.out / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
         (options.out / "bench.html").write_text(page(result), encoding="utf-8")

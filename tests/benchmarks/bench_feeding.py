@@ -90,6 +90,7 @@ def ours(folder: str, epochs: int, cache: str) -> list[float]:
     from mskray.cohorts import open_cohort
     from mskray.imaging.inputs import InputFormat
     from mskray.training.feed import Shards, describe_split, feed, hold
+    from mskray.training.on_ray.readers import RayReaders
     from mskray.training.plan import Plan
     from mskray.training.recipe import to_batch
     from mskray.training.samples import EachImage
@@ -101,7 +102,8 @@ def ours(folder: str, epochs: int, cache: str) -> list[float]:
     plan = Plan(split.counts, BATCH, 4096, 0)
     device = torch.device("cpu")
     started = time.perf_counter()
-    shards = Shards(split, hold(split, cohort.content_hash, 1) if cache == "memory" else ())
+    readers = RayReaders()
+    shards = Shards(readers, split, hold(readers, split, cohort.content_hash, 1) if cache == "memory" else ())
     order = ((epoch, rows) for epoch in range(epochs) for rows in plan.batches(epoch))
     batches = feed(shards, order, ahead=max(2, plan.window // BATCH))
     found = []

@@ -87,7 +87,7 @@ def case(name: str, job: dict[str, Any], folder: Path, rounds: int) -> Case:
 
 
 def _environment() -> dict[str, str]:
-    from mskray.training.fit import _WORKER_ENVIRONMENT
+    from mskray.training.on_ray.driver import _WORKER_ENVIRONMENT
 
     return _WORKER_ENVIRONMENT
 

@@ -164,8 +164,12 @@ def last_json(command: Sequence[str], timeout: float, env: Mapping[str, str] | N
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def main(cases: Measure, *functions: Callable[..., Any]) -> None:
-    """The command of an area's file; `functions` are those that run apart."""
+def main(
+    cases: Measure,
+    *functions: Callable[..., Any],
+    options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> None:
+    """The command of an area's file; `functions` are those that run apart, `options` adds options of its own."""
     if APART in sys.argv[1:2]:
         known = {each.__name__: each for each in functions}
         print(json.dumps(known[sys.argv[2]](**json.loads(sys.argv[3]))))
@@ -176,13 +180,14 @@ def main(cases: Measure, *functions: Callable[..., Any]) -> None:
     parser.add_argument("--small", action="store_true", help="little work: shows that it runs, measures nothing")
     parser.add_argument("--only", default="", help="only cases whose name holds this")
     parser.add_argument("--json", type=Path, help="where to write what was measured")
-    options = parser.parse_args()
+    options(parser)
+    given = parser.parse_args()
     found = []
-    for each in cases(options):
+    for each in cases(given):
         found.append(each.to_json())
         tell(summary(found[-1]))
-        if options.json:
-            options.json.write_text(json.dumps(found, indent=1) + "\n")
+        if given.json:
+            given.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def summary(found: Mapping[str, Any]) -> str:

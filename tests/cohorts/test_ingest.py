@@ -19,6 +19,7 @@ from cohort_layouts import knee, mura, png
 from mskray.cohorts import open_cohort
 from mskray.cohorts.contact_sheet import contact_sheet, summary
 from mskray.cohorts.ingest import ingest
+from mskray.cohorts.ray_data import dataset
 from mskray.cohorts.sources.knee_oa import KneeOA
 from mskray.errors import UserError
 from mskray.imaging.decode import DecodeError
@@ -199,6 +200,7 @@ def test_a_killed_driver_is_continued(copy, ray_cluster):
         """
         import os, signal, sys
         from mskray.cohorts.ingest import ingest
+from mskray.cohorts.ray_data import dataset
         def report(progress):
             if progress.stage == "ingest" and progress.done:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -341,7 +343,7 @@ def test_phantoms_are_read_with_ray_and_drawn(tmp_path):
     options = {"patients": 16, "image_size": 64}
     ingest("phantom", None, tmp_path / "out", options, {"size": 48, "shard_rows": 8}, key=KEY)
     cohort = open_cohort(tmp_path / "out")
-    rows = cohort.dataset("train", ["image", "mask", "label_abnormality", "instance_id"]).take_all()
+    rows = dataset(cohort, "train", ["image", "mask", "label_abnormality", "instance_id"]).take_all()
     assert len(rows) == cohort.count("train")
     assert rows[0]["image"].shape == rows[0]["mask"].shape == (48, 48)
     plain = ray.data.read_parquet(str(tmp_path / "out" / "split=train")).take_all()

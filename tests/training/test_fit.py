@@ -24,6 +24,7 @@ from mskray.families import Images, load_predictor
 from mskray.progress import Progress
 from mskray.storage import Location, locate
 from mskray.training import news
+from mskray.training.on_ray.news import listener
 from mskray.training.run import Resources, Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -157,7 +158,7 @@ def test_two_workers_share_each_epoch(phantom_cohort, tmp_path: Path, ray_cluste
 def test_silence_of_the_workers_is_told(tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(news, "_SIGN_OF_LIFE_S", 0.5)
     seen: list[Progress] = []
-    with news.listener(Run(locate(tmp_path), "run", ABNORMALITY, Resources(), seen.append), "images") as queue:
+    with listener(Run(locate(tmp_path), "run", ABNORMALITY, Resources(), seen.append), "images") as queue:
         _wait_until(lambda: seen)
         queue.put({"kind": "workers", "text": "here we are"})
         _wait_until(lambda: seen[-1].stage.startswith("no news"))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mskray.cohorts import Cohort
+from mskray.cohorts.ray_data import dataset
 from mskray.families import family
 from mskray.families.classifier import ClassifierConfig
 from mskray.storage import locate
@@ -30,6 +31,6 @@ def test_a_classifier_learns_from_a_fold(phantom_cohort: Cohort, tmp_path: Path)
     assert fitted.labels != phantom_cohort.manifest.counts.splits["train"].labels[task.name]
     assert fitted.cohort["content_hash"] == fold.content_hash
     assert fitted.best["val_loss"] > 0
-    read = {row["instance_id"] for row in fold.dataset("validation", ["instance_id"]).take_all()}
+    read = {row["instance_id"] for row in dataset(fold, "validation", ["instance_id"]).take_all()}
     assert read == set(fold.columns("validation", ["instance_id"])["instance_id"])
     assert len(read) == fold.count("validation")

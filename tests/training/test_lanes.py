@@ -67,10 +67,8 @@ def _rank(rank: int, world: int, lanes: int, kind: str, store: str, at: Any, sta
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{store}", rank=rank, world_size=world)
     session = Session(rank, world, start=start, at=at)
-    with pytest.MonkeyPatch.context() as patch:
-        split = shards_at_hand(patch, COUNTS)
-        with suppress(Stopped):
-            trainer_of(recipe_of(kind), session, split, lanes).run()
+    with suppress(Stopped):
+        trainer_of(recipe_of(kind), session, shards_at_hand(COUNTS), lanes).run()
     answers.put((rank, session.events, session.files, session.meters.seen))
     dist.barrier()
     dist.destroy_process_group()
@@ -149,24 +147,23 @@ def _plain(rank: int, world: int, store: str, answers: Any) -> None:
     network.load_state_dict(weights)
     model = DistributedDataParallel(network)
     optimizer = torch.optim.SGD(network.parameters(), 0.05, momentum=0.9, weight_decay=1e-4, fused=True)
-    with pytest.MonkeyPatch.context() as patch:
-        split = shards_at_hand(patch, COUNTS)
-        plan = Plan(split.counts, 4, 64, 0, rank, world)
-        schedule = loop_module.Schedule(optimizer, recipe.config.schedule, 0.05, 2 * plan.steps, True)
-        for epoch in range(2):
-            network.train()
-            for step, rows in enumerate(plan.batches(epoch)):
-                arrays = {name: [] for name in ("image", "label")}
-                for shard, row in zip(rows.shard, rows.row, strict=True):
-                    for name in arrays:
-                        arrays[name].append(loop_module.feed.__globals__["request"](split, shard)[name][row])
-                torch.manual_seed(step_seed(0, epoch, step, rank))
-                batch = recipe.augment(to_batch({k: np.array(v) for k, v in arrays.items()}, torch.device("cpu")))
-                recipe.loss(model, batch, None).backward()
-                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                schedule.after_update()
+    split = shards_at_hand(COUNTS)
+    plan = Plan(split.counts, 4, 64, 0, rank, world)
+    schedule = loop_module.Schedule(optimizer, recipe.config.schedule, 0.05, 2 * plan.steps, True)
+    for epoch in range(2):
+        network.train()
+        for step, rows in enumerate(plan.batches(epoch)):
+            arrays = {name: [] for name in ("image", "label")}
+            for shard, row in zip(rows.shard, rows.row, strict=True):
+                for name in arrays:
+                    arrays[name].append(split.arrays[shard][name][row])
+            torch.manual_seed(step_seed(0, epoch, step, rank))
+            batch = recipe.augment(to_batch({k: np.array(v) for k, v in arrays.items()}, torch.device("cpu")))
+            recipe.loss(model, batch, None).backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            schedule.after_update()
     if rank == 0:
         answers.put({name: value.numpy() for name, value in network.state_dict().items()})
     dist.barrier()

@@ -7,9 +7,9 @@ from mskray.training.loop import Diverged, Trainer
 
 
 @pytest.fixture
-def trainer(monkeypatch: pytest.MonkeyPatch):
+def trainer():
     """Make a Trainer whose shards are at hand at once."""
-    split = shards_at_hand(monkeypatch)
+    split = shards_at_hand()
 
     def make(recipe: Linear, session: Session, held_back: bool = True) -> Trainer:
         return trainer_of(recipe, session, split, held_back=held_back)

@@ -21,8 +21,10 @@ from mskray.errors import UserError
 from mskray.estimators.pairs import AugmentSection
 from mskray.imaging.inputs import InputFormat
 from mskray.progress import Progress, Report, silent
+from mskray.training.digests import digest
 from mskray.training.feed import Split, describe_split, hold
-from mskray.training.once import Shared, digest, once
+from mskray.training.on_ray.readers import RayReaders
+from mskray.training.once import Shared, once
 from mskray.training.samples import EachImage, Studies
 
 
@@ -149,7 +151,9 @@ def test_shards_are_held_once_and_within_bounds(
     large, small = (
         describe_split(cohort, "test", EachImage(ABNORMALITY.column), InputFormat(size))[0] for size in (32, 16)
     )
-    (first,), (again,), (other,) = (hold(each, cohort.content_hash, 1, shared) for each in (large, large, small))
+    (first,), (again,), (other,) = (
+        hold(RayReaders(), each, cohort.content_hash, 1, shared) for each in (large, large, small)
+    )
     assert first == again != other
     for split, reference in ((large, first), (small, other)):
         np.testing.assert_array_equal(ray.get(reference)["image"], split.load(0)["image"])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mskray.imaging.inputs import InputFormat
-from mskray.training import feed
 from mskray.training.feed import Split, choose_cache
+from mskray.training.on_ray import readers
 from mskray.training.samples import EachImage, Studies, study_starts
 
 SIDE = 4
@@ -52,9 +52,10 @@ def test_studies_begin_where_the_name_changes(studies: str, starts: list[int]) -
 
 def test_shards_of_studies_are_weighed_with_all_their_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 samples of 1 MB fit in 40 % of 4 GB; with six views each they do not."""
-    monkeypatch.setattr(feed.ray, "nodes", lambda: [{"Alive": True, "Resources": {"object_store_memory": 4e9}}])
+    nodes = [{"Alive": True, "Resources": {"object_store_memory": 4e9}}]
+    monkeypatch.setattr(readers.ray, "nodes", lambda: nodes)
     form = InputFormat(1000)
     images = Split("c", "train", EachImage("label_a"), form, (1000,), ())
     studies = Split("c", "train", Studies("label_a", views=6), form, (1000,), ())
-    assert choose_cache("auto", [images], 1) == "memory"
-    assert choose_cache("auto", [studies], 1) == "stream"
+    assert choose_cache("auto", [images], 1, readers.RayReaders()) == "memory"
+    assert choose_cache("auto", [studies], 1, readers.RayReaders()) == "stream"

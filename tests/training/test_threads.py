@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mskray.training import session
+from mskray.training.on_ray import session
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""This process drives the loop: one rank on its first GPU, else on its CPU, its shards read by threads. No Ray.
+
+    mskray train CONFIG.yaml --local
+
+The loop, its checkpoints and what it reports are those of a worker of a cluster: a run that was begun in one way may be
+gone on with in the other. What kills the process ends the run, and the same command goes on.
+"""
+
+import ctypes
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from queue import Queue
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mskray.errors import UserError
+from mskray.training.assignment import Assignment
+from mskray.training.driver import stopped
+from mskray.training.loop import Trainer
+from mskray.training.news import Say, heard
+from mskray.training.readers import Threads
+from mskray.training.run import Resources, Run
+from mskray.training.session import Session
+
+# glibc's mallopt(3): what `on_ray.driver` sets for its workers by environment variables, for a process that runs.
+_MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX = -4, -1, -8
+# A checkpoint that is being written when the training is stopped is given this time to end.
+_LEAVE_S = 5.0
+
+
+class Local:
+    """The driver of a training in this process."""
+
+    def __init__(self) -> None:
+        self.readers = Threads()
+
+    def check(self, resources: Resources) -> None:
+        """Raise UserError for more than one worker, and where a GPU is asked for that is not there."""
+        check(resources)
+
+    def keep(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return weights
+
+    @contextmanager
+    def listening(self, run: Run, unit: str) -> Iterator[Say]:
+        # Heard in a thread, as a cluster's are: a slow tracker holds no step up.
+        queue: Queue[dict[str, Any]] = Queue()
+        with heard(queue, run, unit):
+            yield queue.put
+
+    def train(self, work: Assignment, weights: dict[str, Tensor], run: Run) -> list[dict[str, Any]]:
+        session = Session(run.location.join(run.name), work.say, self.readers, device())
+        try:
+            trainer = Trainer(work, weights, session)
+            trainer.run()
+        except UserError:
+            raise
+        except (RuntimeError, OSError) as error:  # such as a GPU's memory that is too small, or its driver that fails
+            lines = str(error).strip().splitlines() or ["no reason given"]
+            raise stopped(UserError, error, lines[0]) from error
+        finally:
+            session.leave(_LEAVE_S)
+        return trainer.position.history
+
+    def close(self) -> None:
+        self.readers.close()
+
+
+def check(resources: Resources) -> None:
+    """Raise UserError where these resources are not those of a training in one process."""
+    if resources.workers > 1:
+        raise UserError(
+            f"resources.workers = {resources.workers} with --local, which trains in one process: leave --local out, or "
+            "set resources.workers=1"
+        )
+    if resources.gpu and not torch.cuda.is_available():
+        raise UserError("resources.gpu = true with --local: torch finds no GPU here; leave resources.gpu out")
+
+
+def device() -> torch.device:
+    """Where a training in this process computes."""
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def keep_memory() -> None:
+    """Have glibc keep the memory of large tensors, for the whole process: the command does so, whose process it is.
+
+    Left to itself it gives it back to the kernel and faults it in again: on the CPU nearly half the time of a step.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_MMAP_MAX, 0)
+        libc.mallopt(_TRIM_THRESHOLD, -1)
+        libc.mallopt(_ARENA_MAX, 1)
