@@ -80,6 +80,7 @@ $(BENCH_STAMP): $(STAMP)
 bench: $(BENCH_STAMP)
 	$(BIN)/python tests/benchmarks/bench.py $(ARGS)
 
+# Needs no Ray. ARGS="--only resnet50 --compile on"
 bench-gpu: $(STAMP)
 	@mkdir -p build
 	$(BIN)/python tests/benchmarks/bench_gpu.py --json build/bench-gpu.json $(ARGS)
@@ -94,7 +95,6 @@ quality: $(STAMP)
 	$(BIN)/python tests/benchmarks/serving_memory.py
 
 # Prints the answers by route and class of status.
-# On one GPU, without Ray: images/s against the bare step. ARGS="--only resnet50 --compile on"
 COUNT ?= 20000
 fuzz: $(STAMP)
 	MSKRAY_FUZZ=$(COUNT) $(BIN)/python -m pytest tests/fuzz $(ARGS)
