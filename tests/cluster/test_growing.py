@@ -21,6 +21,7 @@ from mskray.cluster.growing import Growth
 from mskray.errors import UserError
 
 BIN = Path(sys.executable).parent
+PORT = 6379  # where the stand-in for a cloud has its nodes look for the head
 DRIVER = """
 import ray, sys, time
 from mskray.cluster import Need, grows, require, session
@@ -119,7 +120,6 @@ def growing_cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
     """
     file = tmp_path / "autoscaling.json"
     file.write_text(json.dumps(CONFIG))
-    port = free_port()
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "PATH": f"{BIN}:{os.environ['PATH']}",
@@ -134,7 +134,7 @@ def growing_cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
     }
     words = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=1", f"--autoscaling-config={file}"]
     names = ("dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "metrics-export-port")
-    words += [f"--port={port}", *(f"--{name}={free_port()}" for name in names)]
+    words += [f"--port={PORT}", *(f"--{name}={free_port()}" for name in names)]
     log = (tmp_path / "head.log").open("w")
     process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -143,7 +143,7 @@ def growing_cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
             assert process.poll() is None, (tmp_path / "head.log").read_text()[-3000:]
             assert time.monotonic() < deadline
             time.sleep(0.5)
-        yield {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}
+        yield {**environment, "RAY_ADDRESS": f"127.0.0.1:{PORT}"}
     finally:
         started = [process, *psutil.Process(process.pid).children(recursive=True)]
         for each in started:
