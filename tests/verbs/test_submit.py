@@ -61,6 +61,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("train configs/knee.yaml out=bundles/other", "out=bundles/other would be lost"),
         ("train configs/knee.yaml out=s3://msk/b cohort=cohorts", "cohort=cohorts is on this machine"),
         ("train configs/knee.yaml out=s3://msk/b --ad x", "No such option: --ad"),
+        ("train configs/knee.yaml out=s3://msk/b --local", "leave it out of what is submitted"),
         ("evaluate s3://msk/b --cohort cohorts", "cohorts is on this machine, and the job runs on the cluster's"),
         ("evaluate s3://msk/b --cohort s3://msk/c --out report", "--out report would be lost"),
         ("tune promote s3://msk/search --out bundles/best", "--out bundles/best would be lost"),
