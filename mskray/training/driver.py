@@ -1,4 +1,4 @@
-"""Who drives the loop: Ray Train on a cluster (`on_ray.driver`), or this process itself (`local`)."""
+"""Who drives the loop: Ray Train on a cluster (`on_ray.driver`), or this process itself (`local`, `on_ray.trial`)."""
 
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -47,6 +47,10 @@ class Driver(Protocol):
 
 def driver_of(run: Run) -> Driver:
     """Return who drives a run. Here alone is it decided whether Ray is imported."""
+    if run.local and run.shared is not None:
+        from mskray.training.on_ray.trial import InTrial
+
+        return InTrial()
     if run.local:
         from mskray.training.local import Local
 

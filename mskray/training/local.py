@@ -21,7 +21,7 @@ from mskray.training.assignment import Assignment
 from mskray.training.driver import stopped
 from mskray.training.loop import Trainer
 from mskray.training.news import Say, heard
-from mskray.training.readers import Threads
+from mskray.training.readers import Readers, Threads
 from mskray.training.run import Resources, Run
 from mskray.training.session import Session
 
@@ -34,8 +34,8 @@ _LEAVE_S = 5.0
 class Local:
     """The driver of a training in this process."""
 
-    def __init__(self) -> None:
-        self.readers = Threads()
+    def __init__(self, readers: Readers | None = None) -> None:
+        self.readers = readers or Threads()
 
     def check(self, resources: Resources) -> None:
         """Raise UserError for more than one worker, and where a GPU is asked for that is not there."""
@@ -54,19 +54,25 @@ class Local:
     def train(self, work: Assignment, weights: dict[str, Tensor], run: Run) -> list[dict[str, Any]]:
         session = Session(run.location.join(run.name), work.say, self.readers, device())
         try:
-            trainer = Trainer(work, weights, session)
-            trainer.run()
+            return trained(work, weights, session)
         except UserError:
             raise
         except (RuntimeError, OSError) as error:  # such as a GPU's memory that is too small, or its driver that fails
             lines = str(error).strip().splitlines() or ["no reason given"]
             raise stopped(UserError, error, lines[0]) from error
-        finally:
-            session.leave(_LEAVE_S)
-        return trainer.position.history
 
     def close(self) -> None:
         self.readers.close()
+
+
+def trained(work: Assignment, weights: dict[str, Tensor], session: Session) -> list[dict[str, Any]]:
+    """Train in this process; return the history."""
+    try:
+        trainer = Trainer(work, weights, session)
+        trainer.run()
+    finally:
+        session.leave(_LEAVE_S)
+    return trainer.position.history
 
 
 def check(resources: Resources) -> None:

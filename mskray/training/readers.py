@@ -39,6 +39,10 @@ class Readers(Protocol):
         """Bytes that held shards may take up."""
         ...
 
+    def close(self) -> None:
+        """Begin nothing more; what runs ends by itself."""
+        ...
+
 
 class Threads:
     """Readers in this process.

@@ -105,7 +105,7 @@ class Run:
             lowers the rate later than in a training that holds the split back, or never.
         shared: of a search, whose trials do common work once; None for a run alone.
         part: of the training that is done now, None for all. Of a part the last epoch is kept, and nothing stops early.
-        local: trained in this process, without Ray.
+        local: trained in this process: without Ray or, as a trial of a search, with what the process has booked of it.
     """
 
     location: Location

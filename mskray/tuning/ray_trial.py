@@ -31,6 +31,7 @@ class Plan:
         round_epochs: epochs of a round of population based training; 0 where trials train to their end.
         metric: by whose figure a scheduler compares epochs or folds.
         shared: where work that trials share is done once, see `mskray.training.run.Run`.
+        here: whether a trial trains in its own process, which books what a worker takes.
     """
 
     ledger: Ledger
@@ -44,6 +45,7 @@ class Plan:
     metric: str
     round_epochs: int = 0
     shared: Any = None
+    here: bool = False
 
 
 Work = Callable[[Plan, TrialRecord, Tell], TrialRecord]

@@ -1,7 +1,8 @@
 """Running the trials of a search with Ray Tune: how many at once, which are stopped, what is shown meanwhile.
 
 Tune's own experiment state is kept in a temporary folder and thrown away; the ledger is what counts. A trial's process
-books memory alone: any share of a CPU would be missing from the workers and tasks that it waits for.
+books what a worker takes where it trains itself, else memory alone: any share of a CPU would be missing from the
+workers and tasks that it waits for.
 """
 
 import os
@@ -59,7 +60,7 @@ def run_trials(
     with tempfile.TemporaryDirectory(prefix="mskray-tune-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(RayTrial, plan=plan, work=work), tune.PlacementGroupFactory([_HEAD])
+                tune.with_parameters(RayTrial, plan=plan, work=work), tune.PlacementGroupFactory([_head(plan)])
             ),
             tune_config=tune.TuneConfig(
                 metric=SCORE,
@@ -80,6 +81,13 @@ def run_trials(
             ),
         )
         return [_reason(error) for error in tuner.fit().errors]
+
+
+def _head(plan: Plan) -> dict[str, int | float]:
+    """What a trial's process books."""
+    resources = plan.resources
+    booked = {"CPU": resources.cpus_per_worker, **({"GPU": resources.gpus} if resources.gpu else {})}
+    return {**_HEAD, **booked} if plan.here else _HEAD
 
 
 def check_room(resources: Resources) -> None:

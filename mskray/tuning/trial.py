@@ -1,8 +1,9 @@
 """One trial: a config is fitted and judged, fold by fold, and what came out is written to the ledger.
 
-The process that runs it books no CPU: it waits for Ray Train's workers and Ray tasks, which book their own. It writes
-the ledger itself, so that a driver killed in the next moment loses nothing; a fold that is finished is a file in the
-trial's folder, and a training in the middle has its checkpoints there, so that a trial begun anew goes on.
+A torch family of one worker is trained in the process that runs the trial. Otherwise that process books no CPU: it
+waits for Ray Train's workers and Ray tasks, which book their own. It writes the ledger itself, so that a driver killed
+in the next moment loses nothing; a fold that is finished is a file in the trial's folder, and a training in the middle
+has its checkpoints there, so that a trial begun anew goes on.
 """
 
 import time
@@ -18,7 +19,8 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from mskray.cohorts import Cohort, open_cohort
+from mskray.bundles import Fitted
+from mskray.cohorts import Cohort, Task, open_cohort
 from mskray.config import Section, describe, merge, validate
 from mskray.errors import Fault, UserError, user_error_in
 from mskray.families import Family, family
@@ -161,7 +163,7 @@ def _fold(
     place = plan.ledger.room(record.id).join(_RUN)
     part, _ = _part(plan, record, chosen, config)
     name = _name(plan, record, number)
-    run = Run(place, name, task, plan.resources, report, listeners, shared=plan.shared, part=part)
+    run = Run(place, name, task, plan.resources, report, listeners, shared=plan.shared, part=part, local=plan.here)
     fitted = chosen.fit(cohort, config, run)
     judged = _judged(plan, chosen, fitted, cohort, task)
     check_reported(plan, judged.figures)
@@ -206,16 +208,17 @@ def _round(plan: Plan, record: TrialRecord, chosen: Family, config: Any) -> dict
     return {"rounds": record.rounds + 1, "state": "open" if part.until < epochs else "finished"}
 
 
-def _judged(plan: Plan, chosen: Family, *what: Any) -> Judged:
+def _judged(plan: Plan, chosen: Family, fitted: Fitted, cohort: Cohort, task: Task) -> Judged:
     """Judge here, or on a GPU where the trainings have one."""
-    if not plan.resources.gpu:
-        return judge(chosen, *what)
-    task: Any = ray.remote(judge).options(
+    device = "cuda" if plan.resources.gpu else "cpu"
+    if plan.here or not plan.resources.gpu:
+        return judge(chosen, fitted, cohort, task, device)
+    remote: Any = ray.remote(judge).options(
         num_cpus=plan.resources.cpus_per_worker,
         num_gpus=plan.resources.gpus,
         scheduling_strategy="SPREAD",
     )
-    found: Judged = ray.get(task.remote(chosen, *what, "cuda"))
+    found: Judged = ray.get(remote.remote(chosen, fitted, cohort, task, device))
     return found
 
 

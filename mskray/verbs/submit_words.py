@@ -56,7 +56,9 @@ def read_words(verb: str, words: Sequence[str], params: Mapping[str, Any]) -> Gi
     """
     _check_secrets("the command line", " ".join(words))
     if params.get("local"):
-        raise UserError("--local trains in one process, beside the cluster's workers: leave it out of what is submitted")
+        raise UserError(
+            "--local trains in one process, beside the cluster's workers: leave it out of what is submitted"
+        )
     for name in _OUTPUTS:
         for place in _texts(params.get(name)):
             _check_output(f"--{name.replace('_', '-')} {place}", place)

@@ -41,3 +41,5 @@ class RayReaders:
     def room(self) -> int:
         nodes = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
         return int(_MEMORY_SHARE * min(nodes, default=0.0))
+
+    def close(self) -> None: ...

@@ -46,6 +46,14 @@ class RaySession(Session):
             collective.barrier()
 
 
+def session_of_trial(run: Location, say: Say, cpus: float | None, gpu: bool) -> Session:
+    """One worker alone, in a process of a search that has booked its CPUs and GPU."""
+    torch.set_num_threads(_threads(cpus, 1))
+    session = Session(run, say, RayReaders(), torch.device("cuda:0" if gpu else "cpu"))
+    session.meters = ClusterMeters(run.name, 0)
+    return session
+
+
 def _threads(cpus: float | None, workers: int) -> int:
     """Return how many threads a worker gets; `workers` of its training are on the node.
 
