@@ -200,7 +200,6 @@ def test_a_killed_driver_is_continued(copy, ray_cluster):
         """
         import os, signal, sys
         from mskray.cohorts.ingest import ingest
-from mskray.cohorts.ray_data import dataset
         def report(progress):
             if progress.stage == "ingest" and progress.done:
                 os.kill(os.getpid(), signal.SIGKILL)
