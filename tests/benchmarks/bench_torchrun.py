@@ -4,7 +4,8 @@
 
 torchrun runs a script as one would write it: DistributedDataParallel over gloo, the training split read into memory,
 half of it for each worker. Ours is `mskray train` with `resources.workers` of as many. Seconds count from the start of
-the command until the first step is done (torchrun) or told (ours); neither finds a cluster, so ours starts Ray, too.
+the command until the first step is done (torchrun) or told (ours); neither finds a cluster, so ours starts Ray, too,
+but with --local.
 """
 
 import argparse
@@ -23,8 +24,10 @@ from typing import Any
 from bench_training import JOBS, prepare, trained
 from measure import Case, Found, Reach, alternate, apart, main
 
-OURS, TORCHRUN = "mskray train", "torchrun"
+OURS, LOCAL, TORCHRUN = "mskray train", "mskray train --local", "torchrun"
 LIMIT_S = 900.0
+RESOURCES = {"workers": 2, "cpus_per_worker": 0.75}
+"""So that two workers and a reader fit on two cores."""
 FIRST_STEP = r"epoch 1/\d+  [1-9]"
 
 
@@ -41,12 +44,14 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
                 OURS: partial(first_step, job, place, workers),
                 TORCHRUN: partial(torchrun, job, place, workers, 0),
             }
+            if workers == 1:
+                starts[LOCAL] = partial(first_step, job, place, workers, "--local")
             what = f"{name}, {workers} worker{'s' * (workers > 1)}, to the first step"
             yield Case(what, "s", OURS, alternate(starts, options.rounds), [Reach(TORCHRUN, 1 / 1.5)])
         rates = {
             OURS: partial(
                 trained,
-                {**job, "loop": {"epochs": 2, "checkpoint_minutes": 0}, "resources": {"workers": 2}},
+                {**job, "loop": {"epochs": 2, "checkpoint_minutes": 0}, "resources": RESOURCES},
                 place,
             ),
             TORCHRUN: partial(torchrun, job, place, 2, 2),
@@ -56,13 +61,13 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
         )
 
 
-def first_step(job: dict[str, Any], folder: Path, workers: int) -> float:
+def first_step(job: dict[str, Any], folder: Path, workers: int, *words: str) -> float:
     """Seconds until `mskray train` tells of its first step."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         file = Path(place) / "job.json"
-        resources = {"workers": workers}
+        resources = {**RESOURCES, "workers": workers}
         file.write_text(json.dumps({**job, "out": f"{place}/bundle", "resources": resources, "loop": {"epochs": 100}}))
-        return until([sys.executable, "-m", "mskray.cli", "train", str(file)], FIRST_STEP)
+        return until([sys.executable, "-m", "mskray.cli", "train", str(file), *words], FIRST_STEP)
 
 
 def torchrun(job: dict[str, Any], folder: Path, workers: int, epochs: int) -> float:
