@@ -1,6 +1,6 @@
 """Images a second into shards: PNG, DICOM with JPEG 2000 and with lossless JPEG.
 
-    python tests/benchmarks/bench_ingest.py [--images 6000]
+    python tests/benchmarks/bench_ingest.py
 
 Ours lists, keys, splits, decodes, checks, resizes, compresses, writes and counts, on a Ray session that is already
 started. Beside it, on the same files:
@@ -43,7 +43,7 @@ JPEG_2000, JPEG_LOSSLESS = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.70"
 
 
 def cases(options: argparse.Namespace) -> Iterator[Found]:
-    images = 400 if options.small else 6000
+    images = 400 if options.small else 12_000
     kinds: dict[str, tuple[str, Callable[[Path, int], list[str]]]] = {
         "PNG": ("knee-oa", png_files),
         "DICOM, JPEG 2000 lossless": ("dicom", partial(dicom_files, syntax=JPEG_2000)),
@@ -55,7 +55,7 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
         ray.init("local", num_cpus=CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         for kind, (source, make) in kinds.items():
             if options.only in kind:
-                yield case(kind, source, make, images if kind == "PNG" else images // 2, pool, options.rounds)
+                yield case(kind, source, make, images if kind == "PNG" else images // 4, pool, options.rounds)
         ray.shutdown()
 
 
