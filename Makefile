@@ -91,6 +91,7 @@ quality: $(STAMP)
 	$(BIN)/python tests/benchmarks/localisation.py
 	$(BIN)/python tests/benchmarks/small_lesions.py
 	$(BIN)/python tests/benchmarks/flags.py
+	$(BIN)/python tests/benchmarks/svm_memory.py
 	$(BIN)/python tests/benchmarks/serving_chaos.py
 	$(BIN)/python tests/benchmarks/serving_memory.py
 

@@ -63,8 +63,7 @@ def through_table(pixels: np.ndarray, table: np.ndarray) -> np.ndarray:
     """
     if not pixels.size or not pixels.ndim:
         return table[pixels]
-    found: np.ndarray = cv2.LUT(pixels, table)
-    return found
+    return cv2.LUT(pixels, table).reshape(pixels.shape)  # which drops a last axis of one
 
 
 def full_range(levels: np.ndarray, dtype: np.dtype | type) -> np.ndarray:

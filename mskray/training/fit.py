@@ -48,6 +48,13 @@ def fit(
         raise UserError(
             f"resources.compile = {resources.compile}: not for the network of a {type(recipe).__name__}; set it to off"
         )
+    if resources.compile == "graphs" and (
+        recipe.config.optimizer.accumulate > 1 or resources.least < resources.workers
+    ):
+        raise UserError(
+            "resources.compile = graphs keeps gradients where the next step's will lie: set it to on, or "
+            "optimizer.accumulate to 1 and resources.min_workers to 0"
+        )
     tasks = recipe.tasks or (run.task,)
     train, labels = _checked_split(cohort, "train", tasks, samples, recipe)
     validation, _ = _checked_split(cohort, "validation", tasks, samples, recipe)

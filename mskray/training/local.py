@@ -31,6 +31,19 @@ _MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX = -4, -1, -8
 _LEAVE_S = 5.0
 
 
+class _Events:
+    """Those of a queue, up to the mark that ends it."""
+
+    def __init__(self, queue: "Queue[dict[str, Any] | None]") -> None:
+        self._queue = queue
+
+    def get(self, *, timeout: float) -> dict[str, Any]:
+        event = self._queue.get(timeout=timeout)
+        if event is None:
+            raise EOFError
+        return event
+
+
 class Local:
     """The driver of a training in this process."""
 
@@ -47,9 +60,12 @@ class Local:
     @contextmanager
     def listening(self, run: Run, unit: str) -> Iterator[Say]:
         # Heard in a thread, as a cluster's are: a slow tracker holds no step up.
-        queue: Queue[dict[str, Any]] = Queue()
-        with heard(queue, run, unit):
-            yield queue.put
+        queue: Queue[dict[str, Any] | None] = Queue()
+        with heard(_Events(queue), run, unit):
+            try:
+                yield queue.put
+            finally:
+                queue.put(None)
 
     def train(self, work: Assignment, weights: dict[str, Tensor], run: Run) -> list[dict[str, Any]]:
         session = Session(run.location.join(run.name), work.say, self.readers, device())
@@ -66,13 +82,17 @@ class Local:
 
 
 def trained(work: Assignment, weights: dict[str, Tensor], session: Session) -> list[dict[str, Any]]:
-    """Train in this process; return the history."""
+    """Train in this process, which is left as it was; return the history."""
+    benchmark = torch.backends.cudnn.benchmark
     try:
         trainer = Trainer(work, weights, session)
         trainer.run()
+        return trainer.position.history
     finally:
         session.leave(_LEAVE_S)
-    return trainer.position.history
+        torch.backends.cudnn.benchmark = benchmark
+        if work.compile != "off":
+            torch.compiler.reset()
 
 
 def check(resources: Resources) -> None:

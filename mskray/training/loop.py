@@ -1,7 +1,8 @@
 """The loop that every torch family trains with, on one worker or many.
 
 Order, augmentation and dropout depend on (seed, epoch, step, lane) alone and a checkpoint holds the position, so a
-run that was cut off goes on at the very step, on as many workers as there are, and ends as one that was not.
+run that was cut off goes on at the very step, on as many workers as there are, and ends as one that was not: on a CPU
+bit for bit with as many workers, on a GPU but for rounding.
 """
 
 import time

@@ -33,7 +33,7 @@ def heard(events: Events, run: Run, unit: str) -> Iterator[None]:
     failures: list[Exception] = []
 
     def listen() -> None:
-        heard = told = time.monotonic()
+        last = told = time.monotonic()
         silent = "the training workers are starting: nothing heard of them"
         while True:
             finished = done.is_set()
@@ -44,11 +44,11 @@ def heard(events: Events, run: Run, unit: str) -> Iterator[None]:
                     return
                 if (now := time.monotonic()) - told >= _SIGN_OF_LIFE_S:
                     told = now
-                    run.report(Progress(f"{silent} for {duration(now - heard)}"))
+                    run.report(Progress(f"{silent} for {duration(now - last)}"))
                 continue
             except EOFError:
                 return
-            heard = told = time.monotonic()
+            last = told = time.monotonic()
             silent = "no news from the training workers"
             try:
                 _pass_on(event, run, unit)

@@ -73,14 +73,14 @@ class Searching:
         self._plan = Plan(
             ledger, chosen.name, str(cohort.location), job.task, base, resources, folds, seed, self._metric
         )
-        in_epochs = isinstance(chosen, Family) and issubclass(chosen.Config, TorchConfig) and not chosen.needs_ray
+        alone = isinstance(chosen, Family) and issubclass(chosen.Config, TorchConfig) and not chosen.needs_ray
         self._steps = _steps(chosen, base, space, folds)
         self._room = partial(room, resources, issubclass(chosen.Config, TorchConfig), job.trials.at_once)
         self._work: Work = run_trial
         if isinstance(chosen, Votes):
             self._work = chosen.ballots(cohort, ledger.folder, report)
         else:
-            self._plan = replace(self._plan, shared=Shared.start(), here=in_epochs and resources.workers == 1)
+            self._plan = replace(self._plan, shared=Shared.start(), here=alone and resources.workers == 1)
 
     def run(self, board: Board) -> None:
         """Do all that is left to do, and show it."""

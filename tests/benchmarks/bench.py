@@ -12,9 +12,11 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from measure import machine, tell
 from page import page
 
@@ -53,13 +55,27 @@ def measure(area: str, options: argparse.Namespace) -> dict[str, Any]:
     command += ["--small"] if options.small else []
     command += [] if options.rounds is None else ["--rounds", str(options.rounds)]
     started, error = time.monotonic(), ""
+    process = subprocess.Popen(command, start_new_session=True)
     try:
-        code = subprocess.run(command, timeout=options.hours * HOURS).returncode
+        code = process.wait(options.hours * HOURS)
         error = f"ended with exit code {code}" if code else ""
     except subprocess.TimeoutExpired:
         error = f"stopped after {options.hours:g} hours"
+    finally:
+        end(process)
     found = json.loads(file.read_text()) if file.is_file() else []
     return {"area": area, "seconds": round(time.monotonic() - started, 1), "error": error, "found": found}
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """End an area and whatever it has started, in sessions of its own too: it would run beside the next one."""
+    started = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.terminate()
+    for each in psutil.wait_procs(started, timeout=10)[1]:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.kill()
+    process.wait()
 
 
 if __name__ == "__main__":

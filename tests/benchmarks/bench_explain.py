@@ -75,7 +75,7 @@ def _case(
         else:
             # Sums in another order: a few units in the last place of the largest gradients.
             np.testing.assert_allclose(found[OURS][: len(peer)], peer, rtol=1e-3, atol=1e-4 * np.abs(peer).max())
-    yield Case(what, unit, OURS, runs, [Reach(CAPTUM, GOAL)])
+    yield Case(what, unit, OURS, runs, [Reach(name, GOAL) for name in subjects[1:]])
 
 
 def maps(subject: str, folder: str, method: str, backbone: str, images: int) -> float:

@@ -33,12 +33,12 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
     with tempfile.TemporaryDirectory() as folder:
         made = apart(__file__, "prepare", folder=folder, images=images)
         work = {"folder": folder, "epochs": epochs}
-        first: dict[str, list[float]] = {}
+        later: dict[str, list[float]] = {}
 
         def run(subject: str, function: str, **given: Any) -> float:
             """Run it; keep the rate of later epochs aside, return that of all."""
             rates = apart(__file__, function, **work, **given)
-            first.setdefault(subject, []).append(len(rates[1:]) / sum(1 / each for each in rates[1:]))
+            later.setdefault(subject, []).append(len(rates[1:]) / sum(1 / each for each in rates[1:]))
             return len(rates) / sum(1 / each for each in rates)
 
         subjects = {
@@ -56,8 +56,8 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
             peers = {name: runs for name, runs in whole.items() if name not in {HELD, STREAMED, LIMIT} - {ours}}
             reach = [Reach(loader, 1.0) for loader in loaders]
             yield Case(f"{what}: {epochs} epochs, from the first request", "images/s", ours, peers, reach)
-        later = {name: first[name] for name in (HELD, STREAMED, LIMIT, CACHE)}
-        yield Case(f"{what}: epochs after the first", "images/s", HELD, later, [Reach(LIMIT, 0.7)])
+        rest = {name: later[name] for name in (HELD, STREAMED, LIMIT, CACHE)}
+        yield Case(f"{what}: epochs after the first", "images/s", HELD, rest, [Reach(LIMIT, 0.7)])
 
 
 def prepare(folder: str, images: int) -> int:

@@ -129,9 +129,9 @@ def measured(plan: Plan, options: argparse.Namespace) -> Iterator[Found]:
             runs = found[(file, clients), figure]
             if clients > 1 and figure != "requests/s":  # a loop has nobody who waits
                 runs = {name: values for name, values in runs.items() if name not in (LIMIT, LIMIT_ALL)}
-            reach = [Reach(PEER, 1.0)]
+            reach = [Reach(name, 1.0) for name in (PEER, PEER_ALL) if name in runs]
             if clients > 1 and figure == "requests/s":
-                reach.append(Reach(LIMIT, 0.85))
+                reach += [Reach(name, 0.85) for name in (LIMIT, LIMIT_ALL) if name in runs]
             yield Case(f"{file}, {_clients(clients)}, {figure}", unit, OURS, runs, reach, list(notes.values()))
     for file in plan.files:
         points = {

@@ -80,13 +80,14 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
 def case(name: str, job: dict[str, Any], folder: Path, rounds: int) -> Case:
     subjects: dict[str, Callable[[], float]] = {
         OURS: partial(trained, job, folder),
-        LIMIT: partial(apart, __file__, "bare", env=_environment(), job=job),
+        LIMIT: partial(apart, __file__, "bare", env=worker_environment(), job=job),
         LIGHTNING: partial(apart, __file__, "lightning", job=job),
     }
     return Case(f"{name}, 2 epochs", "images/s", OURS, alternate(subjects, rounds), [Reach(LIMIT, 0.97)])
 
 
-def _environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
+    """The allocator's and OpenMP's settings that ours gives its workers."""
     from mskray.training.on_ray.driver import _WORKER_ENVIRONMENT
 
     return _WORKER_ENVIRONMENT

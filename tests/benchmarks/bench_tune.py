@@ -175,6 +175,8 @@ def ours(folder: str, family: str, small: bool) -> dict[str, Any]:
 
 
 def peer(folder: str, family: str, small: bool) -> dict[str, Any]:
+    import joblib  # noqa: F401
+    import optuna  # noqa: F401
     from tuning_peer import classifier, optimize, words
 
     objective, given = {"classifier": (classifier, [_CLASSIFIER]), "pair_bovw": (words, [])}[family]
@@ -217,6 +219,8 @@ def ours_waits(trials: int, each: float) -> float:
 
 
 def peer_waits(trials: int, each: float) -> float:
+    import joblib  # noqa: F401
+    import optuna  # noqa: F401
     from tuning_peer import optimize, waits
 
     began = time.perf_counter()

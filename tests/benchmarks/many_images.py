@@ -83,6 +83,7 @@ def _feed(place: Path, images: int) -> None:
     from mskray.cohorts import open_cohort
     from mskray.imaging.inputs import InputFormat
     from mskray.training.feed import Shards, describe_split, feed
+    from mskray.training.on_ray.readers import RayReaders
     from mskray.training.plan import Plan
     from mskray.training.recipe import to_batch
     from mskray.training.samples import EachImage
@@ -93,7 +94,7 @@ def _feed(place: Path, images: int) -> None:
     plan = Plan(split.counts, BATCH, WINDOW, 0)
     device = torch.device("cpu")
     order = ((0, rows) for rows in plan.batches(0))
-    for _, arrays in feed(Shards(split), order, ahead=max(2, plan.window // BATCH)):
+    for _, arrays in feed(Shards(RayReaders(), split), order, ahead=max(2, plan.window // BATCH)):
         to_batch(arrays, device)
 
 

@@ -33,7 +33,7 @@ def test_to_uint8(pixels: np.ndarray, expected: object) -> None:
     assert np.array_equal(result, expected)
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (0, 5), (7,), (5, 7), (3, 5, 700), (2, 3, 5, 7)])
+@pytest.mark.parametrize("shape", [(), (0,), (0, 5), (7,), (5, 7), (3, 5, 700), (3, 5, 1), (2, 3, 5, 7)])
 @pytest.mark.parametrize("entry", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("source", [np.uint8, np.uint16])
 def test_through_table_is_indexing(source: type, entry: type, shape: tuple[int, ...]) -> None:

@@ -5,8 +5,10 @@ controller and a worker for each. A process that is lost ends its trial, which R
 its last checkpoint.
 """
 
+import gc
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mskray.training.assignment import Assignment
@@ -29,4 +31,8 @@ class InTrial(Local):
         """As for any driver. What fails for the cluster's or the store's sake is raised as it is, to be tried again."""
         keep_memory()
         place = run.location.join(run.name)
-        return trained(work, weights, session_of_trial(place, work.say, work.cpus, run.resources.gpu))
+        try:
+            return trained(work, weights, session_of_trial(place, work.say, work.cpus, run.resources.gpu))
+        finally:
+            gc.collect()
+            torch.cuda.empty_cache()  # others may compute on this GPU
