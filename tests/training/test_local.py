@@ -148,6 +148,10 @@ def _alone() -> dict[str, str]:
         ({"resources": {"workers": 2}}, r"resources\.workers = 2 with --local, which trains in one process"),
         ({"resources": {"compile": "on"}, "family": "view_fusion"}, "not for the network of a"),
         (
+            {"resources": {"compile": "graphs"}, "optimizer": {"accumulate": 2}},
+            "resources.compile = graphs keeps gradients where the next step's will lie: set it to on, or",
+        ),
+        (
             {"resources": {"gpu": True}},
             r"resources\.gpu = true with --local: torch finds no GPU here",
         ),
