@@ -305,8 +305,9 @@ def test_a_clock_that_jumps_changes_nothing(healthy: RayHosts, cohort: str, undi
         healthy.restart_ray(healthy.second)
 
 
-EPOCHS = 14
-"""Of the elastic training: it grows a minute after it has shrunk, at the earliest."""
+EPOCHS = 36
+"""Of the elastic training, some six seconds each: a host starts within a minute, and the training grows a minute after it
+has shrunk, at the earliest."""
 
 
 def test_an_elastic_training_shrinks_and_grows(healthy: RayHosts, cohort: str, undisturbed: Bundle) -> None:
