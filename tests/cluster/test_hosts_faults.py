@@ -306,8 +306,8 @@ def test_a_clock_that_jumps_changes_nothing(healthy: RayHosts, cohort: str, undi
 
 
 EPOCHS = 36
-"""Of the elastic training, some six seconds each: a host starts within a minute, and the training grows a minute after it
-has shrunk, at the earliest."""
+"""Of the elastic training, some six seconds each: a host starts within a minute, and the training grows a minute after
+it has shrunk, at the earliest."""
 
 
 def test_an_elastic_training_shrinks_and_grows(healthy: RayHosts, cohort: str, undisturbed: Bundle) -> None:
