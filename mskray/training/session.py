@@ -163,8 +163,8 @@ class Session(Group):
         self.check()
 
     def leave(self, seconds: float) -> None:
-        """Give a checkpoint that is being written this time to end: the process is about to."""
-        self._writer.wait(seconds)
+        """Give a checkpoint that is being written this time to end: the process, or the training in it, is about to."""
+        self._writer.leave(seconds)
 
     def _trouble(self, line: str) -> None:
         self._say({"kind": "trouble", "text": line})

@@ -32,6 +32,7 @@ class Writer:
         self._shelf, self._tell = shelf, tell
         self._patience, self._again = patience_s, again_s
         self._thread: threading.Thread | None = None
+        self._left = threading.Event()
         self.failed = ""
         """Why the training cannot go on; one line."""
 
@@ -65,6 +66,11 @@ class Writer:
             if not self._thread.is_alive():
                 self._thread = None
 
+    def leave(self, seconds: float) -> None:
+        """Wait until nothing is being written, or for so long; what has failed by then is not tried again."""
+        self.wait(seconds)
+        self._left.set()
+
     def _write(self, epoch: int, step: int, score: float | None, files: Mapping[str, bytes]) -> None:
         give_up, told = time.monotonic() + self._patience, False
         while True:
@@ -72,12 +78,12 @@ class Writer:
                 self._shelf.put(epoch, step, score, files)
                 return
             except Fault as error:
-                if _lasts(error) or time.monotonic() >= give_up:
+                if _lasts(error) or self._left.is_set() or time.monotonic() >= give_up:
                     raise type(error)(f"{error}; the same command goes on from the last checkpoint") from error
                 if not told:
                     self._tell(f"a checkpoint cannot be written for now, it is tried again: {error}")
                     told = True
-                time.sleep(self._again)
+                self._left.wait(self._again)
 
 
 def _lasts(error: Fault) -> bool:

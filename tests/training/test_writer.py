@@ -53,6 +53,18 @@ def test_a_store_that_is_away_for_a_while_is_told_once_and_stops_nothing(tmp_pat
     assert said == ["a checkpoint cannot be written for now, it is tried again: no answer from the store"]
 
 
+def test_whoever_leaves_has_nothing_tried_again(tmp_path: Path) -> None:
+    shelf = Away(tmp_path, 10**6)
+    writer = Writer(shelf, lambda line: None, again_s=60.0)
+    writer.put(1, 0, 0.5, lambda: FILES, lambda: None)
+    began = time.monotonic()
+    writer.leave(0.2)
+    writer.wait(30)
+    assert time.monotonic() - began < 30
+    assert shelf.times >= 10**6 - 2
+    assert "no answer from the store" in writer.failed
+
+
 def test_patience_ends(tmp_path: Path) -> None:
     stored = list[int]()
     writer = Writer(Away(tmp_path, 10**6), lambda line: None, patience_s=0.2, again_s=0.01)
