@@ -28,7 +28,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from measure import Case, Found, Growth, Reach, alternate, apart, main, seconds
+from measure import Case, Found, Growth, Reach, alternate, apart, keep_to, main, seconds
 
 OURS, PEER, IDEAL = "mskray tune", "Optuna with joblib", "ideal"
 SLOTS = 2
@@ -145,6 +145,7 @@ def prepare(folder: str, family: str, share: float) -> None:
 
 
 def ours(folder: str, family: str, small: bool) -> dict[str, Any]:
+    keep_to(SLOTS)
     from mskray.progress import silent
     from mskray.verbs.tune import parse_search, tune
 
@@ -175,6 +176,7 @@ def ours(folder: str, family: str, small: bool) -> dict[str, Any]:
 
 
 def peer(folder: str, family: str, small: bool) -> dict[str, Any]:
+    keep_to(SLOTS)
     import joblib  # noqa: F401
     import optuna  # noqa: F401
     from tuning_peer import classifier, optimize, words
@@ -187,6 +189,7 @@ def peer(folder: str, family: str, small: bool) -> dict[str, Any]:
 
 def ours_waits(trials: int, each: float) -> float:
     """Seconds for trials that wait, from the first record to the last and Tune's return."""
+    keep_to(SLOTS)
     from mskray.storage import locate
     from mskray.training.run import Resources
     from mskray.tuning.job import SchedulerSection
@@ -219,6 +222,7 @@ def ours_waits(trials: int, each: float) -> float:
 
 
 def peer_waits(trials: int, each: float) -> float:
+    keep_to(SLOTS)
     import joblib  # noqa: F401
     import optuna  # noqa: F401
     from tuning_peer import optimize, waits

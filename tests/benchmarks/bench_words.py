@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import Case, Found, Growth, Reach, alternate, apart, main, seconds, tell
+from measure import Case, Found, Growth, Reach, alternate, apart, keep_to, main, seconds, tell
 
 OURS, ONE_CORE, ALL_CORES = (
     "mskray pair_bovw",
@@ -40,7 +40,8 @@ START_ROWS, START_TRIES = 20_000, 8
 """What ours draws for k-means++ and its candidates for each word: 20 for each of 1,000 words, 2 + ln 1,000."""
 WIDTH, PASSES, PIECE_ROWS = 128, 10, 20_000
 DESCRIPTORS = (20_000, 100_000, 500_000, 2_000_000)
-CORES = len(os.sched_getaffinity(0))
+CORES = min(2, len(os.sched_getaffinity(0)))
+"""Of either side at most: the reach is that of two."""
 
 
 def cases(options: argparse.Namespace) -> Iterator[Found]:
@@ -174,7 +175,7 @@ def peer(folder: str, words: int, cores: int) -> dict[str, float]:
 
     from mskray.estimators.words import deal
 
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    keep_to(cores)
     cv2.setNumThreads(cores)
     splits = {name: np.load(f"{folder}/{name}.npz") for name in ("train", "validation")}
     pixels = {name: split["pixels"] for name, split in splits.items()}
@@ -265,6 +266,7 @@ def grown(folder: str, rows: list[int], words: int, runner: str) -> list[float]:
 def _start_ray() -> None:
     import ray
 
+    keep_to(CORES)
     ray.init("local", num_cpus=CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 
 

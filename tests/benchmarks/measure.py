@@ -232,6 +232,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def keep_to(cores: int) -> None:
+    """Have this process, and what it starts from now on, use no more cores than these."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+
+
 def tell(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
