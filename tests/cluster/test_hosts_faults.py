@@ -305,11 +305,12 @@ def test_a_clock_that_jumps_changes_nothing(healthy: RayHosts, cohort: str, undi
         healthy.restart_ray(healthy.second)
 
 
-EPOCHS = 36
+EPOCHS = 24
 """Of the elastic training, some six seconds each: a host starts within a minute, and the training grows a minute after
 it has shrunk, at the earliest."""
 
 
+@pytest.mark.timeout(1800)
 def test_an_elastic_training_shrinks_and_grows(healthy: RayHosts, cohort: str, undisturbed: Bundle) -> None:
     """With resources.min_workers it goes on with the worker that is left, and with two once the host is back: every row
     that fills a step is seen once in each epoch, whoever sees it."""
