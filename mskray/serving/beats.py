@@ -23,7 +23,8 @@ async def beating(every_s: float, beat: Callable[[], Awaitable[None]]) -> AsyncI
     async def beats() -> None:
         while not ended.is_set():
             with suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), every_s)
+                async with asyncio.timeout(every_s):
+                    await ended.wait()
                 return
             try:
                 await beat()

@@ -203,7 +203,9 @@ async def _limited(request: Request, limits: Limits) -> AsyncGenerator[bytes, No
     received, began, chunks = 0, time.monotonic(), request.stream()
     while True:
         try:
-            chunk = await asyncio.wait_for(anext(chunks, None), _PATIENCE_S)
+            # Not wait_for: before Python 3.12 it may lose a cancellation, and with it the gate's end of all waiting.
+            async with asyncio.timeout(_PATIENCE_S):
+                chunk = await anext(chunks, None)
         except TimeoutError:
             raise _too_slow() from None
         if chunk is None:

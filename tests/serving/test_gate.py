@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 from serving_samples import Answered, Local, asked, encoded, multipart, radiograph
@@ -80,3 +80,25 @@ def test_nobody_waits_without_end(voter: Voter, waiting: int) -> None:
         check_told_to_ask_again(answer, 503, "unavailable")
         assert "no answer within 0.3 s" in json.loads(answer.body)["detail"]
     assert after.status == 200
+
+
+def test_who_leaves_as_a_piece_of_the_body_arrives_is_not_answered(voter: Voter) -> None:
+    """The gate's end of all waiting is such a leaving: lost, the study would be waited for without end."""
+    left = 0
+
+    async def leave() -> None:
+        app = build_api(Local(voter), Limits(), Access())
+        loop = asyncio.get_running_loop()
+
+        def pieces() -> Iterator[bytes]:
+            nonlocal left
+            left += 1
+            loop.call_soon(task.cancel)
+            yield BODY
+
+        task = asyncio.create_task(asked(app, "POST", "/v1/studies", pieces(), {"content-type": KIND}))
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 30)
+
+    asyncio.run(leave())
+    assert left == 1
