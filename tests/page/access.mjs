@@ -20,6 +20,7 @@ await inBrowser(async (page, given) => {
   const again = await page.locator("input[name=token]").count();
   await page.keyboard.press("?");
   const help = page.getByRole("dialog", { name: "Keys and pointers" });
+  await help.waitFor();
   const keys = await help.locator("kbd").count();
   await page.keyboard.press("Escape");
   await help.waitFor({ state: "detached" });
