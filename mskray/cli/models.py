@@ -29,25 +29,26 @@ def train(
     ] = None,
     local: Annotated[
         bool,
-        typer.Option("--local", help="Train in this process, without Ray: one worker, for a workstation."),
+        typer.Option("--local", help="Train in this process, though RAY_ADDRESS names a cluster; one worker."),
     ] = False,
 ) -> None:
     """Train a bundle. The same command goes on after an interruption, and does nothing when it is done."""
     from mskray.config import apply_overrides, read_yaml
 
     data = apply_overrides(read_yaml(config), overrides or [])
-    if local:
-        from mskray.training.local import keep_memory
-
-        keep_memory()
     if add:
         given = data.get("add", [])
         data["add"] = [*(given if isinstance(given, list) else [given]), *add]
-    from mskray.verbs.train import parse_job
+    from mskray.verbs.train import parse_job, stays_here
     from mskray.verbs.train import train as run
 
     display = Display()
     job, chosen, settings = parse_job(data, f"{config} and the command line" if overrides else config)
+    local = local or stays_here(job, chosen)
+    if local:
+        from mskray.training.local import keep_memory
+
+        keep_memory()
     bundle = run(job, chosen, settings, report=display, local=local)
     display.end()
     best = "  ".join(

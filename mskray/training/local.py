@@ -1,6 +1,7 @@
 """This process drives the loop: one rank on its first GPU, else on its CPU, its shards read by threads. No Ray.
 
-    mskray train CONFIG.yaml --local
+    mskray train CONFIG.yaml              where one worker is asked for and RAY_ADDRESS names no cluster
+    mskray train CONFIG.yaml --local      in any case
 
 The loop, its checkpoints and what it reports are those of a worker of a cluster: a run that was begun in one way may be
 gone on with in the other. What kills the process ends the run, and the same command goes on.
@@ -103,7 +104,8 @@ def check(resources: Resources) -> None:
             "set resources.workers=1"
         )
     if resources.gpu and not torch.cuda.is_available():
-        raise UserError("resources.gpu = true with --local: torch finds no GPU here; leave resources.gpu out")
+        told = "resources.gpu = true: torch finds no GPU here; leave it out, or name a cluster by RAY_ADDRESS"
+        raise UserError(told)
 
 
 def device() -> torch.device:

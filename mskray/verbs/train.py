@@ -10,6 +10,7 @@ The config file holds the job's own keys and the family's sections side by side:
 """
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -129,6 +130,16 @@ def train(
         return _train(job, chosen, config, cohort, task, out, fingerprint, report, search, local)
 
 
+def stays_here(job: TrainJob, chosen: Family) -> bool:
+    """Whether Ray gains nothing: one worker, of a family that spreads no work, and no cluster is named or joined.
+
+    Its processes take half a minute to start, and this one is at its first step after four seconds.
+    """
+    ray = sys.modules.get("ray")
+    joined = os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized())
+    return job.resources.workers == 1 and not chosen.needs_ray and not joined
+
+
 def _check_local(job: TrainJob, chosen: Family) -> None:
     """Raise UserError for what one process cannot do."""
     from mskray.training.local import check
@@ -147,7 +158,9 @@ def _cluster(cohort: Cohort, out: Location) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "ray":
             raise
-        raise UserError("Ray is not installed here: install it, or train in this process with --local") from None
+        raise UserError(
+            "Ray is not installed here: install it, or train in this process with resources.workers=1"
+        ) from None
     with cluster.session():
         check_everywhere([cohort.location, *(locate(each.uri) for each in cohort.view.added)], [out])
         yield

@@ -5,8 +5,9 @@
 torchrun runs a script as one would write it: DistributedDataParallel over gloo, the training split read into memory,
 half of it for each worker, with the allocator's settings that ours gives its workers. It takes network, rows and
 augmentation from mskray, so that both do the same: importing these costs it some 0.4 s more than torch and Arrow alone.
-Ours is `mskray train` with `resources.workers` of as many. Seconds count from the start of the command until the first
-step is done (torchrun) or told (ours); neither finds a cluster, so ours starts Ray, too, but with --local.
+Ours is `mskray train` with `resources.workers` of as many: one is the command's own process, two are Ray Train's.
+Seconds count from the start of the command until the first step is done (torchrun) or told (ours). No cluster is named,
+so that Ray's own processes are started, too, where it is asked for.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from typing import Any
 from bench_training import JOBS, prepare, trained, worker_environment
 from measure import Case, Found, Reach, alternate, apart, main
 
-OURS, LOCAL, TORCHRUN = "mskray train", "mskray train --local", "torchrun"
+OURS, ON_RAY, TORCHRUN = "mskray train", "mskray train on Ray", "torchrun"
 LIMIT_S = 900.0
 RESOURCES = {"workers": 2, "cpus_per_worker": 0.75}
 """So that two workers and a reader fit on two cores."""
@@ -49,7 +50,7 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
                 TORCHRUN: partial(torchrun, job, place, workers, 0),
             }
             if workers == 1:
-                starts[LOCAL] = partial(first_step, job, place, workers, "--local")
+                starts[ON_RAY] = partial(first_step, job, place, workers, RAY_ADDRESS="local")
             what = f"{name}, {workers} worker{'s' * (workers > 1)}, to the first step"
             yield Case(what, "s", OURS, alternate(starts, options.rounds), [Reach(TORCHRUN, 1 / 1.5)])
         rates = {
@@ -65,13 +66,13 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
         )
 
 
-def first_step(job: dict[str, Any], folder: Path, workers: int, *words: str) -> float:
+def first_step(job: dict[str, Any], folder: Path, workers: int, **env: str) -> float:
     """Seconds until `mskray train` tells of its first step."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         file = Path(place) / "job.json"
         resources = {**RESOURCES, "workers": workers}
         file.write_text(json.dumps({**job, "out": f"{place}/bundle", "resources": resources, "loop": {"epochs": 100}}))
-        return until([sys.executable, "-m", "mskray.cli", "train", str(file), *words], FIRST_STEP)
+        return until([sys.executable, "-m", "mskray.cli", "train", str(file)], FIRST_STEP, **env)
 
 
 def torchrun(job: dict[str, Any], folder: Path, workers: int, epochs: int) -> float:
@@ -86,7 +87,7 @@ def torchrun(job: dict[str, Any], folder: Path, workers: int, epochs: int) -> fl
     return float(re.findall(r"images/s ([\d.]+)", done.stdout)[-1])
 
 
-def until(command: Sequence[str], pattern: str) -> float:
+def until(command: Sequence[str], pattern: str, **env: str) -> float:
     """Seconds until a line of a command's output matches; it is ended then."""
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -95,7 +96,7 @@ def until(command: Sequence[str], pattern: str) -> float:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env=environment(),
+        env={**environment(), **env},
     )
     assert process.stdout is not None
     lines = []

@@ -5,7 +5,7 @@
 All subjects train the same network on the same rows with the family's own loss, augmentation, optimizer and schedule,
 in a process of their own with all cores. What differs is who drives:
 
-- ours: `mskray train`, from shards, on Ray Train; what it waits for counts;
+- ours: `mskray train`, from shards, in the command's own process and on Ray Train; what it waits for counts;
 - a bare PyTorch loop on tensors in memory, with the allocator's settings that ours gives its workers: the limit;
 - Lightning's Trainer with a DataLoader over tensors in memory, without its checkpoints, logs and progress bar.
 
@@ -25,7 +25,7 @@ from typing import Any
 
 from measure import Case, Found, Reach, alternate, apart, last_json, main
 
-OURS, LIMIT, LIGHTNING = "mskray train", "bare loop", "Lightning"
+OURS, ON_RAY, LIMIT, LIGHTNING = "mskray train", "mskray train on Ray", "bare loop", "Lightning"
 _FIT = {"schedule": {"name": "one_cycle"}, "optimizer": {"name": "adamw", "learning_rate": 1e-4}}
 _CLASSIFIER = {"family": "classifier", "data": {"image_size": 160, "batch_size": 32}, **_FIT}
 JOBS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -80,6 +80,7 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
 def case(name: str, job: dict[str, Any], folder: Path, rounds: int) -> Case:
     subjects: dict[str, Callable[[], float]] = {
         OURS: partial(trained, job, folder),
+        ON_RAY: partial(trained, job, folder, RAY_ADDRESS="local"),
         LIMIT: partial(apart, __file__, "bare", env=worker_environment(), job=job),
         LIGHTNING: partial(apart, __file__, "lightning", job=job),
     }
@@ -106,12 +107,12 @@ def prepare(folder: str, share: float) -> None:
     ray.shutdown()
 
 
-def trained(job: dict[str, Any], folder: Path) -> float:
+def trained(job: dict[str, Any], folder: Path, **env: str) -> float:
     """Train by the command; the rate over all epochs of all its trainings."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         file = Path(place) / "job.json"
         file.write_text(json.dumps({**job, "out": f"{place}/bundle"}))
-        last_json([sys.executable, __file__, "--apart", "ours", json.dumps({"file": str(file)})], 3600.0)
+        last_json([sys.executable, __file__, "--apart", "ours", json.dumps({"file": str(file)})], 3600.0, env)
         from mskray.bundles import read_description
         from mskray.storage import locate
 

@@ -22,6 +22,7 @@ from mskray.cohorts.schema import ABNORMALITY, ImageFormat
 from mskray.errors import UserError
 from mskray.families import families
 from mskray.storage import locate
+from mskray.verbs.train import parse_job, stays_here
 
 SIDE = 64
 # As on a machine that never had it: every import of Ray fails.
@@ -110,8 +111,8 @@ def _job(cohort: Cohort, out: Path, **sections: Any) -> dict[str, Any]:
 
 
 def _said(job: Path, when: Callable[[], bool] | None, stop: signal.Signals | None, code: int) -> str:
-    """Run `mskray train --local` without Ray, stop it when it is time, and return all that it said."""
-    command = [sys.executable, "-c", WITHOUT_RAY, "train", str(job), "--local"]
+    """Run `mskray train` without Ray, stop it when it is time, and return all that it said."""
+    command = [sys.executable, "-c", WITHOUT_RAY, "train", str(job)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=_alone())
     ended = threading.Event()
 
@@ -138,8 +139,28 @@ def _said(job: Path, when: Callable[[], bool] | None, stop: signal.Signals | Non
 
 
 def _alone() -> dict[str, str]:
-    """As the tests' own process: one thread, so that sums are made in the same order."""
-    return {**os.environ, "OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"]}
+    """As the tests' own process: one thread, so that sums are made in the same order. No cluster is named."""
+    return {**os.environ, "OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"], "RAY_ADDRESS": ""}
+
+
+@pytest.mark.parametrize(
+    ("name", "workers", "address", "joined", "stays"),
+    [
+        ("classifier", 1, "", False, True),
+        ("classifier", 2, "", False, False),
+        ("classifier", 1, "local", False, False),
+        ("classifier", 1, "", True, False),
+        ("feature_svm", 1, "", False, False),
+    ],
+)
+def test_one_worker_stays_where_no_cluster_is_named(
+    name: str, workers: int, address: str, joined: bool, stays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr("ray.is_initialized", lambda: joined)
+    data = {"family": name, "cohort": "c", "out": "o", "resources": {"workers": workers}}
+    job, chosen, _ = parse_job(data, "test")
+    assert stays_here(job, chosen) == stays
 
 
 @pytest.mark.parametrize(
@@ -153,7 +174,7 @@ def _alone() -> dict[str, str]:
         ),
         (
             {"resources": {"gpu": True}},
-            r"resources\.gpu = true with --local: torch finds no GPU here",
+            r"resources\.gpu = true: torch finds no GPU here",
         ),
     ],
 )
