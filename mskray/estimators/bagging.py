@@ -142,7 +142,8 @@ class Bagging:
     def _join(self, train: Labelled, name: str, standard: Standard) -> PartModel:
         rows = train.of(name)
         used, duals, intercepts = mean_of_bags(rows, self._bags(name))
-        vectors = standard(train.files.gather(rows[used]))
+        vectors = train.files.gather(rows[used])
+        standard(vectors, out=vectors)
         return PartModel(standard, vectors, duals, intercepts, np.ones(len(duals)), np.zeros(len(duals)))
 
     def _bags(self, name: str) -> list[FittedBag]:
@@ -239,7 +240,8 @@ class _BagJob:
 
 @ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")
 def _fit_bag(job: _BagJob, files: FeatureFiles, standard: Standard) -> None:
-    features = standard(files.gather(job.bag.rows))
+    features = files.gather(job.bag.rows)
+    standard(features, out=features)
     gram = job.kernel(features, features)
     del features
     duals, intercepts = fit_svms(gram, job.labels, job.bag.counts, job.classes, job.C, job.cache_mb)

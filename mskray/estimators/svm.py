@@ -76,9 +76,10 @@ class Standard:
         varies = variance > 1e-10 * np.maximum(mean**2, 1e-30)
         return cls(mean.astype(np.float32), np.where(varies, np.sqrt(np.abs(variance)), np.inf).astype(np.float32))
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Return features (n, features) float32, standardised."""
-        return (features - self.mean) / self.scale
+    def __call__(self, features: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Return features (n, features) float32, standardised; in `out`, which may be `features`, where it is given."""
+        result = np.subtract(features, self.mean, out=out)
+        return np.divide(result, self.scale, out=result)
 
 
 @dataclass(frozen=True)

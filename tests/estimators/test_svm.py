@@ -170,3 +170,14 @@ def test_a_body_part_with_too_few_images_is_named(changes: dict, names: list[str
 def test_one_body_part_is_all_of_them() -> None:
     parts, labels = np.array(["KNEE"] * 40, dtype=object), np.array([0, 1] * 20)
     assert models_for((parts, parts), (labels, labels), 2, SvmSection()) == ([ALL_PARTS], [])
+
+
+def test_features_are_standardised_in_place_to_the_same_bits() -> None:
+    features = np.random.default_rng(0).gamma(0.5, 10, (300, 64)).astype(np.float32)
+    features[:, 3] = 7.0
+    rows = features.astype(np.float64)
+    standard = Standard.of(len(rows), rows.sum(axis=0), np.square(rows).sum(axis=0))
+    apart = (features - standard.mean) / standard.scale
+    assert standard(features, out=features) is features
+    np.testing.assert_array_equal(features, apart)
+    assert not features[:, 3].any()
