@@ -1,5 +1,6 @@
 """A search's trials train one after the other in a process."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+    gc.unfreeze()
 
 
 @pytest.mark.slow

@@ -30,6 +30,8 @@ class InTrial(Local):
     def train(self, work: Assignment, weights: dict[str, Tensor], run: Run) -> list[dict[str, Any]]:
         """As for any driver. What fails for the cluster's or the store's sake is raised as it is, to be tried again."""
         keep_memory()
+        if not gc.get_freeze_count():
+            gc.freeze()  # what packages hold, hundreds of thousands of objects, is not looked through after each trial
         place = run.location.join(run.name)
         try:
             return trained(work, weights, session_of_trial(place, work.say, work.cpus, run.resources.gpu))
