@@ -71,12 +71,14 @@ def build(offer: Offer, rules: Rules, cpus: float = 1.0, threads: int = 1) -> se
         ),
     )
     # Without a reserved CPU, so that a small cluster has room for the members. The gate of the API refuses studies
-    # before Serve's own queue is full: its answer is a problem detail, Serve's is not.
+    # before Serve does: its answer is a problem detail, Serve's is not. All that arrive in one moment are queued
+    # to Serve, though there is room for them: its queue must hold as many as may be open.
+    most = limits.max_open + limits.max_waiting + _SPARE_REQUESTS
     ingress = serve.deployment(
         name="Ingress",
         ray_actor_options={"num_cpus": 0},
-        max_ongoing_requests=limits.max_open + limits.max_waiting + _SPARE_REQUESTS,
-        max_queued_requests=_SPARE_REQUESTS,
+        max_ongoing_requests=most,
+        max_queued_requests=most,
     )(serve.ingress()(Ingress))
     return ingress.bind(handles, rules)
 

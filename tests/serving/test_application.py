@@ -51,7 +51,9 @@ def test_no_queue_is_without_end() -> None:
     members = ingress.init_args[0].studies._bound_deployment
     for deployment in (ingress, members):
         assert 0 < deployment.max_queued_requests < 1000
-    assert ingress.max_ongoing_requests > limits.max_open + limits.max_waiting, "health is answered beside them"
+    most = limits.max_open + limits.max_waiting
+    assert ingress.max_ongoing_requests > most, "health is answered beside them"
+    assert ingress.max_queued_requests > most, "Serve counts all that arrive in one moment as queued"
 
 
 def test_models_are_told_beside_the_volumes_that_wait() -> None:
