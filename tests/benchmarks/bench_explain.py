@@ -73,8 +73,8 @@ def _case(
             if same < 0.9:
                 raise RuntimeError(f"{what}: {same:.0%} of the boxes are those of {name}")
         else:
-            # Sums in another order, through layers where a sign decides: small beside the largest of the map.
-            np.testing.assert_allclose(found[OURS][: len(peer)], peer, rtol=1e-3, atol=2e-3 * np.abs(peer).max())
+            # Sums in another order: a few units in the last place of the largest gradients.
+            np.testing.assert_allclose(found[OURS][: len(peer)], peer, rtol=1e-3, atol=1e-4 * np.abs(peer).max())
     yield Case(what, unit, OURS, runs, [Reach(name, GOAL) for name in subjects[1:]])
 
 
