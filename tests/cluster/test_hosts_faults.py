@@ -310,7 +310,6 @@ EPOCHS = 24
 it has shrunk, at the earliest."""
 
 
-@pytest.mark.timeout(1800)
 def test_an_elastic_training_shrinks_and_grows(healthy: RayHosts, cohort: str, undisturbed: Bundle) -> None:
     """With resources.min_workers it goes on with the worker that is left, and with two once the host is back: every row
     that fills a step is seen once in each epoch, whoever sees it."""
