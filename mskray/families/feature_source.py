@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Literal, TypeVar
 
-from mskray.bundles import read_description
+from mskray.bundles import load_bundle, read_description
 from mskray.cohorts import Cohort
 from mskray.config import Section, setting
 from mskray.errors import UserError
@@ -80,7 +80,9 @@ def feature_source(section: NetworkT, data: DataT, default_size: int) -> tuple[B
     else:
         _, source = load_predictor(section.bundle)
         assert isinstance(source, TorchPredictor), "check let a family pass that has no network"
-        given, own_data = source.recipe.explained(source.network), source.recipe.config.data
+        learned = source.recipe.build()  # what predicts has no BatchNorm any more
+        learned.load_state_dict(load_bundle(section.bundle)[1].state)
+        given, own_data = source.recipe.explained(learned), source.recipe.config.data
         own = InputFormat(given.input_size or own_data.image_size, own_data.intensity)
         section = section.model_copy(update={"backbone": given.name})
         network = feature_network(section.backbone)

@@ -32,7 +32,11 @@ class TorchPredictor:
         self.device = torch.device(device)
         self.network = recipe.build()
         self.network.load_state_dict(fitted.state)
-        self.network.to(self.device).to(memory_format=torch.channels_last).eval()
+        self.network.eval()
+        for each in [*self.network.modules()]:
+            if isinstance(each, Backbone):
+                each.fold()
+        self.network.to(self.device).to(memory_format=torch.channels_last)
         self._sees: Backbone | None = None
         with suppress(UserError):
             self._sees = recipe.explained(self.network)

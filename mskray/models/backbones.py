@@ -6,7 +6,7 @@ its last spatial map, `score` makes logits of a map; methods that look where a n
 """
 
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mskray.errors import UserError
+from mskray.models.folding import fold_batch_norms
+from mskray.models.inception import inception_blocks
 from mskray.models.sampling import shrink
 from mskray.models.vision import torchvision
 
@@ -73,10 +75,7 @@ class Backbone(nn.Module):
         self.network = _build(name, classes, pooled)
         if channels > 1:
             _widen(self.network, channels)
-        self._body, self._top = _halves(self.network, name)
-        # What torchvision writes as functions; registered, so that hooks reach it.
-        own = set(self.network.modules())
-        self._between = nn.ModuleList(module for module in (*self._body, *self._top) if module not in own)
+        self._cut()
         known = list(stages(self.network, name))
         unknown = [stage for stage in frozen if stage not in known]
         if unknown:
@@ -99,6 +98,11 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (n, classes) of images (n, channels, rows, columns) in [0, 1]."""
         return self.score(self.maps(images))
+
+    def fold(self) -> None:
+        """Compute BatchNorms within the convolutions before them: for a network that only predicts from now on."""
+        fold_batch_norms(self.network)
+        self._cut()
 
     def maps(self, images: Tensor) -> Tensor:
         """Return the last spatial map (n, filters, height, width) of images (n, channels, rows, columns) in [0, 1]."""
@@ -135,6 +139,12 @@ class Backbone(nn.Module):
         for module in self._frozen:
             module.eval()
         return self
+
+    def _cut(self) -> None:
+        self._body, self._top = _halves(self.network, self.name)
+        # What torchvision writes as functions; registered, so that hooks reach it.
+        own = set(self.network.modules())
+        self._between = nn.ModuleList(module for module in (*self._body, *self._top) if module not in own)
 
 
 @cache
@@ -223,7 +233,7 @@ def _build(name: str, classes: int, pooled: bool) -> nn.Module:
     # The auxiliary head of inception_v3 would be a second loss; its initialisation is for training from scratch only.
     options: dict[str, Any] = {}
     if name == "inception_v3":
-        options = {"aux_logits": False, "init_weights": False, "inception_blocks": _inception_blocks()}
+        options = {"aux_logits": False, "init_weights": False, "inception_blocks": inception_blocks()}
     network: Any = torchvision.models.get_model(name, weights=None, **options)
     if name.startswith(("resnet", "inception")):
         network.fc = nn.Linear(network.fc.in_features, classes)
@@ -249,23 +259,6 @@ def _widen(network: nn.Module, channels: int) -> None:
     parent, _, own = name.rpartition(".")
     new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
     setattr(network.get_submodule(parent), own, new)
-
-
-class _ConvNormAct(torchvision.models.inception.BasicConv2d):
-    """inception_v3's convolution with its ReLU as a module, so that hooks reach it; names and values are the same."""
-
-    def __init__(self, in_channels: int, out_channels: int, **options: Any) -> None:
-        super().__init__(in_channels, out_channels, **options)
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.conv(x)))
-
-
-def _inception_blocks() -> list[Any]:
-    of = torchvision.models.inception
-    blocks = (of.InceptionA, of.InceptionB, of.InceptionC, of.InceptionD, of.InceptionE, of.InceptionAux)
-    return [_ConvNormAct, *(partial(block, conv_block=_ConvNormAct) for block in blocks)]
 
 
 def _halves(network: Any, name: str) -> tuple[list[nn.Module], list[nn.Module]]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchvision
+from torch import Tensor, nn
 
 from mskray.errors import UserError
 from mskray.models.backbones import BACKBONES, Backbone, load_initial, stages
@@ -30,6 +31,27 @@ def test_cut_in_two_it_answers_as_in_one_piece(name: str) -> None:
     assert torch.equal(logits, whole)
     assert maps.ndim == 4
     assert min(maps.shape[2:]) >= 1
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_folded_it_says_and_sees_what_it_did(name: str) -> None:
+    torch.manual_seed(0)
+    network, images = Backbone(name, 3).eval(), torch.rand(2, 1, 96, 96)
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        for values, least in ((norm.running_mean, -0.3), (norm.bias, -0.3), (norm.running_var, 0.5)):
+            nn.init.uniform_(values, least, least + 1)
+    seen: list[Tensor] = []
+    with torch.inference_mode():
+        network.watch(seen.append)
+        logits = network(images)
+        network.fold()
+        network.watch(seen.append)
+        folded = network(images)
+    for found, before in ((folded, logits), (seen[-1], seen[0])):
+        torch.testing.assert_close(found, before, rtol=1e-5, atol=1e-5 * float(before.abs().max()))
+    left = sum(type(module) is nn.BatchNorm2d for module in network.modules())
+    assert left == (len(norms) // 2 + 2 if name.startswith("densenet") else 0), "densenet has them before convolutions"
 
 
 def test_frozen_stages_do_not_learn_and_their_batchnorm_does_not_drift() -> None:
