@@ -70,7 +70,7 @@ class Voter:
         members: Sequence[tuple[Bundle, Predictor]],
         remover: FlagPredictor | None = None,
     ) -> None:
-        self.ensemble, self._remover = ensemble, remover
+        self.ensemble, self.remover = ensemble, remover
         self.classes, self.threshold = ensemble.classes, ensemble.threshold
         self.bundles = tuple(bundle for bundle, _ in members)
         self.names = tuple(distinct_names([bundle.name for bundle in self.bundles]))
@@ -88,9 +88,9 @@ class Voter:
     def seen(self, images: Images) -> Seen:
         """Return the radiographs as the members see them: without flags, where the ensemble has a remover."""
         seen = Seen(images.pixels, images.body_parts, images.studies)
-        if self._remover is None:
+        if self.remover is None:
             return seen
-        cleaned = self._remover.clean(images.pixels)
+        cleaned = self.remover.clean(images.pixels)
         flags = [len(each.flags) if each.changed.any() else 0 for each in cleaned]
         return replace(seen, pixels=[each.pixels for each in cleaned], flags=flags)
 

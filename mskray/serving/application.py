@@ -56,7 +56,7 @@ def build(offer: Offer, rules: Rules, cpus: float = 1.0, threads: int = 1) -> se
     Args:
         offer: what is served; URIs that the replicas can read.
         cpus: CPUs reserved for the members together; pairs and spines take as many each.
-        threads: of each model. Rarely two are busy, so that each may use what all have reserved.
+        threads: of each deployment. Rarely two are busy, so that each may use as many as all together.
     """
     limits = rules.limits
     handles = Handles(

@@ -57,13 +57,17 @@ class Members:
         return await asyncio.to_thread(self._answering.roll_out, ensemble)
 
     def _loaded(self, ensemble: str) -> "VoteQueue":
+        import torch
+
         from mskray.ensemble import load
         from mskray.serving.apart import load_apart
         from mskray.serving.drift import held_out_scores
         from mskray.serving.members import VoteQueue
 
         voter = load_apart(ensemble, self._apart) if self._apart else load(ensemble, _device())
-        return VoteQueue(voter, held_out_scores(locate(ensemble), voter.classes), together=not self._apart)
+        together = not self._apart
+        cores = torch.get_num_threads() if together and _device() == "cpu" else 0
+        return VoteQueue(voter, held_out_scores(locate(ensemble), voter.classes), together=together, cores=cores)
 
 
 class Member:

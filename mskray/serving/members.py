@@ -1,7 +1,7 @@
-"""The ensemble in one replica: all members fused, studies of waiting requests joined in one batch.
+"""The ensemble in one replica: all members fused, studies of waiting requests joined in batches, one a lane.
 
 Members in deployments of their own cost a third of the throughput on small models: every image would travel once a
-member. A batch is made of what waits while the one before is computed. `serve.batch` cannot do that: it closes a
+member. A batch is made of what waits while those before are computed. `serve.batch` cannot do that: it closes a
 batch when its time-out ends even though the model is still busy, so that without a time-out each request is a batch of
 its own, and with one a lone client always waits for it.
 """
@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,14 +27,13 @@ from mskray.families import Images, Prediction, Predictor
 from mskray.serving.answers import Answering, Judged
 from mskray.serving.drift import Drift, score
 from mskray.serving.evidence import Explained
+from mskray.serving.lanes import Lanes
 from mskray.serving.meters import MemberMeters
 from mskray.serving.problems import Problem
 from mskray.serving.schemas.models import Described
 from mskray.serving.schemas.studies import DecodedView, StudyVote
 
 _log = logging.getLogger("ray.serve")
-_BATCH = 32
-"""Images that are predicted together; a larger study is a batch of its own."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,20 @@ class _Waiting:
 
 
 class VoteQueue:
-    """A voter with a queue before it. Predicts in a thread, so that the event loop stays free.
+    """A voter with a queue before it. Predicts in threads, so that the event loop stays free.
 
     Args:
         voter: the loaded ensemble; it is tried on a blank image before this returns.
-        together: whether the members share this process; else each is asked at the same time as the others.
         held_out: (n,) scores of studies that it was judged on, see `drift.held_out_scores`.
+        together: whether the members share this process; else each is asked at the same time as the others.
+        cores: CPUs that predict here, see `Lanes`.
     Raises:
         UserError: it reads no single radiographs, or what it names to know strange images by is not as it was.
     """
 
-    def __init__(self, voter: Voter, held_out: np.ndarray | None = None, *, together: bool = True) -> None:
+    def __init__(
+        self, voter: Voter, held_out: np.ndarray | None = None, *, together: bool = True, cores: int = 0
+    ) -> None:
         kind = voter.bundles[0].kind
         if kind != "radiograph":
             raise UserError(f"{voter.ensemble.name} reads {kind}s: a bundle or ensemble for radiographs can be served")
@@ -63,9 +66,11 @@ class VoteQueue:
         self._waiting: deque[_Waiting] = deque()
         self._unexplained: deque[_Waiting] = deque()
         self._explaining: Explaining | None = None
-        self._working: asyncio.Task[None] | None = None
+        self._lanes = Lanes(voter, cores)
+        self._working: list[asyncio.Task[None]] = []
+        self._reasoning: asyncio.Task[None] | None = None
         self._pool = None if together else ThreadPoolExecutor(len(voter.names))
-        self._judge([[DecodedView(0, None, "", np.zeros((64, 64), np.uint8), "")]])
+        self._judge(voter, [[DecodedView(0, None, "", np.zeros((64, 64), np.uint8), "")]])
 
     @property
     def described(self) -> Described:
@@ -85,48 +90,49 @@ class VoteQueue:
         except UserError as error:
             raise Problem("invalid-value", f"explain: {error}") from None
         waiting = _Waiting(views, tuple(dict.fromkeys(explain)), asyncio.get_running_loop().create_future())
-        (self._unexplained if waiting.explain else self._waiting).append(waiting)
-        if self._working is None or self._working.done():
-            self._working = asyncio.create_task(self._work())
+        if waiting.explain:
+            self._unexplained.append(waiting)
+            if self._reasoning is None or self._reasoning.done():
+                self._reasoning = asyncio.create_task(self._explain())
+        else:
+            self._waiting.append(waiting)
+            self._working = [each for each in self._working if not each.done()]
+            if len(self._working) < self._lanes.count:
+                self._working.append(asyncio.create_task(self._work()))
         return await waiting.answer
 
     async def _work(self) -> None:
-        while self._waiting or self._unexplained:
-            await self._next_batch()
-            if self._unexplained:
-                await self._explain(self._unexplained.popleft())
+        """Answer who waits, batch by batch, in a lane each."""
+        while batch := self._take():
+            try:
+                answers = await self._lanes.run(partial(self._vote, studies=[each.views for each in batch]))
+            except Exception as error:
+                await self._apart(batch, error)
+                continue
+            for each, answer in zip(batch, answers, strict=True):
+                self._settle(each, answer)
 
-    async def _next_batch(self) -> None:
-        batch = self._take()
-        if not batch:
-            return
-        try:
-            answers = await asyncio.to_thread(self._vote, [each.views for each in batch])
-        except Exception as error:
-            await self._apart(batch, error)
-            return
-        for each, answer in zip(batch, answers, strict=True):
-            self._settle(each, answer)
-
-    async def _explain(self, waiting: _Waiting) -> None:
-        """Answer a study with the reasons, a batch of the others after each piece of the work."""
-        try:
-            work = self._explained(waiting)
-            while not waiting.answer.done() and (answer := await asyncio.to_thread(next, work)) is None:
-                await self._next_batch()
-        except Exception as error:
-            self._settle(waiting, error)
-            return
-        if not waiting.answer.done():
-            assert answer is not None
-            self._settle(waiting, answer)
+    async def _explain(self) -> None:
+        """Answer who wants reasons, one after the other; others can have the lane after each piece of the work."""
+        while self._unexplained:
+            waiting = self._unexplained.popleft()
+            piece = partial(_next, self._explained(waiting))
+            try:
+                while not waiting.answer.done() and (answer := await self._lanes.run(piece)) is None:
+                    pass
+            except Exception as error:
+                self._settle(waiting, error)
+                continue
+            if not waiting.answer.done():
+                assert answer is not None
+                self._settle(waiting, answer)
 
     def _explained(self, waiting: _Waiting) -> Iterator[StudyVote | None]:
         """Work on a study piece by piece; the answer comes last."""
         if self._explaining is None:  # the first that asks waits for every method's trial
-            self._explaining = Explaining(self._voter, list(METHODS))
+            self._explaining = Explaining(self._lanes.spare, list(METHODS))
             yield None
-        judged, rows = self._judge([waiting.views]), slice(0, len(waiting.views))
+        judged, rows = self._judge(self._explaining.voter, [waiting.views]), slice(0, len(waiting.views))
         yield None
         _, target = self._answering.called(judged, rows)
         explained = Explained(self._explaining, waiting.views, judged, waiting.explain, target)
@@ -142,7 +148,7 @@ class VoteQueue:
             return
         for each in batch:
             try:
-                self._settle(each, (await asyncio.to_thread(self._vote, [each.views]))[0])
+                self._settle(each, (await self._lanes.run(partial(self._vote, studies=[each.views])))[0])
             except Exception as own:
                 self._settle(each, own)
 
@@ -166,21 +172,24 @@ class VoteQueue:
         self._meters.scored(shares.items(), self._drift.add(float(value)))
 
     def _take(self) -> list[_Waiting]:
-        """Take studies off the queue, in order, up to `_BATCH` images; whoever has gone is left out."""
+        """Take studies off the queue, in order, as many images as a lane takes; whoever has gone is left out.
+
+        A larger study is a batch of its own.
+        """
         taken: list[_Waiting] = []
         images = 0
         while self._waiting:
             following = self._waiting[0]
             if not following.answer.done():
-                if taken and images + len(following.views) > _BATCH:
+                if taken and images + len(following.views) > self._lanes.batch:
                     break
                 taken.append(following)
                 images += len(following.views)
             self._waiting.popleft()
         return taken
 
-    def _vote(self, studies: Sequence[list[DecodedView]]) -> list[StudyVote]:
-        judged = self._judge(studies)
+    def _vote(self, voter: Voter, studies: Sequence[list[DecodedView]]) -> list[StudyVote]:
+        judged = self._judge(voter, studies)
         answers, start = [], 0
         for study in studies:
             rows = slice(start, start + len(study))
@@ -188,25 +197,30 @@ class VoteQueue:
             start = rows.stop
         return answers
 
-    def _judge(self, studies: Sequence[list[DecodedView]]) -> Judged:
+    def _judge(self, voter: Voter, studies: Sequence[list[DecodedView]]) -> Judged:
         """Have the views of some studies judged as one batch."""
         views = [view for study in studies for view in study]
         names = [str(number) for number, study in enumerate(studies) for _ in study]
         images = Images([each.pixels for each in views], [each.body_part for each in views], names)
-        seen = self._voter.seen(images)
-        return self._answering.judged(seen, self._predict(seen))
+        seen = voter.seen(images)
+        return self._answering.judged(seen, self._predict(voter, seen))
 
-    def _predict(self, seen: Seen) -> list[Prediction]:
+    def _predict(self, voter: Voter, seen: Seen) -> list[Prediction]:
         """Each member's, in order."""
 
         def timed(predictor: Predictor) -> tuple[Prediction, float]:
             began = time.monotonic()
             return predictor(seen), time.monotonic() - began
 
-        asked = (self._pool.map if self._pool else map)(timed, self._voter.predictors)
+        asked = (self._pool.map if self._pool else map)(timed, voter.predictors)
         predictions, seconds = zip(*asked, strict=True)
         self._meters.predicted(len(seen), len(self._waiting), zip(self._voter.names, seconds, strict=True))
         return list(predictions)
+
+
+def _next(work: Iterator[StudyVote | None], voter: Voter) -> StudyVote | None:
+    """Do the next piece of some work that has a voter of its own."""
+    return next(work)
 
 
 def use_threads(threads: int) -> None:

@@ -34,7 +34,7 @@ from mskray.storage import check_access, locate
 
 APPLICATION = "mskray"
 _MOST_CPUS = 4
-"""More threads do not make one small batch faster; a Serve config can still reserve more."""
+"""A server is not alone on its cluster; a Serve config can still reserve more."""
 _GRACE_S = 30.0
 """What Serve's own time-out leaves beyond `Limits.max_seconds`, for an ingress that does not answer at all."""
 _FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
@@ -115,8 +115,8 @@ def start(
     report(Progress("checking the models"))
     check_kinds(offer)
     check_loads(offer)
-    threads = _threads()
-    cpus = reserved(offer, threads)
+    threads, most = _cpus()
+    cpus = reserved(offer, most)
     require(Need("serving", 1, cpus), reading_cpus=0.0)
     status = serve.status()
     if status.proxies or status.applications:
@@ -201,20 +201,24 @@ def _free_port(place: Place) -> int:
         return int(probe.getsockname()[1])
 
 
-def reserved(offer: Offer, threads: int) -> float:
-    """Return the CPUs that each of `studies`, `pairs` and `spines` reserves, of `threads` for all together.
+def reserved(offer: Offer, cpus: int) -> float:
+    """Return what each of `studies`, `pairs` and `spines` reserves of the CPUs for all together.
 
     On a small cluster each books a part of a CPU, and the busy one has it.
     """
     deployments = sum(map(bool, (offer.ensemble, offer.pairs, offer.spines)))
-    return threads if deployments == 1 else max(0.1, round(threads / deployments, 1))
+    return cpus if deployments == 1 else max(0.1, round(cpus / deployments, 1))
 
 
-def _threads() -> int:
-    """Take what is free on the cluster less one CPU, which HTTP and decoding use, within 1 to `_MOST_CPUS`."""
+def _cpus() -> tuple[int, int]:
+    """Return how many CPUs the models use at most, and how many they reserve: one is left to HTTP and decoding.
+
+    While these need less of it, the models compute there too.
+    """
     largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
-    free = min(largest, ray.available_resources().get("CPU", 0.0))
-    return min(_MOST_CPUS, max(1, int(free) - 1))
+    free = int(min(largest, ray.available_resources().get("CPU", 0.0)))
+    used, kept = (min(_MOST_CPUS, max(1, cpus)) for cpus in (free, free - 1))
+    return used, kept
 
 
 def _wait_until_running(deadline: float, timeout_s: float) -> None:
