@@ -3,6 +3,7 @@
 mskray serve s3://models/knees --port 8000
 """
 
+import os
 import signal
 import socket
 import ssl
@@ -35,6 +36,8 @@ from mskray.storage import check_access, locate
 APPLICATION = "mskray"
 _MOST_CPUS = 4
 """A server is not alone on its cluster; a Serve config can still reserve more."""
+_INLINE = 32 << 20
+"""Bytes of an image that travels with the call that asks about it; a larger one goes by the object store."""
 _GRACE_S = 30.0
 """What Serve's own time-out leaves beyond `Limits.max_seconds`, for an ingress that does not answer at all."""
 _FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
@@ -76,6 +79,8 @@ def serve_forever(offer: Offer, place: Place = Place(), limits: Limits = Limits(
     _rules(place, limits)
     _free_port(place)
     check_kinds(offer)
+    # Where Ray starts here; a cluster has its own setting, by default 100 kB.
+    os.environ.setdefault("RAY_max_direct_call_object_size", str(_INLINE))
     with tempfile.TemporaryDirectory(prefix="mskray-serve-") as own, session(), _termination_interrupts():
         try:
             url = start(offer, place, limits, scratch=own, report=report)
