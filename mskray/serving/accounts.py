@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mskray.serving.audit import Audit, Row
 from mskray.serving.meters import IngressMeters
 
-REQUEST_ID = "x-request-id"
+REQUEST_ID, IDEMPOTENCY_KEY = "x-request-id", "idempotency-key"
 _AUDITED = "/v1"
 _NO_ROUTE = "none"
 _NOT_SAFE, _LONGEST_ID = re.compile(r"[^A-Za-z0-9._:-]"), 128
@@ -26,8 +26,13 @@ _GONE = 499
 
 @dataclass
 class Asked:
-    """What routes tell of a request, see `audit.Row`."""
+    """What routes tell of a request, see `audit.Row`.
 
+    Args:
+        digests: whether `images` are told to anybody.
+    """
+
+    digests: bool
     who: str = ""
     images: list[str] = field(default_factory=list)
     model: str = ""
@@ -53,7 +58,7 @@ class Accounts:
         given = _NOT_SAFE.sub("_", stated)[:_LONGEST_ID] or uuid.uuid4().hex
         others = [(name, value) for name, value in scope["headers"] if name != REQUEST_ID.encode()]
         scope["headers"] = [*others, (REQUEST_ID.encode(), given.encode())]
-        told = Asked()
+        told = Asked(self._audit is not None or any(name == IDEMPOTENCY_KEY.encode() for name, _ in others))
         scope.setdefault("state", {})["asked"] = told
         status, began = _GONE, time.monotonic()
 

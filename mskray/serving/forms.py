@@ -10,13 +10,13 @@ import re
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from mskray.serving.accounts import asked
 from mskray.serving.problems import InvalidValue, Problem, invalid
 from mskray.serving.settings import Limits
 
@@ -92,15 +92,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Form:
-    """What came: each field of the shape has an entry."""
+    """What came: each field of the shape has an entry.
+
+    Args:
+        digests: SHA-256 of each file, in order; none where nobody asks: of 20 MB it takes as long as a small network.
+    """
 
     files: dict[str, tuple[Upload, ...]]
     texts: dict[str, str] = field(default_factory=dict)
-
-    @cached_property
-    def digests(self) -> list[str]:
-        """SHA-256 of each file, in order; `read_form` has them computed."""
-        return [file.digest for each in self.files.values() for file in each]
+    digests: list[str] = field(default_factory=list)
 
 
 async def read_form(request: Request, limits: Limits, shape: Shape) -> Form:
@@ -128,9 +128,10 @@ async def read_form(request: Request, limits: Limits, shape: Shape) -> Form:
             raise Problem("no-files", f"send {what} in the field `{each.name}`")
         if len(files[each.name]) > each.most:
             raise too_many(each.most)
-    form = Form(files, texts)
-    await asyncio.to_thread(lambda: form.digests)
-    return form
+    uploads = [file for each in files.values() for file in each]
+    noted = asked(request).digests
+    digests = await asyncio.to_thread(lambda: [file.digest for file in uploads]) if noted else []
+    return Form(files, texts, digests)
 
 
 def safe_name(name: str | None) -> str | None:

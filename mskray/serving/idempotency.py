@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from fastapi import Request, Response
 
 from mskray.errors import UserError
+from mskray.serving.accounts import IDEMPOTENCY_KEY
 from mskray.serving.beats import beating
 from mskray.serving.forms import Form
 from mskray.serving.problems import InvalidValue, Problem, invalid
@@ -30,7 +31,7 @@ from mskray.serving.store import Store, try_read_json
 from mskray.storage import Location
 from mskray.storage.locations import JSON_BYTES
 
-HEADER, REPLAYED = "idempotency-key", "Idempotency-Replayed"
+REPLAYED = "Idempotency-Replayed"
 _KEY = re.compile(r'"?([A-Za-z0-9._:-]{8,128})"?')
 _BEAT_S, _SILENT_S, _LOOK_S = 3.0, 12.0, 0.5
 """Between two signs of life; after how long without one nobody is at work; between two looks for one."""
@@ -173,13 +174,13 @@ async def _remember(place: Location, content: dict[str, Any]) -> None:
 
 
 def _key(request: Request) -> str | None:
-    given = request.headers.get(HEADER)
+    given = request.headers.get(IDEMPOTENCY_KEY)
     if given is None:
         return None
     found = _KEY.fullmatch(given.strip())
     if found is None:
         what = "must be 8 to 128 letters, digits, or any of . _ : -"
-        raise invalid(InvalidValue(where=f"header.{HEADER}", what=what))
+        raise invalid(InvalidValue(where=f"header.{IDEMPOTENCY_KEY}", what=what))
     return found[1]
 
 

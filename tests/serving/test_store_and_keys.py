@@ -258,13 +258,6 @@ def test_no_study_takes_the_name_of_another(folders: list[str], names: list[str]
     assert distinct_names(folders) == names
 
 
-def test_digests_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    form = Form({"views": (Upload(0, None, b"1"),)})
-    first = form.digests
-    monkeypatch.setattr(Upload, "digest", "another")
-    assert form.digests is first
-
-
 def test_what_is_old_is_forgotten(tmp_path: Path) -> None:
     store, now = Store(locate(tmp_path)), time.time()
     links = [store.keep("ward", {"a.png": b"1"})["a.png"] for _ in range(2)]
