@@ -4,6 +4,7 @@ torch is imported where it is used: the ingress imports this module too, and tor
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +38,12 @@ class Members:
     """
 
     def __init__(self, ensemble: str, apart: Sequence[DeploymentHandle], store: str | None, threads: int) -> None:
+        import torch
+
         from mskray.serving.rolling import Rolling
 
-        _use(threads)
-        self._apart = tuple(apart)
+        torch.set_num_threads(1)  # lanes have more
+        self._apart, self._cores = tuple(apart), _cores(threads)
         rollouts = Rollouts(locate(store), ensemble) if store else None
         self._answering = Rolling(ensemble, self._loaded, rollouts, serve.get_replica_context().replica_id.unique_id)
         if rollouts is not None:
@@ -57,8 +60,6 @@ class Members:
         return await asyncio.to_thread(self._answering.roll_out, ensemble)
 
     def _loaded(self, ensemble: str) -> "VoteQueue":
-        import torch
-
         from mskray.ensemble import load
         from mskray.serving.apart import load_apart
         from mskray.serving.drift import held_out_scores
@@ -66,7 +67,7 @@ class Members:
 
         voter = load_apart(ensemble, self._apart) if self._apart else load(ensemble, _device())
         together = not self._apart
-        cores = torch.get_num_threads() if together and _device() == "cpu" else 0
+        cores = self._cores if together and _device() == "cpu" else 0
         return VoteQueue(voter, held_out_scores(locate(ensemble), voter.classes), together=together, cores=cores)
 
 
@@ -75,14 +76,15 @@ class Member:
 
     def __init__(self, threads: int) -> None:
         from mskray.serving.apart import Loaded
+        from mskray.serving.lanes import wide_thread
 
-        _use(threads)
-        self._loaded, self._turn = Loaded(_device()), asyncio.Lock()
+        # One thread: predictors are not thread-safe.
+        self._loaded, self._thread = Loaded(_device()), wide_thread(_cores(threads))
 
     async def call(self, uri: str, expected: str, here: int, method: str, arguments: tuple[Any, ...]) -> Any:
-        """Call a predictor's method, one at a time: predictors are not thread-safe."""
-        async with self._turn:
-            return await asyncio.to_thread(self._loaded.call, uri, expected, here, method, arguments)
+        """Call a predictor's method, one at a time."""
+        asked = uri, expected, here, method, arguments
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._loaded.call, *asked)
 
 
 class Pairs:
@@ -90,14 +92,14 @@ class Pairs:
 
     def __init__(self, ensemble: str, threads: int) -> None:
         from mskray.ensemble import load
+        from mskray.serving.lanes import wide_thread
         from mskray.serving.pairs import PairReader
 
-        _use(threads)
-        self._reader, self._turn = PairReader(load(ensemble, _device())), asyncio.Lock()
+        self._thread = wide_thread(_cores(threads))
+        self._reader = PairReader(load(ensemble, _device()))
 
     async def vote(self, before: DecodedView, after: DecodedView) -> PairVote:
-        async with self._turn:
-            return await asyncio.to_thread(self._reader.vote, before, after)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.vote, before, after)
 
     async def models(self) -> Models:
         return catalogue(pairs=self._reader.described)
@@ -111,12 +113,13 @@ class Spines:
     """
 
     def __init__(self, grader: str, detector: str, waiting: int, threads: int) -> None:
+        from mskray.serving.lanes import wide_thread
         from mskray.serving.spines import SpineReader
         from mskray.serving.turns import SpineQueue
 
-        _use(threads)
+        thread = wide_thread(_cores(threads))
         self._reader = SpineReader(grader, detector, _device())
-        self._queue = SpineQueue(self._reader, waiting)
+        self._queue = SpineQueue(self._reader, waiting, thread)
 
     async def read(self, volume: Volume, copies: int | None) -> AsyncIterator[Reached | SpineReading]:
         async for each in self._queue.read(volume, copies):
@@ -131,8 +134,7 @@ def _device() -> str:
     return "cuda" if ray.get_runtime_context().get_assigned_resources().get("GPU") else "cpu"
 
 
-def _use(threads: int) -> None:
-    """Give torch so many threads, and more where a Serve config reserves more CPUs."""
-    from mskray.serving.members import use_threads
-
-    use_threads(max(threads, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0))))
+def _cores(threads: int) -> int:
+    """Return how many cores a replica computes on: so many if they are there, more where it has reserved more CPUs."""
+    reserved = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1.0))
+    return min(max(threads, reserved), len(os.sched_getaffinity(0)))

@@ -8,7 +8,6 @@ its own, and with one a lone client always waits for it.
 
 import asyncio
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import torch
 
 from mskray.ensemble import Seen, Voter
 from mskray.errors import UserError
@@ -221,8 +219,3 @@ class VoteQueue:
 def _next(work: Iterator[StudyVote | None], voter: Voter) -> StudyVote | None:
     """Do the next piece of some work that has a voter of its own."""
     return next(work)
-
-
-def use_threads(threads: int) -> None:
-    """Give torch so many threads, and no more than there are CPUs."""
-    torch.set_num_threads(max(1, min(threads, len(os.sched_getaffinity(0)))))

@@ -15,13 +15,12 @@ class SpineQueue:
 
     Args:
         waiting: volumes that may wait; whoever sends more asks again.
+        thread: one thread that reads them: a piece of the work whose client has gone ends before the next begins.
     """
 
-    def __init__(self, reader: SpineReader, waiting: int) -> None:
+    def __init__(self, reader: SpineReader, waiting: int, thread: ThreadPoolExecutor) -> None:
         self._reader, self._most, self._waiting = reader, waiting, 0
-        self._turn = asyncio.Lock()
-        # One thread: a piece of the work whose client has gone ends before the next reading begins.
-        self._thread = ThreadPoolExecutor(1, "spines")
+        self._turn, self._thread = asyncio.Lock(), thread
 
     async def read(self, volume: Volume, copies: int | None) -> AsyncIterator[Reached | SpineReading]:
         """As `SpineReader.read`, after those that came before. Raises Problem where too many wait."""

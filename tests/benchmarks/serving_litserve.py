@@ -1,9 +1,9 @@
-"""A peer of `bench_serve.py`: the ensemble behind LitServe, by our decoder and predictors, as a process.
+"""A peer of `bench_serve.py`: the ensemble behind LitServe, its networks as they were trained, as a process.
 
     python tests/benchmarks/serving_litserve.py ENSEMBLE PORT '{"workers": 1, "threads": 2, "batch": 8, "wait_ms": 5}'
 
-It answers what the benchmark reads of mskray's answer, at the same path. LitServe decodes where it predicts, in its
-workers; of these there are `workers`, each computing with `threads` threads.
+It answers what the benchmark reads of mskray's answer, at the same path, by mskray's decoder. LitServe decodes where it
+predicts, in its workers; of these there are `workers`, each computing with `threads` threads.
 """
 
 import json
@@ -23,10 +23,8 @@ class EnsembleAPI(litserve.LitAPI):
     def setup(self, device: str) -> None:
         import torch
 
-        from mskray.ensemble import load
-
         torch.set_num_threads(self.threads)
-        self.voter = load(self.uri)
+        self.voter = as_trained(self.uri)
 
     def decode_request(self, request: Request) -> Any:
         from mskray.imaging.decode import decode
@@ -51,6 +49,21 @@ class EnsembleAPI(litserve.LitAPI):
 
     def encode_response(self, output: dict[str, float]) -> dict[str, Any]:
         return {"study": {"probabilities": output}}
+
+
+def as_trained(uri: str) -> Any:
+    """Load an ensemble whose networks are those of torchvision, with nothing done to make them fast."""
+    import torch
+
+    from mskray.bundles import load_bundle
+    from mskray.ensemble import load
+
+    voter = load(uri)
+    for predictor, member in zip(voter.predictors, voter.ensemble.members, strict=True):
+        predictor.network = predictor.recipe.build()
+        predictor.network.load_state_dict(load_bundle(member.uri)[1].state)
+        predictor.network.to(memory_format=torch.channels_last).eval()
+    return voter
 
 
 def serve(uri: str, port: int, workers: int, threads: int, batch: int, wait_ms: float) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ class Slow:
 
 def test_one_reading_at_a_time_and_the_loop_is_free() -> None:
     reader = Slow()
-    queue = SpineQueue(reader, waiting=1)  # type: ignore[arg-type]
+    queue = SpineQueue(reader, 1, ThreadPoolExecutor(1))  # type: ignore[arg-type]
 
     async def read() -> list[int]:
         return [each.done async for each in queue.read(VOLUME, None)]
@@ -53,7 +54,7 @@ def test_one_reading_at_a_time_and_the_loop_is_free() -> None:
 
 def test_who_leaves_lets_the_next_one_in() -> None:
     reader = Slow()
-    queue = SpineQueue(reader, waiting=2)  # type: ignore[arg-type]
+    queue = SpineQueue(reader, 2, ThreadPoolExecutor(1))  # type: ignore[arg-type]
 
     async def read() -> list[int]:
         return [each.done async for each in queue.read(VOLUME, None)]
