@@ -37,35 +37,26 @@ from typing import Any
 
 import numpy as np
 from measure import Case, Found, Growth, Reach, alternate, apart, main, tell
+from serving_files import FILES, OURS, PEER, prepare
 from serving_setup import (
     Server,
     Wire,
-    encoded,
     free_port,
     http_request,
-    make_ensemble,
     multipart,
-    picture,
     running,
     serving,
 )
 
-OURS, PEER, PEER_ALL = "mskray serve", "LitServe", "LitServe, all cores"
+PEER_ALL = "LitServe, all cores"
 LIMIT, LIMIT_ALL = "bare models", "bare models, all cores"
 CLIENTS = (1, 8, 64)
-# Name → kind of file, rows, columns, how many there are.
-FILES = {
-    "PNG of 0.1 MB": ("png", 480, 400, 16),
-    "PNG of 1 MB": ("png", 1440, 1300, 8),
-    "DICOM of 5 MB": ("dcm", 1650, 1520, 4),
-    "DICOM of 20 MB": ("dcm", 3300, 3030, 2),
-}
 CORES = len(os.sched_getaffinity(0))
 THREADS = min(4, CORES)
 """What `mskray serve` gives the networks."""
 BATCHES = (1, 4, 16)
 WARMING = 8
-CLOSE, SAME = 1e-5, 1e-4
+CLOSE = 1e-5
 ANSWERED = 200
 TRIED = [{"batch": batch, "wait_ms": wait} for batch, wait in ((1, 0.0), (8, 5.0), (32, 20.0))]
 
@@ -152,36 +143,6 @@ def spread(cores: int) -> list[dict[str, Any]]:
 
 def _clients(count: int) -> str:
     return "1 client" if count == 1 else f"{count} clients"
-
-
-def prepare(folder: str) -> str:
-    """Write the files, the ensemble and what it says of each file, alone in its batch; return the ensemble."""
-    from serving_litserve import as_trained
-    from serving_samples import dicom
-
-    from mskray.ensemble import load
-    from mskray.families import Images
-    from mskray.imaging.decode import decode
-
-    place = Path(folder)
-    uri = make_ensemble(place)
-    voters: dict[str, Any] = {OURS: load(uri), PEER: as_trained(uri)}
-    known: dict[str, dict[str, list[float]]] = {name: {} for name in voters}
-    for name, (kind, rows, columns, count) in FILES.items():
-        (place / name).mkdir()
-        for seed in range(count):
-            if kind == "png":
-                content = encoded(picture(seed, rows, columns), "PNG")
-            else:
-                content = dicom(picture(seed, rows, columns, np.uint16))
-            (place / name / f"{seed:03d}.{kind}").write_bytes(content)
-            image = Images([decode(content).pixels])
-            for subject, voter in voters.items():
-                known[subject][f"{name}/{seed}"] = voter(image).probabilities[0].tolist()
-    for key, said in known[OURS].items():
-        np.testing.assert_allclose(said, known[PEER][key], rtol=0, atol=SAME)
-    (place / "known.json").write_text(json.dumps(known))
-    return uri
 
 
 def best_setting(plan: Plan, settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
