@@ -52,7 +52,7 @@ def look(network: Backbone, images: Tensor, target: Tensor | None) -> tuple[Tens
     with torch.inference_mode(False), torch.enable_grad(), exact, evaluating(network), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Setting backward hooks on ReLU")  # captum says so each time
         # Copies: what comes out of inference mode cannot have a gradient, and the caller's tensors are left alone.
-        pixels = images.detach().float().clone().requires_grad_()
+        pixels = images.detach().to(torch.promote_types(images.dtype, torch.float32), copy=True).requires_grad_()
         one = _OneLogit(network, None if target is None else target.clone())
         gradient = Guided(one).attribute(pixels)
         assert one.logits is not None

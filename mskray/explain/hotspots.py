@@ -111,7 +111,7 @@ def task_hotspots(
     # What comes from inference mode cannot have a gradient, and in fp16 a voxel's gradient would be zero.
     exact = torch.autocast(images.device.type, enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), exact:
-        canvas = images.detach().float().clone()
+        canvas = images.detach().to(torch.promote_types(images.dtype, torch.float32), copy=True)
         plan = _drawn(copies, canvas, size)
         chosen = _chosen(network, canvas, plan, size, targets, batch)
         totals = {task: canvas.new_zeros((len(canvas), canvas.shape[1], rows, columns)) for task in targets}
