@@ -6,7 +6,6 @@ Ray Data reads and decodes in plain tasks and predicts in actors that load the m
 file that cannot be decoded, or that a model cannot judge, has its error there and no probabilities.
 """
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -14,7 +13,6 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import ray
-import torch
 from ray.data import ActorPoolStrategy, Dataset
 from ray.exceptions import RayError
 
@@ -24,6 +22,7 @@ from mskray.ensemble import Ensemble, Vote, check_members, doubt, load_members, 
 from mskray.errors import UserError, user_error_in
 from mskray.families import Images
 from mskray.prediction.readers import PIXELS, cohort_reader, file_reader, list_files, pixel_arrays
+from mskray.prediction.shards import share_machine
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location
 
@@ -135,7 +134,7 @@ class _Actor:
     """One loaded model in a Ray Data actor."""
 
     def __init__(self, ensemble: Ensemble, name: str, workers: int, gpu: bool) -> None:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+        share_machine(workers)
         self._voter = load_members(ensemble, name, "cuda" if gpu else "cpu")
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:

@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 
 from mskray import cluster
 from mskray.errors import user_error_in
+from mskray.models.memory import keep_memory
 
 
 def over_shards(
@@ -41,6 +42,7 @@ def over_shards(
         raise user_error_in(error) or error from error
 
 
-def use_threads(workers: int) -> None:
-    """Give torch this process's share of the machine, of which `workers` such processes are."""
+def share_machine(workers: int) -> None:
+    """Give torch this process's share of the machine, of which `workers` such processes are; its memory it keeps."""
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+    keep_memory()

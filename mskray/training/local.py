@@ -7,8 +7,6 @@ The loop, its checkpoints and what it reports are those of a worker of a cluster
 gone on with in the other. What kills the process ends the run, and the same command goes on.
 """
 
-import ctypes
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import Queue
@@ -26,8 +24,6 @@ from mskray.training.readers import Readers, Threads
 from mskray.training.run import Resources, Run
 from mskray.training.session import Session
 
-# glibc's mallopt(3): what `on_ray.driver` sets for its workers by environment variables, for a process that runs.
-_MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX = -4, -1, -8
 # A checkpoint that is being written when the training is stopped is given this time to end.
 _LEAVE_S = 5.0
 
@@ -111,14 +107,3 @@ def check(resources: Resources) -> None:
 def device() -> torch.device:
     """Where a training in this process computes."""
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-
-
-def keep_memory() -> None:
-    """Have glibc keep the memory of large tensors, for the whole process: the command does so, whose process it is.
-
-    Left to itself it gives it back to the kernel and faults it in again: on the CPU nearly half the time of a step.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(_MMAP_MAX, 0)
-        libc.mallopt(_TRIM_THRESHOLD, -1)
-        libc.mallopt(_ARENA_MAX, 1)

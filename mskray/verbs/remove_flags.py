@@ -22,7 +22,7 @@ from mskray.cohorts.schema import Derivation, Shard, pixels
 from mskray.errors import UserError
 from mskray.families.flag_removal import FLAG, load_flag_detector
 from mskray.imaging.regions import shared_areas
-from mskray.prediction.shards import over_shards, use_threads
+from mskray.prediction.shards import over_shards, share_machine
 from mskray.progress import Progress, Report, silent
 from mskray.storage import check_access, locate
 
@@ -126,7 +126,7 @@ class _Remover:
     """One loaded detector in a Ray Data actor."""
 
     def __init__(self, derived: Derived, todo: Sequence[tuple[Shard, ShardPlan]], workers: int, gpu: bool) -> None:
-        use_threads(workers)
+        share_machine(workers)
         self._derived, self._todo = derived, todo
         _, self._detector = load_flag_detector(derived.step.bundle, "cuda" if gpu else "cpu")
 

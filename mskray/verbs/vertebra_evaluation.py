@@ -17,7 +17,7 @@ from mskray.evaluation.places import evaluation_folder
 from mskray.evaluation.result import check_resamples
 from mskray.evaluation.vertebrae import Bodies, SpineResult, VertebraFigures, vertebra_figures
 from mskray.families.vertebra_finding import FAMILY, VertebraPredictor, load_vertebra_detector
-from mskray.prediction.shards import over_shards, use_threads
+from mskray.prediction.shards import over_shards, share_machine
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
 from mskray.storage.tables import parquet_bytes
@@ -130,7 +130,7 @@ class _Finder:
     """One loaded detector in a Ray Data actor."""
 
     def __init__(self, model: str, cohort: Cohort, split: str, workers: int, gpu: bool) -> None:
-        use_threads(workers)
+        share_machine(workers)
         self._cohort, self._split = cohort, split
         _, self._detector = load_vertebra_detector(model, "cuda" if gpu else "cpu")
 

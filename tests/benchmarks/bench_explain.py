@@ -88,7 +88,7 @@ def maps(subject: str, folder: str, method: str, backbone: str, images: int) -> 
     from mskray.explain.methods import METHODS
     from mskray.models.backbones import Backbone
 
-    _threads()
+    _threads(subject)
     network: Any = Backbone(backbone, 2).double().eval()
     if subject == OURS:
         network.fold()
@@ -120,7 +120,7 @@ def zoom(subject: str, folder: str, images: int) -> float:
 
     from mskray.families.zoom import LookingConfig, ZoomRecipe
 
-    _threads()
+    _threads(subject)
     config = {"data": {"image_size": CANVAS}, "zoom": {"bundle": "none"}, "network": {"backbone": "resnet18"}}
     recipe = ZoomRecipe(LookingConfig.model_validate({**config, "input_size": SIZE}), 2)
     network = recipe.build().eval()
@@ -148,7 +148,7 @@ def spots(subject: str, folder: str, every: bool, copies: int, width: float) -> 
     from mskray.imaging.spine import SPINE_TASKS
     from mskray.models.vgg_m import SpineNet
 
-    _threads()
+    _threads(subject)
     tasks = {name: len(classes) for name, classes in SPINE_TASKS.items()}
     network: Any = SpineNet(tasks, *SHAPE, width=width).to(memory_format=torch.channels_last).eval()
     asked = list(tasks) if every else [next(reversed(tasks))]
@@ -200,11 +200,16 @@ def _logits(network: Any, task: str, one_branch: bool, volumes: Any) -> Any:
     return network(volumes, tasks={task} if one_branch else None)[task]
 
 
-def _threads() -> None:
-    """All cores, and the same draws for every subject."""
+def _threads(subject: str) -> None:
+    """All cores, and the same draws for every subject; ours keeps its memory, as `mskray explain` does."""
     import warnings
 
     import torch
+
+    from mskray.models.memory import keep_memory
+
+    if subject == OURS:
+        keep_memory()
 
     warnings.simplefilter("ignore")  # captum says each time that it sets hooks
     torch.set_num_threads(len(os.sched_getaffinity(0)))
