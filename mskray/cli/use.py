@@ -31,10 +31,12 @@ def predict(
             raise UserError("--server takes the images alone: the server has its own model, workers and GPUs")
         table = predict_remote(server, model, out, report=display)
     else:
+        from mskray.models.memory import keep_memory
         from mskray.verbs.predict import predict as run
 
         if not source:
             raise UserError("predict needs a model and images: mskray predict BUNDLE|ENSEMBLE IN, or --server URL IN")
+        keep_memory()
         table = run(model, source, out, split=split, workers=workers, gpu=gpu, report=display)
     display.end()
     failed = len(table) - table["error"].null_count

@@ -6,22 +6,25 @@ Ray Data reads and decodes in plain tasks and predicts in actors that load the m
 file that cannot be decoded, or that a model cannot judge, has its error there and no probabilities.
 """
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
 from mskray import cluster
 from mskray.cohorts import Cohort
+from mskray.cohorts.ahead import ahead
 from mskray.ensemble import Ensemble, Vote, check_members, doubt, load_members, matching_task
 from mskray.errors import UserError, user_error_in
 from mskray.families import Images
-from mskray.prediction.readers import PIXELS, cohort_reader, file_reader, list_files, pixel_arrays
+from mskray.prediction.readers import PIXELS, Reader, cohort_reader, file_reader, list_files, pixel_arrays
 from mskray.prediction.shards import share_machine
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location
@@ -39,14 +42,22 @@ class Predicting:
         model: URI of a bundle or ensemble, for messages.
         ensemble: its description, with absolute URIs of its members.
         workers: actors, each with a CPU and, with `gpu`, a GPU.
+        here: predict in this process, without Ray: one worker on all of the machine's cores.
     Raises:
         UserError: a member is missing, has changed or cannot be loaded.
     """
 
     def __init__(
-        self, model: str, ensemble: Ensemble, workers: int = 1, gpu: bool = False, report: Report = silent
+        self,
+        model: str,
+        ensemble: Ensemble,
+        workers: int = 1,
+        gpu: bool = False,
+        report: Report = silent,
+        here: bool = False,
     ) -> None:
         self.model, self.ensemble, self.workers, self.gpu, self.report = model, ensemble, workers, gpu, report
+        self.here = here
         self.bundles = check_members(ensemble, model)
         self.kind = self.bundles[0].kind  # an ensemble's members are all of one kind
 
@@ -79,9 +90,8 @@ class Predicting:
             if message:
                 self.report(Progress(message))
         read, count = cohort_reader(cohort, column), sum(cohort.count(split) for split in splits)
-        source = ray.data.from_items(shards, override_num_blocks=len(shards))
         # A shard holds whole studies, and so does a batch: some families look at all views of a study together.
-        table = self._run(source.map_batches(read, batch_size=1, num_cpus=_READER_CPUS), count, None)
+        table = self._run(shards, read, 1, count)
         return table.sort_by([(name, "ascending") for name in ("split", "study_id", "view_index", "instance_id")])
 
     def listed(self, folder: Location) -> tuple[Location, list[str]]:
@@ -100,41 +110,52 @@ class Predicting:
         Returns:
             One row a file, ordered by path: `path`, `body_part`, `prob_<class>` and `error`, one of them null.
         """
-        source = ray.data.from_items([{"path": path} for path in paths], override_num_blocks=-(-len(paths) // _BATCH))
-        read = source.map_batches(file_reader(root), batch_size=_FILES, num_cpus=_READER_CPUS)
-        return self._run(read, len(paths), _FILES).sort_by("path")
+        return self._run([{"path": path} for path in paths], file_reader(root), _FILES, len(paths)).sort_by("path")
 
-    def _run(self, rows: Dataset, count: int, batch: int | None) -> pa.Table:
+    def _run(self, items: list[dict[str, Any]], read: Reader, size: int, count: int) -> pa.Table:
+        """Read so many items together and predict their rows, `count` in all."""
+        self.report(Progress("loading the model"))
+        parts, done, started = [], 0, time.monotonic()
+        for part in self._predicted_here(items, read, size) if self.here else self._predicted(items, read, size):
+            parts.append(part)
+            done += len(part)
+            rate = done / (time.monotonic() - started)
+            self.report(Progress("predict", done, count, rate=rate, left_s=(count - done) / rate if rate else -1))
+        if done != count:
+            raise RuntimeError(f"{count} images went in and {done} rows came out")
+        return pa.concat_tables(parts, promote_options="permissive")
+
+    def _predicted(self, items: list[dict[str, Any]], read: Reader, size: int) -> Iterator[pa.Table]:
         cluster.require(cluster.Need("prediction", self.workers, 1.0, 1.0 if self.gpu else 0.0), _READER_CPUS)
-        predicted = rows.map_batches(
+        together = 1 if size == 1 else _BATCH
+        source = ray.data.from_items(items, override_num_blocks=-(-len(items) // together))
+        predicted = source.map_batches(read, batch_size=size, num_cpus=_READER_CPUS).map_batches(
             _Actor,
             fn_constructor_args=(self.ensemble, self.model, self.workers, self.gpu),
-            batch_size=batch,
+            batch_size=None if size == 1 else size,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=self.workers),
             num_cpus=1,
             num_gpus=1 if self.gpu else 0,
         )
-        self.report(Progress("loading the model"))
-        parts, done, started = [], 0, time.monotonic()
         try:
-            for part in predicted.iter_batches(batch_size=None, batch_format="pyarrow"):
-                parts.append(part)
-                done += len(part)
-                rate = done / (time.monotonic() - started)
-                self.report(Progress("predict", done, count, rate=rate, left_s=(count - done) / rate if rate else -1))
+            yield from predicted.iter_batches(batch_size=None, batch_format="pyarrow")
         except RayError as error:
             raise user_error_in(error) or error from error
-        if done != count:
-            raise RuntimeError(f"{count} images went in and {done} rows came out")
-        return pa.concat_tables(parts, promote_options="permissive")
+
+    def _predicted_here(self, items: list[dict[str, Any]], read: Reader, size: int) -> Iterator[pa.Table]:
+        predict = _Loaded(self.ensemble, self.model, self.gpu)
+        batches = (items[start : start + size] for start in range(0, len(items), size))
+        given = ({name: np.array([each[name] for each in some]) for name in some[0]} for some in batches)
+        readers = max(1, len(os.sched_getaffinity(0)) // 2)
+        for rows in ahead(read, given, readers, readers + 1):
+            yield from predict(rows)
 
 
-class _Actor:
-    """One loaded model in a Ray Data actor."""
+class _Loaded:
+    """One loaded model: a table of rows with pixels in, tables of the same rows with probabilities out."""
 
-    def __init__(self, ensemble: Ensemble, name: str, workers: int, gpu: bool) -> None:
-        share_machine(workers)
+    def __init__(self, ensemble: Ensemble, name: str, gpu: bool) -> None:
         self._voter = load_members(ensemble, name, "cuda" if gpu else "cpu")
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
@@ -166,6 +187,14 @@ class _Actor:
             whole[where] = values
             result = result.append_column(name, _column(whole, readable))
         return result
+
+
+class _Actor(_Loaded):
+    """That in a Ray Data actor."""
+
+    def __init__(self, ensemble: Ensemble, name: str, workers: int, gpu: bool) -> None:
+        share_machine(workers)
+        super().__init__(ensemble, name, gpu)
 
 
 def probability_columns(

@@ -1,5 +1,8 @@
 """`mskray predict BUNDLE|ENSEMBLE IN --out predictions.parquet`: images become a table of probabilities."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
 import pyarrow as pa
 
 from mskray import cluster, ensemble
@@ -8,8 +11,9 @@ from mskray.cohorts.reach import check_everywhere
 from mskray.cohorts.schema import MANIFEST
 from mskray.prediction.batch import Predicting
 from mskray.progress import Report, silent
-from mskray.storage import check_access, locate
+from mskray.storage import Location, check_access, locate
 from mskray.storage.tables import parquet_bytes
+from mskray.verbs.here import no_cluster
 
 
 def predict(
@@ -24,7 +28,8 @@ def predict(
 ) -> pa.Table:
     """Predict a cohort (one split or all), a folder or prefix of images, or one image; write a Parquet file.
 
-    A cohort needs no labels.
+    A cohort needs no labels. One worker predicts in this process where no cluster is named or joined: Ray's processes
+    take half a minute to start.
 
     Raises:
         UserError: before any work, when model, source or `out` does not do.
@@ -32,19 +37,26 @@ def predict(
     location, place, target = locate(model), locate(source), locate(out)
     for where, write in ((location, False), (place, False), (target, True)):
         check_access(where, write)
-    predicting = Predicting(str(location), ensemble.describe(location), workers, gpu, report)
+    here = workers == 1 and no_cluster()
+    predicting = Predicting(str(location), ensemble.describe(location), workers, gpu, report, here)
     if place.join(MANIFEST).is_file():
         cohort = open_cohort(place)
         splits = [split] if split else cohort.splits
         for each in splits:
             cohort.shards(each)  # a split that is not there is refused before Ray starts, as is a folder without files
-        with cluster.session():
-            check_everywhere([location, place])
+        with nullcontext() if here else _cluster(location, place):
             table = predicting.cohort(cohort, splits, need_labels=False)
     else:
         root, paths = predicting.listed(place)
-        with cluster.session():
-            check_everywhere([location, place])
+        with nullcontext() if here else _cluster(location, place):
             table = predicting.files(root, paths)
     target.write_bytes(parquet_bytes(table))
     return table
+
+
+@contextmanager
+def _cluster(*read: Location) -> Iterator[None]:
+    """Ray, on nodes that all reach what is read."""
+    with cluster.session():
+        check_everywhere(read)
+        yield

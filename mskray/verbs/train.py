@@ -10,7 +10,6 @@ The config file holds the job's own keys and the family's sections side by side:
 """
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -29,6 +28,7 @@ from mskray.progress import Progress, Report, silent
 from mskray.storage import Location, check_access, locate
 from mskray.training.run import Resources, Run, run_name
 from mskray.training.tracking import abandon, finish, trackers
+from mskray.verbs.here import no_cluster
 
 
 class TrainJob(Section):
@@ -135,9 +135,7 @@ def stays_here(job: TrainJob, chosen: Family) -> bool:
 
     Its processes take half a minute to start, and this one is at its first step after four seconds.
     """
-    ray = sys.modules.get("ray")
-    joined = os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized())
-    return job.resources.workers == 1 and not chosen.needs_ray and not joined
+    return job.resources.workers == 1 and not chosen.needs_ray and no_cluster()
 
 
 def _check_local(job: TrainJob, chosen: Family) -> None:
