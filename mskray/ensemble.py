@@ -6,11 +6,14 @@
 ensemble of one, so that whatever predicts knows only `Voter`.
 """
 
+import copy
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
+from torch import nn
 
 from mskray import bundles
 from mskray.bundles import Bundle, read_description
@@ -84,6 +87,18 @@ class Voter:
         """Vote on a batch of radiographs."""
         seen = self.seen(images)
         return self.combine([predictor(seen) for predictor in self.predictors])
+
+    def twin(self) -> "Voter":
+        """Return a voter with networks of its own on the same weights, for another thread.
+
+        Hooks make predictors not thread-safe. What they have beside networks is read alone, and shared.
+        """
+        loaded = [*self.predictors, *([self.remover] if self.remover else [])]
+        shared: dict[int, Any] = {}
+        for each in (each for predictor in loaded for each in vars(predictor).values()):
+            kept = (*each.parameters(), *each.buffers()) if isinstance(each, nn.Module) else (each,)
+            shared |= {id(one): one for one in kept}
+        return copy.deepcopy(self, shared)
 
     def seen(self, images: Images) -> Seen:
         """Return the radiographs as the members see them: without flags, where the ensemble has a remover."""

@@ -46,7 +46,7 @@ def train(
     job, chosen, settings = parse_job(data, f"{config} and the command line" if overrides else config)
     local = local or stays_here(job, chosen)
     if local:
-        from mskray.models.memory import keep_memory
+        from mskray.training.memory import keep_memory
 
         keep_memory()
     bundle = run(job, chosen, settings, report=display, local=local)

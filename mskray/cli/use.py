@@ -65,7 +65,7 @@ def explain(
     gpu: Gpu = False,
 ) -> None:
     """Show where in images a model holds reasons for a class: overlays, maps and boxes."""
-    from mskray.models.memory import keep_memory
+    from mskray.training.memory import keep_memory
     from mskray.verbs.explain import explain as run
 
     display = Display()

@@ -90,7 +90,10 @@ class Prediction:
 
 
 class Predictor(Protocol):
-    """A loaded model. Not thread-safe; each process holds its own."""
+    """A loaded model. Not thread-safe: each process holds its own, each of its threads a twin (`Voter.twin`).
+
+    Its networks are attributes of its own; nothing else of it changes.
+    """
 
     classes: tuple[str, ...]
 

@@ -9,7 +9,7 @@ from mskray.config import Section, setting
 from mskray.errors import UserError
 from mskray.estimators.extract import feature_network
 from mskray.families.base import family
-from mskray.families.loading import load_predictor
+from mskray.families.loading import predictor_of
 from mskray.families.torch_predictor import TorchPredictor
 from mskray.imaging.inputs import InputFormat, Intensity
 from mskray.models.backbones import BACKBONES, Backbone, load_initial
@@ -78,10 +78,11 @@ def feature_source(section: NetworkT, data: DataT, default_size: int) -> tuple[B
         if state is not None:
             load_initial(network, state, section.weights)
     else:
-        _, source = load_predictor(section.bundle)
+        bundle, fitted = load_bundle(section.bundle)
+        source = predictor_of(section.bundle, bundle, fitted)
         assert isinstance(source, TorchPredictor), "check let a family pass that has no network"
-        learned = source.recipe.build()  # what predicts has no BatchNorm any more
-        learned.load_state_dict(load_bundle(section.bundle)[1].state)
+        learned = source.recipe.build()  # with every BatchNorm, which what predicts has folded
+        learned.load_state_dict(fitted.state)
         given, own_data = source.recipe.explained(learned), source.recipe.config.data
         own = InputFormat(given.input_size or own_data.image_size, own_data.intensity)
         section = section.model_copy(update={"backbone": given.name})

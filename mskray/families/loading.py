@@ -4,7 +4,7 @@ import torch
 from pydantic import ValidationError
 
 import mskray
-from mskray.bundles import DESCRIPTION, WEIGHTS, Bundle, load_bundle
+from mskray.bundles import DESCRIPTION, WEIGHTS, Bundle, Fitted, load_bundle
 from mskray.errors import UserError
 from mskray.families.base import Predictor, family
 from mskray.storage import Location
@@ -19,8 +19,13 @@ def load_predictor(uri: str | Location, device: str = "cpu") -> tuple[Bundle, Pr
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("torch finds no GPU here: do without --gpu")
     bundle, fitted = load_bundle(uri)
+    return bundle, predictor_of(uri, bundle, fitted, device)
+
+
+def predictor_of(uri: str | Location, bundle: Bundle, fitted: Fitted, device: str = "cpu") -> Predictor:
+    """Return what predicts by a bundle's content; `uri` stands for it in errors. Raises UserError: it does not fit."""
     try:
-        return bundle, family(bundle.family).predictor(fitted, device)
+        return family(bundle.family).predictor(fitted, device)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 
 from mskray import cluster
 from mskray.errors import user_error_in
-from mskray.models.memory import keep_memory
+from mskray.training.memory import keep_memory
 
 
 def over_shards(

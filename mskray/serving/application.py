@@ -56,7 +56,8 @@ def build(offer: Offer, rules: Rules, cpus: float = 1.0, threads: int = 1) -> se
     Args:
         offer: what is served; URIs that the replicas can read.
         cpus: CPUs reserved for the members together; pairs and spines take as many each.
-        threads: of each deployment. Rarely two are busy, so that each may use as many as all together.
+        threads: of each deployment. Rarely two are busy, so that each may use as many as all together; members apart,
+            which are asked at the same time, share them.
     """
     limits = rules.limits
     handles = Handles(
@@ -86,7 +87,8 @@ def build(offer: Offer, rules: Rules, cpus: float = 1.0, threads: int = 1) -> se
 def _members(offer: Offer, rules: Rules, cpus: float, threads: int) -> Any:
     """Fused in one replica: in deployments of their own they cost a third of the throughput of small models."""
     count = offer.apart
-    apart = [_deployed(Member, f"Member-{place + 1}", cpus / count).bind(threads) for place in range(count)]
+    share = max(1, threads // count) if count else 0
+    apart = [_deployed(Member, f"Member-{place + 1}", cpus / count).bind(share) for place in range(count)]
     return _deployed(Members, "Members", 0.0 if apart else cpus).bind(offer.ensemble, apart, rules.store, threads)
 
 

@@ -34,7 +34,7 @@ class Members:
         ensemble: URI of the ensemble or bundle to begin with.
         apart: handles of `Member`, one a member, which then predict; none where they predict here.
         store: URI of the store; None where no other ensemble will come.
-        threads: that torch may use, as for all deployments here.
+        threads: that torch may use, as for all deployments here; members on a GPU or apart need one.
     """
 
     def __init__(self, ensemble: str, apart: Sequence[DeploymentHandle], store: str | None, threads: int) -> None:
@@ -42,7 +42,7 @@ class Members:
 
         from mskray.serving.rolling import Rolling
 
-        torch.set_num_threads(1)  # lanes have more
+        torch.set_num_threads(1)  # `Lanes` have their own
         self._apart, self._cores = tuple(apart), _cores(threads)
         rollouts = Rollouts(locate(store), ensemble) if store else None
         self._answering = Rolling(ensemble, self._loaded, rollouts, serve.get_replica_context().replica_id.unique_id)

@@ -185,6 +185,7 @@ def _key(request: Request) -> str | None:
 
 
 def _fingerprint(request: Request, form: Form) -> str:
-    told = [request.method, request.url.path, request.url.query, *form.digests]
+    digests = form.digests or [file.digest for each in form.files.values() for file in each]
+    told = [request.method, request.url.path, request.url.query, *digests]
     told += [f"{name}={text}" for name, text in sorted(form.texts.items())]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()

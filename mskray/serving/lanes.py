@@ -5,14 +5,13 @@ layer: of three small networks at 224 px, two cores do 50 images/s and 38.
 """
 
 import asyncio
-import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
 import torch
-from torch import nn
 
 from mskray.ensemble import Voter
 
@@ -26,8 +25,8 @@ _CORE_BATCH = 4
 class Lanes:
     """As many lanes as cores, and one for work that finds nobody else at work: it has all cores.
 
-    `count` lanes take up to `batch` images each; `spare` is a voter for work that is done piece by piece and leaves
-    hooks in the networks meanwhile: not that of a lane, unless there is one lane only.
+    `count` lanes take up to `batch` images each. `spare` is a voter for work in pieces, of which each may be done in
+    another lane: no lane's own, unless there is one lane only.
 
     Args:
         voter: what predicts.
@@ -39,8 +38,8 @@ class Lanes:
         self.count, self._busy = max(1, cores), 0
         self.batch = _CORE_BATCH if cores else _BATCH
         self._alone = wide_thread(cores) if cores > 1 else None
-        self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="lane")
-        twins = [] if self._alone is None else [twin(voter) for _ in range(self.count + 1)]
+        self._pool = ThreadPoolExecutor(self.count, "lane", partial(_take, 1) if cores else None)
+        twins = [] if self._alone is None else [voter.twin() for _ in range(self.count + 1)]
         self.spare = twins.pop() if twins else voter
         self._voters: SimpleQueue[Voter] = SimpleQueue()
         for each in (voter, *twins):
@@ -67,7 +66,7 @@ class Lanes:
 
 
 def wide_thread(cores: int) -> ThreadPoolExecutor:
-    """Return a thread that computes on so many cores; every other thread of the process computes alone from now on.
+    """Return a thread that computes on so many cores; threads to come compute alone.
 
     OpenMP's threads wait for each other in a loop as long as the process has no more of them than there are CPUs. With
     more they sleep, and one image through three small networks takes two of them 54 ms, not 28 (one of them: 43).
@@ -79,14 +78,7 @@ def wide_thread(cores: int) -> ThreadPoolExecutor:
 
 
 def _take(cores: int) -> None:
-    """Give this thread so many: a thread that torch has not met takes the number that any thread was given last."""
+    """Give this thread so many."""
     torch.set_num_threads(cores)
-    torch.get_num_threads()
-
-
-def twin(voter: Voter) -> Voter:
-    """Return a voter on the same weights that shares nothing else: predictors are not thread-safe."""
-    loaded = [*voter.predictors, *([voter.remover] if voter.remover else [])]
-    networks = [each for predictor in loaded for each in vars(predictor).values() if isinstance(each, nn.Module)]
-    weights = {id(each): each for network in networks for each in (*network.parameters(), *network.buffers())}
-    return copy.deepcopy(voter, weights)
+    torch.get_num_threads()  # now torch knows the thread: when it meets one, it gives it what any thread was given last
+    torch.set_num_threads(cores)

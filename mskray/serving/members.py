@@ -79,7 +79,8 @@ class VoteQueue:
 
         Args:
             explain: names of METHODS, whose maps are the answer's `evidence`. Such a study is judged apart, so that
-                others wait for one piece of the work at most, and their answers are those that they would be without.
+                others wait for one piece of the work at most, and their answers are those that they would be without,
+                but for what rounding makes of batches of other sizes.
         Raises:
             Problem: an unknown method.
         """

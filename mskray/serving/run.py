@@ -36,8 +36,8 @@ from mskray.storage import check_access, locate
 APPLICATION = "mskray"
 _MOST_CPUS = 4
 """A server is not alone on its cluster; a Serve config can still reserve more."""
-_INLINE = 32 << 20
-"""Bytes of an image that travels with the call that asks about it; a larger one goes by the object store."""
+_INLINE = 8 << 20
+"""Bytes of a study's decoded images that travel with the call about them; more goes by the object store."""
 _GRACE_S = 30.0
 """What Serve's own time-out leaves beyond `Limits.max_seconds`, for an ingress that does not answer at all."""
 _FAILED = (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
@@ -79,7 +79,7 @@ def serve_forever(offer: Offer, place: Place = Place(), limits: Limits = Limits(
     _rules(place, limits)
     _free_port(place)
     check_kinds(offer)
-    # Where Ray starts here; a cluster has its own setting, by default 100 kB.
+    # Where Ray starts here; on a cluster it is set where that is started (serve/config.yaml).
     os.environ.setdefault("RAY_max_direct_call_object_size", str(_INLINE))
     with tempfile.TemporaryDirectory(prefix="mskray-serve-") as own, session(), _termination_interrupts():
         try:
@@ -120,8 +120,8 @@ def start(
     report(Progress("checking the models"))
     check_kinds(offer)
     check_loads(offer)
-    threads, most = _cpus()
-    cpus = reserved(offer, most)
+    threads, kept = _cpus()
+    cpus = reserved(offer, kept)
     require(Need("serving", 1, cpus), reading_cpus=0.0)
     status = serve.status()
     if status.proxies or status.applications:

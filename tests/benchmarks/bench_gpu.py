@@ -135,11 +135,11 @@ def ours(work: Any, training: bool, device: Any, compile_as: str, cache: str, wa
 
 def _trainer(work: Any, training: bool, device: Any, compile_as: str, cache: str, folder: Path) -> Any:
     """The loop as `mskray.training.local` runs it, and its readers."""
-    from mskray.models.memory import keep_memory
     from mskray.storage import locate
     from mskray.training.assignment import Assignment
     from mskray.training.feed import describe_split, hold
     from mskray.training.loop import Trainer
+    from mskray.training.memory import keep_memory
     from mskray.training.readers import Threads
     from mskray.training.session import Session
 

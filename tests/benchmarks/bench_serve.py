@@ -8,10 +8,11 @@ anything is timed each server's answers are checked to be those of its networks 
 within 1e-4: folded or not they are 2e-5 off what they say in float64.
 
 - ours: `mskray serve` behind HAProxy, as where it answers to other machines, with its own defaults;
-- LitServe: as many workers of a thread or one of as many threads, batching what waits, as it does best of what is tried
-  at the start; its networks are torchvision's, where mskray's predictors fold BatchNorm into convolutions;
-- the bare models: a loop over the same bytes in one process, without HTTP, by mskray's predictors, with as many threads
-  and in the best size of batch, of those that so many clients allow: the limit;
+- LitServe: as many workers of a thread or one of as many threads, batching what waits, for each number of clients as it
+  does best of what is tried at the start; its networks are torchvision's, where mskray's predictors fold BatchNorm into
+  convolutions;
+- the bare models: loops over the same bytes in one process, without HTTP, by mskray's predictors, one loop of as many
+  threads or a loop on each core, in the best size of batch, of those that so many clients allow: the limit;
 - on a machine of more than four cores, which mskray does not take by default, each with all of them: told beside.
 
 Each runs alone: servers are started anew in every round. Clients keep their connections and ask again when answered;
@@ -23,14 +24,16 @@ import argparse
 import asyncio
 import itertools
 import json
+import math
 import os
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,11 +91,13 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
 
 def measured(plan: Plan, options: argparse.Namespace) -> Iterator[Found]:
     tried = TRIED[1:2] if options.small else TRIED
-    chosen = {PEER: best_setting(plan, [{**each, **given} for each in tried for given in spread(THREADS)])}
+    chosen = {PEER: best_settings(plan, [each | given for each in tried for given in spread(THREADS)])}
     if CORES > THREADS:
-        chosen[PEER_ALL] = best_setting(plan, [{**chosen[PEER], **given} for given in spread(CORES)])
+        chosen[PEER_ALL] = best_settings(plan, [each | given for each in tried for given in spread(CORES)])
     found: dict[tuple[Cell, str], dict[str, list[float]]] = {}
-    notes: dict[str, str] = {name: f"{name}: {json.dumps(setting)}." for name, setting in chosen.items()}
+    notes: dict[str, str] = {
+        name: f"{name}, BatchNorm not folded, by clients: {json.dumps(settings)}." for name, settings in chosen.items()
+    }
 
     def keep(name: str, values: dict[tuple[Cell, str], float]) -> float:
         for key, value in values.items():
@@ -102,16 +107,20 @@ def measured(plan: Plan, options: argparse.Namespace) -> Iterator[Found]:
     def bare(name: str, threads: int) -> float:
         given = {"folder": str(plan.folder), "uri": plan.uri, "files": plan.files, "clients": plan.clients}
         rows, told = apart(__file__, "loop", **given, seconds=plan.seconds, threads=threads)
-        notes[name] = f"{name}: {threads} threads, best batches {told}."
+        notes[name] = f"{name}: {threads} threads, best loops × batches {told}."
         return keep(name, {((file, clients), figure): value for file, clients, figure, value in rows})
+
+    def peer(name: str) -> float:
+        values: dict[tuple[Cell, str], float] = {}
+        for _, same in itertools.groupby(plan.clients, lambda count: chosen[name][count]):
+            part = replace(plan, clients=list(same))
+            values |= over_http(part, PEER, litserve(plan, chosen[name][part.clients[0]]))
+        return keep(name, values)
 
     subjects: dict[str, Callable[[], float]] = {
         OURS: lambda: keep(OURS, over_http(plan, OURS, our_server(plan), notes)),
         LIMIT: partial(bare, LIMIT, THREADS),
-        **{
-            name: partial(lambda name: keep(name, over_http(plan, PEER, litserve(plan, chosen[name]))), name)
-            for name in chosen
-        },
+        **{name: partial(peer, name) for name in chosen},
     }
     if CORES > THREADS:
         subjects[LIMIT_ALL] = partial(bare, LIMIT_ALL, CORES)
@@ -145,17 +154,16 @@ def _clients(count: int) -> str:
     return "1 client" if count == 1 else f"{count} clients"
 
 
-def best_setting(plan: Plan, settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """LitServe's setting that answers most small images of eight clients."""
-    if len(settings) == 1:
-        return settings[0]
-    rates = []
-    for setting in settings:
-        few = Plan(plan.folder, plan.uri, plan.files[:1], (8,), 2 * plan.seconds)
+def best_settings(plan: Plan, settings: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """LitServe's setting that answers most small images, by number of clients."""
+    rates: dict[int, list[float]] = {count: [] for count in plan.clients}
+    few = replace(plan, files=plan.files[:1])
+    for setting in settings if len(settings) > 1 else ():
         values = over_http(few, PEER, litserve(plan, setting))
-        rates.append(values[(plan.files[0], 8), "requests/s"])
-        tell(f"LitServe {setting}: {rates[-1]:.1f} requests/s")
-    return settings[int(np.argmax(rates))]
+        for count in plan.clients:
+            rates[count].append(values[(plan.files[0], count), "requests/s"])
+        tell(f"LitServe {setting}: {', '.join(f'{each[-1]:.1f}' for each in rates.values())} requests/s")
+    return {count: settings[int(np.argmax(each)) if each else 0] for count, each in rates.items()}
 
 
 def our_server(plan: Plan) -> AbstractContextManager[Server]:
@@ -230,38 +238,54 @@ async def load_for(
 def loop(
     folder: str, uri: str, files: Sequence[str], clients: Sequence[int], seconds: float, threads: int
 ) -> tuple[list[tuple[str, int, str, float]], str]:
-    """The bare models: rows of (file, clients, figure, value), and the best sizes of batches."""
+    """The bare models: rows of (file, clients, figure, value), and how many loops of which batches were best."""
     import torch
 
     from mskray.ensemble import load
-    from mskray.families import Images
-    from mskray.imaging.decode import decode
 
-    torch.set_num_threads(threads)
-    voter = load(uri)
+    torch.set_num_threads(1)  # this thread computes nothing: OpenMP spins for as many threads as there are CPUs
+    voters = [load(uri) for _ in range(threads)]
     rows: list[tuple[str, int, str, float]] = []
     told = []
     for file in files:
         contents = [path.read_bytes() for path in sorted(Path(folder, file).iterdir())]
-        timed: dict[int, tuple[float, list[float]]] = {}
-        following = itertools.cycle(contents)
-        for size in BATCHES:
-            if size > max(clients):
-                continue
-            waits: list[float] = []
-            began = time.perf_counter()
-            while not waits or time.perf_counter() < began + seconds / 2:
-                started = time.perf_counter()
-                voter(Images([decode(next(following)).pixels for _ in range(size)]))
-                waits += [time.perf_counter() - started] * size
-            timed[size] = len(waits) / (time.perf_counter() - began), waits
+        timed = {
+            (loops, size): looped(voters[:loops], contents, size, threads // loops, seconds / 2)
+            for loops, size in itertools.product(sorted({1, threads}), BATCHES)
+            if loops * size <= max(clients)
+        }
         for count in clients:
-            best = max((size for size in timed if size <= count), key=lambda size: timed[size][0])
-            rows += [
-                (file, count, figure, value) for (_, figure), value in _figures((file, count), *timed[best]).items()
-            ]
-        told.append(str(best))
+            best = max((key for key in timed if math.prod(key) <= count), key=lambda key: timed[key][0])
+            figures = _figures((file, count), *timed[best])
+            rows += [(file, count, figure, value) for (_, figure), value in figures.items()]
+        told.append(f"{best[0]} × {best[1]}")
     return rows, ", ".join(told)
+
+
+def looped(
+    voters: Sequence[Any], contents: Sequence[bytes], size: int, threads: int, seconds: float
+) -> tuple[float, list[float]]:
+    """Have each voter judge batches in a thread of its own: images/s, and seconds of each image."""
+    import torch
+
+    from mskray.families import Images
+    from mskray.imaging.decode import decode
+
+    def judge(voter: Any) -> tuple[float, list[float]]:
+        for _ in range(2):  # before and after torch gives a new thread what any thread was given last
+            torch.set_num_threads(threads)
+            torch.get_num_threads()
+        following, waits = itertools.cycle(contents), list[float]()
+        began = time.perf_counter()
+        while not waits or time.perf_counter() < began + seconds:
+            started = time.perf_counter()
+            voter(Images([decode(next(following)).pixels for _ in range(size)]))
+            waits += [time.perf_counter() - started] * size
+        return len(waits) / (time.perf_counter() - began), waits
+
+    with ThreadPoolExecutor(len(voters)) as pool:
+        rates, waits = zip(*pool.map(judge, voters), strict=True)
+    return sum(rates), list(itertools.chain(*waits))
 
 
 def _figures(cell: Cell, rate: float, waits: Sequence[float]) -> dict[tuple[Cell, str], float]:

@@ -33,7 +33,7 @@ def test_cut_in_two_it_answers_as_in_one_piece(name: str) -> None:
     assert min(maps.shape[2:]) >= 1
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", [name for name in BACKBONES if not name.startswith("vgg")])  # which have none
 def test_folded_it_says_and_sees_what_it_did(name: str) -> None:
     torch.manual_seed(0)
     network, images = Backbone(name, 3).eval(), torch.rand(2, 1, 96, 96)
@@ -50,8 +50,10 @@ def test_folded_it_says_and_sees_what_it_did(name: str) -> None:
         folded = network(images)
     for found, before in ((folded, logits), (seen[-1], seen[0])):
         torch.testing.assert_close(found, before, rtol=1e-5, atol=1e-5 * float(before.abs().max()))
-    left = sum(type(module) is nn.BatchNorm2d for module in network.modules())
-    assert left == (len(norms) // 2 + 2 if name.startswith("densenet") else 0), "densenet has them before convolutions"
+    left = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    # densenet has most of them before convolutions; those of inception_v4 have the activation inside.
+    densenet, inception_v4 = name.startswith("densenet"), name == "inception_v4"
+    assert left == (len(norms) if inception_v4 else len(norms) // 2 + 2 if densenet else 0)
 
 
 def test_frozen_stages_do_not_learn_and_their_batchnorm_does_not_drift() -> None:

@@ -18,6 +18,7 @@ from mskray.errors import UserError
 from mskray.serving import audit
 from mskray.serving.api import build_api
 from mskray.serving.audit import Audit, Row
+from mskray.serving.forms import Upload
 from mskray.serving.settings import Limits
 from mskray.serving.tokens import Access, add_token
 from mskray.storage import Location, locate
@@ -29,6 +30,18 @@ ROW = Row(datetime.now(UTC), "id-1", "ward", "POST", "/v1/studies", 200, 0.5, ("
 def rows(folder: Path) -> list[dict[str, Any]]:
     table = ds.dataset(str(folder), partitioning="hive").to_table().sort_by("time")
     return [{key: value for key, value in row.items() if key != "date"} for row in table.to_pylist()]
+
+
+def test_nobody_hashes_what_nobody_asks_for(voter: Voter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked_for(upload: Upload) -> str:
+        raise AssertionError("a file was hashed")
+
+    monkeypatch.setattr(Upload, "digest", property(asked_for))
+    body, kind = multipart([("views", ("a.png", PNG))])
+
+    app = build_api(Local(voter), Limits(), Access())
+    answer = asyncio.run(asked(app, "POST", "/v1/studies", [body], {"content-type": kind}))
+    assert answer.status == 200
 
 
 def test_who_asked_what_and_what_answered(voter: Voter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mskray.ensemble import Voter
 from mskray.explain.methods import METHODS
 from mskray.families import Images
-from mskray.serving.lanes import Lanes, twin
+from mskray.serving.lanes import Lanes
 from mskray.serving.members import VoteQueue
 from mskray.serving.schemas.studies import DecodedView, StudyVote
 
@@ -33,7 +33,7 @@ def views(seed: int, count: int) -> list[DecodedView]:
 
 
 def test_a_twin_shares_weights_and_nothing_else(voter: Voter) -> None:
-    made, images = twin(voter), Images([radiograph(seed) for seed in range(3)])
+    made, images = voter.twin(), Images([radiograph(seed) for seed in range(3)])
     assert all(one is other for one, other in zip(tensors(made), tensors(voter), strict=True))
     own, others = ({id(each) for net in networks(of) for each in net.modules()} for of in (made, voter))
     assert own.isdisjoint(others)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -18,6 +19,7 @@ from serving_samples import TOKEN, encoded, radiograph
 
 from mskray.errors import UserError
 from mskray.progress import Progress
+from mskray.serving import run
 from mskray.serving.run import Place, reserved, serve_forever, start, stop
 from mskray.serving.settings import Limits, Offer
 from mskray.serving.tokens import TOKEN_VARIABLE
@@ -200,6 +202,17 @@ def wait_until_healthy(url: str, process: "subprocess.Popen[str]") -> None:
         except requests.RequestException:
             time.sleep(0.5)
     pytest.fail("not healthy in time")
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"), [(0.0, (1, 1)), (1.0, (1, 1)), (2.0, (2, 1)), (4.0, (4, 3)), (16.0, (4, 4))]
+)
+def test_one_cpu_is_left_to_http_and_used_while_it_is_idle(
+    free: float, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = {"Alive": True, "Resources": {"CPU": 16.0}}
+    monkeypatch.setattr(run, "ray", SimpleNamespace(nodes=lambda: [node], available_resources=lambda: {"CPU": free}))
+    assert run._cpus() == expected
 
 
 @pytest.mark.parametrize(

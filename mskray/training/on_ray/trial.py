@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mskray.models.memory import keep_memory
 from mskray.training.assignment import Assignment
 from mskray.training.local import Local, trained
+from mskray.training.memory import keep_memory
 from mskray.training.on_ray.readers import RayReaders
 from mskray.training.on_ray.session import session_of_trial
 from mskray.training.run import Resources, Run
