@@ -31,7 +31,7 @@ def predict(
             raise UserError("--server takes the images alone: the server has its own model, workers and GPUs")
         table = predict_remote(server, model, out, report=display)
     else:
-        from mskray.models.memory import keep_memory
+        from mskray.training.memory import keep_memory
         from mskray.verbs.predict import predict as run
 
         if not source:

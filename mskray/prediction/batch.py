@@ -2,8 +2,8 @@
 
     mskray predict BUNDLE|ENSEMBLE IN --out predictions.parquet
 
-Ray Data reads and decodes in plain tasks and predicts in actors that load the model once. Every input has a row: a
-file that cannot be decoded, or that a model cannot judge, has its error there and no probabilities.
+One process, whose threads read ahead, or a cluster (`on_ray`). Every input has a row: a file that cannot be decoded, or
+that a model cannot judge, has its error there and no probabilities.
 """
 
 import os
@@ -14,25 +14,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
-from ray.data import ActorPoolStrategy
-from ray.exceptions import RayError
 
-from mskray import cluster
 from mskray.cohorts import Cohort
 from mskray.cohorts.ahead import ahead
 from mskray.ensemble import Ensemble, Vote, check_members, doubt, load_members, matching_task
-from mskray.errors import UserError, user_error_in
+from mskray.errors import UserError
 from mskray.families import Images
 from mskray.prediction.readers import PIXELS, Reader, cohort_reader, file_reader, list_files, pixel_arrays
-from mskray.prediction.shards import share_machine
 from mskray.progress import Progress, Report, silent
 from mskray.storage import Location
 
-_BATCH = 32
+BATCH = 32
 # Files come in full resolution, some 20 MB a radiograph and up to 240 MB: a block and a batch hold few of them.
 _FILES = 8
-_READER_CPUS = 0.5
 
 
 class Predicting:
@@ -116,7 +110,7 @@ class Predicting:
         """Read so many items together and predict their rows, `count` in all."""
         self.report(Progress("loading the model"))
         parts, done, started = [], 0, time.monotonic()
-        for part in self._predicted_here(items, read, size) if self.here else self._predicted(items, read, size):
+        for part in self._predicted(items, read, size):
             parts.append(part)
             done += len(part)
             rate = done / (time.monotonic() - started)
@@ -126,25 +120,12 @@ class Predicting:
         return pa.concat_tables(parts, promote_options="permissive")
 
     def _predicted(self, items: list[dict[str, Any]], read: Reader, size: int) -> Iterator[pa.Table]:
-        cluster.require(cluster.Need("prediction", self.workers, 1.0, 1.0 if self.gpu else 0.0), _READER_CPUS)
-        together = 1 if size == 1 else _BATCH
-        source = ray.data.from_items(items, override_num_blocks=-(-len(items) // together))
-        predicted = source.map_batches(read, batch_size=size, num_cpus=_READER_CPUS).map_batches(
-            _Actor,
-            fn_constructor_args=(self.ensemble, self.model, self.workers, self.gpu),
-            batch_size=None if size == 1 else size,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=self.workers),
-            num_cpus=1,
-            num_gpus=1 if self.gpu else 0,
-        )
-        try:
-            yield from predicted.iter_batches(batch_size=None, batch_format="pyarrow")
-        except RayError as error:
-            raise user_error_in(error) or error from error
+        if not self.here:
+            from mskray.prediction.on_ray import predicted  # Ray alone takes three seconds
 
-    def _predicted_here(self, items: list[dict[str, Any]], read: Reader, size: int) -> Iterator[pa.Table]:
-        predict = _Loaded(self.ensemble, self.model, self.gpu)
+            yield from predicted(self.ensemble, self.model, self.workers, self.gpu, items, read, size)
+            return
+        predict = Loaded(self.ensemble, self.model, self.gpu)
         batches = (items[start : start + size] for start in range(0, len(items), size))
         given = ({name: np.array([each[name] for each in some]) for name in some[0]} for some in batches)
         readers = max(1, len(os.sched_getaffinity(0)) // 2)
@@ -152,7 +133,7 @@ class Predicting:
             yield from predict(rows)
 
 
-class _Loaded:
+class Loaded:
     """One loaded model: a table of rows with pixels in, tables of the same rows with probabilities out."""
 
     def __init__(self, ensemble: Ensemble, name: str, gpu: bool) -> None:
@@ -160,7 +141,7 @@ class _Loaded:
 
     def __call__(self, rows: pa.Table) -> Iterator[pa.Table]:
         studies = rows["study_id"].to_pylist() if "study_id" in rows.column_names else None
-        cuts = study_cuts(studies, _BATCH) if studies else [0, len(rows)]
+        cuts = study_cuts(studies, BATCH) if studies else [0, len(rows)]
         for start, end in pairwise(cuts):
             yield self._predict(rows.slice(start, end - start))
 
@@ -187,14 +168,6 @@ class _Loaded:
             whole[where] = values
             result = result.append_column(name, _column(whole, readable))
         return result
-
-
-class _Actor(_Loaded):
-    """That in a Ray Data actor."""
-
-    def __init__(self, ensemble: Ensemble, name: str, workers: int, gpu: bool) -> None:
-        share_machine(workers)
-        super().__init__(ensemble, name, gpu)
 
 
 def probability_columns(

@@ -5,9 +5,8 @@ from contextlib import contextmanager, nullcontext
 
 import pyarrow as pa
 
-from mskray import cluster, ensemble
+from mskray import ensemble
 from mskray.cohorts import open_cohort
-from mskray.cohorts.reach import check_everywhere
 from mskray.cohorts.schema import MANIFEST
 from mskray.prediction.batch import Predicting
 from mskray.progress import Report, silent
@@ -57,6 +56,9 @@ def predict(
 @contextmanager
 def _cluster(*read: Location) -> Iterator[None]:
     """Ray, on nodes that all reach what is read."""
+    from mskray import cluster
+    from mskray.cohorts.reach import check_everywhere
+
     with cluster.session():
         check_everywhere(read)
         yield

@@ -3,9 +3,10 @@
     python tests/benchmarks/bench_predict.py
 
 The network is a resnet18 at 224 px with random weights. Ours reads, decodes, predicts and writes a table with one
-model worker, on a Ray session that is already started. The loop is a process of its own with a loader worker and as
-many threads for the network; of the cohort it has the stored pixels as memory-mapped tensors. Both start counting when
-their packages are imported; what their workers take to start counts.
+model worker: in its process, as the command does where no cluster is named, and on a Ray session that is already
+started, told beside. The loop is a process of its own with a loader worker and as many threads for the network, which
+is torchvision's, where mskray's has BatchNorm folded; of the cohort it has the stored pixels as memory-mapped tensors.
+All start counting when their packages are imported; what their workers take to start counts.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from measure import Case, Found, Reach, alternate, apart, main, rate
 
-OURS, LOOP = "mskray predict", "DataLoader and model loop"
+OURS, ON_RAY, LOOP = "mskray predict", "mskray predict on Ray", "DataLoader and model loop"
 BATCH, SIZE = 32, 224
 
 
@@ -31,6 +32,7 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
             work = {"folder": folder, "source": source, "images": images}
             subjects = {
                 OURS: partial(apart, __file__, "ours", **work),
+                ON_RAY: partial(apart, __file__, "on_ray", **work),
                 LOOP: partial(apart, __file__, "loop", **work),
             }
             what = f"resnet18 at {SIZE} px on {images:,} images, {kind}"
@@ -59,12 +61,18 @@ def prepare(folder: str, images: int) -> None:
 
 
 def ours(folder: str, source: str, images: int) -> float:
-    import ray
-
+    from mskray.training.memory import keep_memory
     from mskray.verbs.predict import predict
 
+    keep_memory()
+    return rate(images, partial(predict, f"{folder}/bundle", f"{folder}/{source}", f"{folder}/predictions.parquet"))
+
+
+def on_ray(folder: str, source: str, images: int) -> float:
+    import ray
+
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    found = rate(images, partial(predict, f"{folder}/bundle", f"{folder}/{source}", f"{folder}/predictions.parquet"))
+    found = ours(folder, source, images)
     ray.shutdown()
     return found
 
@@ -72,11 +80,14 @@ def ours(folder: str, source: str, images: int) -> float:
 def loop(folder: str, source: str, images: int) -> float:
     import torch
 
+    from mskray.bundles import load_bundle
     from mskray.families.loading import load_predictor
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    _, predictor = load_predictor(f"{folder}/bundle")
-    network: Any = predictor.network.to(memory_format=torch.channels_last).eval()
+    predictor: Any = load_predictor(f"{folder}/bundle")[1]
+    network = predictor.recipe.build()
+    network.load_state_dict(load_bundle(f"{folder}/bundle")[1].state)
+    network.to(memory_format=torch.channels_last).eval()
 
     @torch.inference_mode()
     def run() -> None:
@@ -101,4 +112,4 @@ def _batches(folder: str, source: str) -> Iterator[Any]:
 
 
 if __name__ == "__main__":
-    main(cases, prepare, ours, loop)
+    main(cases, prepare, ours, on_ray, loop)

@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -117,6 +120,31 @@ def test_a_folder_is_predicted_file_by_file_and_bad_files_are_named(
     assert alone[0]["prob_abnormal"] == pytest.approx(rows["a.png"]["prob_abnormal"], abs=1e-5)
 
 
+def test_without_a_cluster_one_process_says_the_same_and_starts_no_ray(
+    phantom_cohort: Cohort, bundle: Location, tmp_path: Path
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(20):  # several batches, in which some cannot be read
+        pixels = np.random.default_rng(number).integers(0, 255, (90, 60 + number), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{number:02}.png"), pixels)
+    (folder / "03.png").write_bytes(b"%PDF-1.7 dear colleague")
+    for source in (str(folder), str(phantom_cohort.location)):
+        predict(str(bundle), source, str(tmp_path / "ray.parquet"))
+        call = "import sys; from mskray.verbs.predict import predict; predict(*sys.argv[1:])"
+        call += "; assert 'ray' not in sys.modules"
+        arguments = [str(bundle), source, str(tmp_path / "here.parquet")]
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        subprocess.run([sys.executable, "-c", call, *arguments], check=True, env=environment, timeout=300)
+        on_ray, here = (pq.read_table(tmp_path / f"{name}.parquet").to_pydict() for name in ("ray", "here"))
+        assert list(here) == list(on_ray)
+        for name, values in on_ray.items():
+            if name.startswith("prob_"):
+                np.testing.assert_allclose(np.array(here[name], float), np.array(values, float), atol=1e-5)
+            else:
+                assert here[name] == values
+
+
 def test_a_cohort_is_described_with_a_contact_sheet(phantom_cohort: Cohort, tmp_path: Path) -> None:
     text = show(str(phantom_cohort.location), str(tmp_path / "sheet.png"))
     assert "quarantine: empty" in text
@@ -142,8 +170,9 @@ def test_mistakes_are_one_line(phantom_cohort: Cohort, bundle: Location, tmp_pat
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("here", [False, True])
 def test_a_mistake_found_in_a_worker_is_one_line(
-    phantom_cohort: Cohort, bundle: Location, monkeypatch: pytest.MonkeyPatch
+    phantom_cohort: Cohort, bundle: Location, monkeypatch: pytest.MonkeyPatch, here: bool
 ) -> None:
     def broken(*args) -> object:
         def read(items: object) -> object:
@@ -152,7 +181,7 @@ def test_a_mistake_found_in_a_worker_is_one_line(
         return read
 
     monkeypatch.setattr(batch, "cohort_reader", broken)
-    predicting = batch.Predicting(str(bundle), ensemble.describe(bundle))
+    predicting = batch.Predicting(str(bundle), ensemble.describe(bundle), here=here)
     with pytest.raises(UserError) as caught:
         predicting.cohort(phantom_cohort, ["test"])
     assert str(caught.value) == "the shard is gone"
