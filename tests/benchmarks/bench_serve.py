@@ -16,7 +16,7 @@ within 1e-4: folded or not they are 2e-5 off what they say in float64.
 - on a machine of more than four cores, which mskray does not take by default, each with all of them: told beside.
 
 Each runs alone: servers are started anew in every round. Clients keep their connections and ask again when answered;
-they run on the same machine, their share of a core is told. A window ends after two seconds with the last answers;
+they run on the same machine, their share of a core is told. A window ends after five seconds with the last answers;
 p50 and p99 are of the requests of a round's window.
 """
 
@@ -84,7 +84,7 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
         uri = apart(__file__, "prepare", folder=name)
         small = options.small
         plan = Plan(
-            Path(name), uri, files[::3] if small else files, CLIENTS[:2] if small else CLIENTS, 1 if small else 2
+            Path(name), uri, files[::3] if small else files, CLIENTS[:2] if small else CLIENTS, 1 if small else 5
         )
         yield from measured(plan, options)
 
