@@ -40,7 +40,8 @@ def predict(
         table = run(model, source, out, split=split, workers=workers, gpu=gpu, report=display)
     display.end()
     failed = len(table) - table["error"].null_count
-    print(f"{len(table):,} images: {len(table) - failed:,} predicted, {failed:,} not readable (column error): {out}")
+    done = len(table) - failed
+    print(f"{len(table):,} images: {done:,} predicted, {failed:,} not readable (why: in the column `error`): {out}")
 
 
 @app.command()
