@@ -134,15 +134,15 @@ class Shards:
 
     def gather(self, rows: Rows) -> Arrays:
         """Copy the given rows into new arrays, in order."""
-        result: Arrays = {}
-        for shard in np.unique(rows.shard):
+        shards = rows.shard.tolist()
+        for shard in shards:
             if shard not in self._arrays:
-                self._arrays[int(shard)] = self._readers.take(self._handles[int(shard)])
-            arrays, here = self._arrays[int(shard)], rows.shard == shard
-            for name, values in arrays.items():
-                if name not in result:
-                    result[name] = np.empty((len(rows), *values.shape[1:]), values.dtype)
-                result[name][here] = values[rows.row[here]]
+                self._arrays[shard] = self._readers.take(self._handles[shard])
+        result: Arrays = {}
+        for name, values in self._arrays[shards[0]].items():
+            result[name] = np.empty((len(rows), *values.shape[1:]), values.dtype)
+            for place, (shard, row) in enumerate(zip(shards, rows.row.tolist(), strict=True)):
+                result[name][place] = self._arrays[shard][name][row]
         return result
 
     def release(self, shards: Iterable[int]) -> None:

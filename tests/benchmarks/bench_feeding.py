@@ -4,7 +4,7 @@
 
 Every subject gives shuffled batches of 32 as float tensors in [0, 1] with their labels, each in a process of its own:
 
-- ours: shards to batches as `mskray train` does it, held in memory or streamed;
+- ours: shards to batches as `mskray train` does it, held in memory in its own process, held or streamed on Ray;
 - memory-mapped tensors of the stored pixels, the limit: rows copied from the page cache;
 - torch DataLoader over the PNG files that the cohort was made of, with 0 to 4 workers, decoding in each epoch;
 - MONAI CacheDataset over the same files, which decodes in its first epoch.
@@ -24,7 +24,8 @@ from measure import Case, Found, Reach, alternate, apart, main
 BATCH = 32
 SIZE, SIDE = 224, 512
 WORKERS = (0, 1, 2, 4)
-HELD, STREAMED = "mskray, held in memory", "mskray, streamed"
+HERE, HELD, STREAMED = "mskray, one process", "mskray on Ray, held in memory", "mskray on Ray, streamed"
+OURS = HERE, HELD, STREAMED
 LIMIT, CACHE = "memory-mapped tensors", "MONAI CacheDataset"
 
 
@@ -42,8 +43,9 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
             return len(rates) / sum(1 / each for each in rates)
 
         subjects = {
-            HELD: partial(run, HELD, "ours", cache="memory"),
-            STREAMED: partial(run, STREAMED, "ours", cache="stream"),
+            HERE: partial(run, HERE, "ours", cache="memory", on_ray=False),
+            HELD: partial(run, HELD, "ours", cache="memory", on_ray=True),
+            STREAMED: partial(run, STREAMED, "ours", cache="stream", on_ray=True),
             LIMIT: partial(run, LIMIT, "mapped"),
             CACHE: partial(run, CACHE, "cached"),
         }
@@ -52,12 +54,12 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
             subjects[loader] = partial(run, loader, "files", workers=workers)
         whole = alternate(subjects, options.rounds)
         what = f"{made:,} images of {SIDE} px at {SIZE} px, batches of {BATCH}"
-        for ours in (HELD, STREAMED):
-            peers = {name: runs for name, runs in whole.items() if name not in {HELD, STREAMED, LIMIT} - {ours}}
+        for ours in OURS:
+            peers = {name: runs for name, runs in whole.items() if name not in {*OURS, LIMIT} - {ours}}
             reach = [Reach(loader, 1.0) for loader in loaders]
             yield Case(f"{what}: {epochs} epochs, from the first request", "images/s", ours, peers, reach)
-        rest = {name: later[name] for name in (HELD, STREAMED, LIMIT, CACHE)}
-        yield Case(f"{what}: epochs after the first", "images/s", HELD, rest, [Reach(LIMIT, 0.7)])
+            rest = {name: later[name] for name in (ours, LIMIT, CACHE)}
+            yield Case(f"{what}: epochs after the first", "images/s", ours, rest, [Reach(LIMIT, 0.7)])
 
 
 def prepare(folder: str, images: int) -> int:
@@ -83,7 +85,7 @@ def prepare(folder: str, images: int) -> int:
     return len(labels)
 
 
-def ours(folder: str, epochs: int, cache: str) -> list[float]:
+def ours(folder: str, epochs: int, cache: str, on_ray: bool) -> list[float]:
     import ray
     import torch
 
@@ -92,17 +94,19 @@ def ours(folder: str, epochs: int, cache: str) -> list[float]:
     from mskray.training.feed import Shards, describe_split, feed, hold
     from mskray.training.on_ray.readers import RayReaders
     from mskray.training.plan import Plan
+    from mskray.training.readers import Threads
     from mskray.training.recipe import to_batch
     from mskray.training.samples import EachImage
 
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    if on_ray:
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     cohort = open_cohort(f"{folder}/cohort")
     task = cohort.tasks[0]
     split, _ = describe_split(cohort, "train", EachImage(task.column), InputFormat(SIZE))
     plan = Plan(split.counts, BATCH, 4096, 0)
     device = torch.device("cpu")
     started = time.perf_counter()
-    readers = RayReaders()
+    readers = RayReaders() if on_ray else Threads()
     shards = Shards(readers, split, hold(readers, split, cohort.content_hash, 1) if cache == "memory" else ())
     order = ((epoch, rows) for epoch in range(epochs) for rows in plan.batches(epoch))
     batches = feed(shards, order, ahead=max(2, plan.window // BATCH))
