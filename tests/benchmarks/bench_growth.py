@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_growth.py
 
 1,000, 10,000 and 100,000 PNG files of 64 px, small so that what each image costs beside its pixels tells. Each kind of
-work is a process of its own, on a Ray session whose workers have done the same work on the smallest set before the
-clock starts; then it does all sizes, one after the other. What every run costs whatever its size (predict starts model
+work is a process of its own, most on a Ray session, and has done the same work on the smallest set before the clock
+starts; then it does all sizes, one after the other. What every run costs whatever its size (predict starts model
 workers) makes an exponent smaller, so the seconds of each further image, from one size to the next, are told beside it.
 Prediction is by a mobilenet_v3_small, from the files. Two rounds at most; the least time of each size is fitted, since
 what else a machine does only adds to it.
@@ -54,7 +54,7 @@ def run(kind: str, folder: str, sizes: list[int]) -> list[float]:
     """Seconds for each size, once the workers have done the same work on the first."""
     import ray
 
-    many_images.start_ray()
+    many_images.start(kind)
     many_images.work(kind, folder, sizes[0])()
     took = [seconds(many_images.work(kind, folder, size)) for size in sizes]
     ray.shutdown()

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_memory.py
 
-PNG files of 64 px; each size and each kind of work is a process with a Ray session of its own. The whole tree of
+PNG files of 64 px; each size and each kind of work is a process of its own, most with a Ray session. The whole tree of
 processes (driver, Ray's own, workers) is sampled ten times a second by proportional set size, which counts what several
 share once, shared memory too. Feeding streams shards as a rank does that trains on more than fits.
 
@@ -65,7 +65,7 @@ def run(kind: str, folder: str, images: int) -> float:
     """Most megabytes that the whole tree held."""
     import ray
 
-    many_images.start_ray()
+    many_images.start(kind)
     doing = many_images.work(kind, folder, images)
     with Peak() as peak:
         doing()

@@ -29,6 +29,8 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
     with tempfile.TemporaryDirectory() as folder:
         apart(__file__, "prepare", folder=folder, images=images)
         for source, kind in (("in", "PNG files of 512 px"), ("cohort", "a cohort")):
+            if options.only not in kind:
+                continue
             work = {"folder": folder, "source": source, "images": images}
             subjects = {
                 OURS: partial(apart, __file__, "ours", **work),

@@ -11,8 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-INGEST, FEED, PREDICT = "ingest", "feeding", "predict"
-KINDS = (INGEST, FEED, PREDICT)
+INGEST, FEED, PREDICT, ALONE = "ingest", "feeding", "predict on Ray", "predict in one process"
+KINDS = (INGEST, FEED, PREDICT, ALONE)
 SIZES, SMALL_SIZES = (1000, 10_000, 100_000), (200, 600)
 SIZE, BATCH, WINDOW = 64, 32, 4096
 """Side of the images; samples of a batch and of the window that is shuffled, which are training's own."""
@@ -52,7 +52,7 @@ def png_files(folder: Path, images: int) -> None:
 
 
 def work(kind: str, folder: str, images: int) -> Callable[[], Any]:
-    """What is measured, once Ray runs. Feeding needs the cohort that ingest leaves."""
+    """What is measured, after `start`. Feeding needs the cohort that ingest leaves."""
     place = Path(folder)
     if kind == INGEST:
         return partial(_ingest, place, images)
@@ -98,7 +98,13 @@ def _feed(place: Path, images: int) -> None:
         to_batch(arrays, device)
 
 
-def start_ray() -> None:
+def start(kind: str) -> None:
+    """Start what this kind of work runs on."""
+    if kind == ALONE:
+        from mskray.training.memory import keep_memory
+
+        keep_memory()  # as the command does
+        return
     import ray
 
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

@@ -1,10 +1,11 @@
 """A vote becomes columns, and what a whole model and its parts say is in them."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from mskray.ensemble import Vote
-from mskray.prediction.batch import probability_columns
+from mskray.prediction.batch import Rows, probability_columns
 
 WHOLE = np.array([[0.3, 0.7], [0.8, 0.2]], np.float32)
 GLOBAL, LOCAL = np.array([[0.2, 0.8], [0.9, 0.1]]), np.array([[0.4, 0.6], [0.7, 0.3]])
@@ -33,3 +34,26 @@ def test_a_vote_becomes_columns(vote: Vote, expected: dict[str, list]) -> None:
     assert list(columns) == list(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(columns[name], values, rtol=1e-6)
+
+
+def test_rows_of_many_tables_are_those_of_one() -> None:
+    parts = [
+        pa.table({"path": ["a", "b"], "prob_x": pa.array([0.1, None], pa.float32()), "error": pa.array([None, "no"])}),
+        pa.table({"path": ["c"], "prob_x": pa.nulls(1, pa.float32()), "error": pa.array(["torn"])}),
+        pa.table(
+            {
+                "path": ["d"],
+                "prob_x": pa.array([np.nan], pa.float32()),
+                "error": pa.nulls(1, pa.string()),
+                "box_key": pa.array([[0.1, 2, 3, 4]], pa.list_(pa.float32())),
+            }
+        ),
+        pa.table({"path": ["e"], "prob_x": pa.array([0.3], pa.float32()), "error": pa.nulls(1, pa.string())}),
+    ]
+    rows = Rows()
+    for part in parts:
+        rows.add(part)
+    assert rows.count == 5
+    whole = pa.concat_tables(parts, promote_options="default").combine_chunks()
+    assert rows.table().schema == whole.schema
+    assert repr(rows.table().to_pydict()) == repr(whole.to_pydict())  # NaN is no null
