@@ -16,6 +16,8 @@ KINDS = (INGEST, FEED, PREDICT, ALONE)
 SIZES, SMALL_SIZES = (1000, 10_000, 100_000), (200, 600)
 SIZE, BATCH, WINDOW = 64, 32, 4096
 """Side of the images; samples of a batch and of the window that is shuffled, which are training's own."""
+SHARD_ROWS = 200
+"""So that the fewest images, too, are enough for as many writers and readers as the most are given."""
 WHAT = f"PNG files of {SIZE} px"
 _DIFFERENT = 50
 _KEY = b"a key for the benchmark"
@@ -70,7 +72,7 @@ def _ingest(place: Path, images: int) -> None:
 
     cohort = place / f"cohort{images}"
     shutil.rmtree(cohort, ignore_errors=True)
-    settings = {"size": SIZE, "split_fractions": [0.98, 0.01, 0.01]}
+    settings = {"size": SIZE, "split_fractions": [0.98, 0.01, 0.01], "shard_rows": SHARD_ROWS}
     done = ingest("knee-oa", place / f"in{images}", cohort, settings=settings, key=_KEY)
     if done.counts.images != images:
         raise RuntimeError(f"{images - done.counts.images} of {images} files were quarantined: {done.reasons}")
