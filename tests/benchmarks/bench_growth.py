@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 import many_images
-from many_images import INGEST, KINDS, SIZES, SMALL_SIZES, WHAT
+from many_images import SIZES, SMALL_SIZES, WHAT
 from measure import Found, Growth, apart, main, seconds, tell
 
 _MOST_ROUNDS = 2
@@ -26,10 +26,7 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
     sizes = SMALL_SIZES if options.small else SIZES
     with tempfile.TemporaryDirectory() as folder:
         apart(__file__, "prepare", folder=folder, sizes=sizes)
-        for kind in KINDS:
-            # Feeding reads the cohorts that ingest made.
-            if options.only not in kind and kind != INGEST:
-                continue
+        for kind in many_images.kinds(options.only):
             rounds = []
             for number in range(min(options.rounds, _MOST_ROUNDS)):
                 rounds.append(apart(__file__, "run", kind=kind, folder=folder, sizes=sizes))

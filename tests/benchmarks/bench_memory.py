@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from statistics import median
 
 import many_images
-from many_images import INGEST, KINDS, SIZES, SMALL_SIZES, WHAT
+from many_images import SIZES, SMALL_SIZES, WHAT
 from measure import Case, Found, Growth, Reach, alternate, apart, main
 from peaks import Peak
 
@@ -31,9 +31,7 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
     least, most = f"{sizes[0]:,} images", f"{sizes[-1]:,} images"
     with tempfile.TemporaryDirectory() as folder:
         apart(__file__, "prepare", folder=folder, sizes=sizes)
-        for kind in KINDS:
-            if options.only not in kind and kind != INGEST:  # feeding reads the cohorts that ingest made
-                continue
+        for kind in many_images.kinds(options.only):
             peaks: dict[int, list[float]] = {size: [] for size in sizes}
 
             def run(kind: str = kind, size: int = 0, peaks: dict[int, list[float]] = peaks) -> float:

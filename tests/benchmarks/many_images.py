@@ -23,6 +23,12 @@ _DIFFERENT = 50
 _KEY = b"a key for the benchmark"
 
 
+def kinds(only: str) -> list[str]:
+    """Kinds of work whose name holds this; feeding reads the cohorts that ingest makes."""
+    found = [kind for kind in KINDS if only in kind]
+    return [INGEST, *found] if FEED in found and INGEST not in found else found
+
+
 def prepare(folder: str, sizes: Sequence[int]) -> None:
     """Files of each size, and a bundle of a small network for their side."""
     from serving_samples import fitted
