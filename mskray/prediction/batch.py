@@ -110,7 +110,7 @@ class Predicting:
         """Read so many items together and predict their rows, `count` in all."""
         self.report(Progress("loading the model"))
         started = time.monotonic()
-        rows = Rows()
+        rows = Gathered()
         for part in self._predicted(items, read, size):
             rows.add(part)
             rate = rows.count / (time.monotonic() - started)
@@ -134,11 +134,11 @@ class Predicting:
             yield from predict(rows)
 
 
-class Rows:
+class Gathered:
     """Tables of a few rows become one, of all columns that any has; null where a table has none.
 
-    They are kept as Python's numbers and texts, which lie in pages of their own. Small Arrow tables would lie between
-    the blocks of tensors that come and go, and keep the heap from using these again: 2,000 images took up to 6 GB.
+    Rows are kept as Python's numbers and short texts, which lie in pages of their own. Small Arrow tables would lie
+    between the blocks of tensors that come and go, and keep the heap from using these again: 2,000 images took 6 GB.
     """
 
     def __init__(self) -> None:
@@ -148,7 +148,8 @@ class Rows:
 
     def add(self, part: pa.Table) -> None:
         for name in part.column_names:
-            self._types.setdefault(name, part.schema.field(name).type)
+            if pa.types.is_null(self._types.setdefault(name, pa.null())):
+                self._types[name] = part.schema.field(name).type
             self._columns.setdefault(name, [None] * self.count).extend(part[name].to_pylist())
         self.count += len(part)
         for values in self._columns.values():

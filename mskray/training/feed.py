@@ -133,16 +133,16 @@ class Shards:
                 self._handles[shard] = request(self._readers, self._split, shard)
 
     def gather(self, rows: Rows) -> Arrays:
-        """Copy the given rows into new arrays, in order."""
-        shards = rows.shard.tolist()
+        """Copy the given rows, one at least, into new arrays, in order."""
+        shards, places = rows.shard.tolist(), rows.row.tolist()
         for shard in shards:
             if shard not in self._arrays:
                 self._arrays[shard] = self._readers.take(self._handles[shard])
         result: Arrays = {}
         for name, values in self._arrays[shards[0]].items():
-            result[name] = np.empty((len(rows), *values.shape[1:]), values.dtype)
-            for place, (shard, row) in enumerate(zip(shards, rows.row.tolist(), strict=True)):
-                result[name][place] = self._arrays[shard][name][row]
+            result[name] = gathered = np.empty((len(rows), *values.shape[1:]), values.dtype)
+            for number, (shard, place) in enumerate(zip(shards, places, strict=True)):
+                gathered[number] = self._arrays[shard][name][place]
         return result
 
     def release(self, shards: Iterable[int]) -> None:

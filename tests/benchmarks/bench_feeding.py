@@ -28,7 +28,7 @@ WORKERS = (0, 1, 2, 4)
 HERE, HELD, STREAMED = "mskray, one process", "mskray on Ray, held in memory", "mskray on Ray, streamed"
 OURS = HERE, HELD, STREAMED
 LATER = 10
-"""More epochs of those that decode in the first alone: one takes a tenth of a second."""
+"""More epochs of those that decode no file in them: one takes a tenth of a second."""
 LIMIT, CACHE = "memory-mapped tensors", "MONAI CacheDataset"
 
 
@@ -39,7 +39,7 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
         later: dict[str, list[float]] = {}
 
         def run(subject: str, function: str, more: int = LATER, **given: Any) -> float:
-            """Return the rate of the first epochs; keep that of all after the first aside, and of `more`."""
+            """Return the rate of `epochs`; keep aside that of all after the first, of which there are `more`."""
             rates = apart(__file__, function, folder=folder, epochs=epochs + more, **given)
             later.setdefault(subject, []).append(statistics.harmonic_mean(rates[1:]))
             return statistics.harmonic_mean(rates[:epochs])
@@ -94,6 +94,7 @@ def ours(folder: str, epochs: int, cache: str, on_ray: bool) -> list[float]:
     from mskray.cohorts import open_cohort
     from mskray.imaging.inputs import InputFormat
     from mskray.training.feed import Shards, describe_split, feed, hold
+    from mskray.training.memory import keep_memory
     from mskray.training.on_ray.readers import RayReaders
     from mskray.training.plan import Plan
     from mskray.training.readers import Threads
@@ -102,6 +103,8 @@ def ours(folder: str, epochs: int, cache: str, on_ray: bool) -> list[float]:
 
     if on_ray:
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    else:
+        keep_memory()  # as the command does
     cohort = open_cohort(f"{folder}/cohort")
     task = cohort.tasks[0]
     split, _ = describe_split(cohort, "train", EachImage(task.column), InputFormat(SIZE))

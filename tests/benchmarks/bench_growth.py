@@ -49,13 +49,9 @@ def prepare(folder: str, sizes: list[int]) -> None:
 
 def run(kind: str, folder: str, sizes: list[int]) -> list[float]:
     """Seconds for each size, once the workers have done the same work on the first."""
-    import ray
-
-    many_images.start(kind)
-    many_images.work(kind, folder, sizes[0])()
-    took = [seconds(many_images.work(kind, folder, size)) for size in sizes]
-    ray.shutdown()
-    return took
+    with many_images.session(kind):
+        many_images.work(kind, folder, sizes[0])()
+        return [seconds(many_images.work(kind, folder, size)) for size in sizes]
 
 
 if __name__ == "__main__":

@@ -61,13 +61,10 @@ def prepare(folder: str, sizes: list[int]) -> None:
 
 def run(kind: str, folder: str, images: int) -> float:
     """Most megabytes that the whole tree held."""
-    import ray
-
-    many_images.start(kind)
-    doing = many_images.work(kind, folder, images)
-    with Peak() as peak:
-        doing()
-    ray.shutdown()
+    with many_images.session(kind):
+        doing = many_images.work(kind, folder, images)
+        with Peak() as peak:
+            doing()
     return peak.mb
 
 

@@ -29,7 +29,8 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
     with tempfile.TemporaryDirectory() as folder:
         apart(__file__, "prepare", folder=folder, images=images)
         for source, kind in (("in", "PNG files of 512 px"), ("cohort", "a cohort")):
-            if options.only not in kind:
+            what = f"resnet18 at {SIZE} px on {images:,} images, {kind}"
+            if options.only not in what:
                 continue
             work = {"folder": folder, "source": source, "images": images}
             subjects = {
@@ -37,7 +38,6 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
                 ON_RAY: partial(apart, __file__, "on_ray", **work),
                 LOOP: partial(apart, __file__, "loop", **work),
             }
-            what = f"resnet18 at {SIZE} px on {images:,} images, {kind}"
             yield Case(what, "images/s", OURS, alternate(subjects, options.rounds), [Reach(LOOP, 0.95)])
 
 

@@ -165,7 +165,7 @@ def _driven(job: dict[str, Any], drive: Drive) -> float:
     _, family, config = parse_job({**job, "out": "unused"}, "benchmark")
     sys.modules[type(family).__module__].fit = fit  # type: ignore[attr-defined]
     cohort = open_cohort(job["cohort"])
-    run = Run(locate(tempfile.gettempdir()), "benchmark", family.task(cohort, ""), Resources())
+    run = Run(locate(tempfile.gettempdir()), "benchmark", family.task(cohort, ""), Resources(), local=True)
     family.fit(cohort, config, run)
     return _over_all(rates)
 

@@ -13,9 +13,9 @@ cores.
 The same arithmetic: the same detector, number of words, tolerance, sample of 20,000 descriptors for k-means++ with as
 many tries (the peer's own choice is made and counted, then it goes on from ours; on all descriptors, scikit-learn's
 default, its choice would take many times as long), C, gamma and folds. With the words of ours the peer must predict the
-same labels, every one, and started from them its k-means must stop within two passes. Over two hundred passes the
-rounding of a distance sends k-means to other words: how many labels change with the words that the peer learned is
-told, and how many do where scikit-learn learns from the same rows in another order.
+same labels, every one, started from them its k-means must stop within two passes, and their inertia must be that of
+its own words to a thousandth. k-means that starts alike and rounds a distance otherwise ends in other words: how many
+labels are then the same is told, and how many are where scikit-learn learns from the same rows in another order.
 """
 
 import argparse
@@ -64,19 +64,20 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
             ALL_CORES: partial(run, ALL_CORES, "peer", threads, cores=CORES),
         }
         runs = alternate(subjects, options.rounds)
-        passes = apart(__file__, "again", env=threads, **work)
+        checked = apart(__file__, "again", env=threads, **work)
         said = {name: np.load(f"{folder}/said-{name}.npy") for name in ("ours", "peer", "our-words", "again")}
     same = {name: float((said["peer"] == said[name]).mean()) for name in ("ours", "again")}
-    given = int((said["ours"] != said["our-words"]).sum())
-    if given or passes > 2:
+    passes, inertia = checked["passes"], checked["inertia"]
+    differ = int((said["ours"] != said["our-words"]).sum())
+    if differ or passes > 2 or abs(inertia - 1) > 0.001:
         raise RuntimeError(
-            f"with the words of ours the peer says another label for {given} of {len(said['ours'])} validation pairs, "
-            f"and its k-means goes on from them for {passes} passes"
+            f"with the words of ours the peer says another label for {differ} of {len(said['ours'])} validation pairs, "
+            f"its k-means goes on from them for {passes} passes, and their inertia is {inertia:.4f} of its own"
         )
     notes = [
-        f"With the words of ours the peer says the same label for all {len(said['ours'])} validation pairs, and from "
-        f"them its k-means stops in pass {passes}. With words that it learned itself: {same['ours']:.1%}; scikit-learn "
-        f"and itself, the rows in another order: {same['again']:.1%}."
+        f"With the words of ours the peer says the same label for all {len(said['ours'])} validation pairs, from them "
+        f"its k-means stops in pass {passes}, and their inertia is {inertia:.5f} of its own. With words that it "
+        f"learned itself: {same['ours']:.1%}; scikit-learn and itself, the rows in another order: {same['again']:.1%}."
     ]
     tell(notes[0])
     notes += [
@@ -196,20 +197,21 @@ def peer(folder: str, words: int, cores: int) -> dict[str, float]:
     def classify() -> None:
         judge(folder, found, learned[0], "peer")
 
-    took = {"descriptors": seconds(describe), "k-means": seconds(cluster), "the rest": seconds(classify)}
-    learned[0].cluster_centers_ = np.load(f"{folder}/words.npy")
-    judge(folder, found, learned[0], "our-words")
-    return took
+    return {"descriptors": seconds(describe), "k-means": seconds(cluster), "the rest": seconds(classify)}
 
 
-def again(folder: str, words: int) -> int:
-    """The peer on the same rows in another order, and on from the words of ours: returns its passes there."""
+def again(folder: str, words: int) -> dict[str, float]:
+    """The peer on the same rows in another order, and with the words of ours: passes from these, and both inertias."""
     keep_to(CORES)
     found = {name: described(np.load(f"{folder}/{name}.npz")["pixels"], CORES) for name in SPLITS}
-    rows = found["train"][0]
+    rows, given = found["train"][0], np.load(f"{folder}/words.npy")
     mixed = rows[np.random.default_rng(0).permutation(len(rows))]
-    judge(folder, found, clustered(mixed, np.load(f"{folder}/start.npy")[:words]), "again")
-    return int(clustered(rows, np.load(f"{folder}/words.npy")).n_iter_)
+    own, ours = clustered(mixed, np.load(f"{folder}/start.npy")[:words]), clustered(rows, given)
+    judge(folder, found, own, "again")
+    passes, inertia = int(ours.n_iter_), float(ours.inertia_)
+    ours.cluster_centers_ = given
+    judge(folder, found, ours, "our-words")
+    return {"passes": passes, "inertia": inertia / float(own.inertia_)}
 
 
 @dataclass(frozen=True)

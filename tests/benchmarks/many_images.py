@@ -1,9 +1,10 @@
 """1,000, 10,000 and 100,000 small PNG files, and what is measured over them: ingest, feeding, prediction.
 
-Shared by `bench_growth.py` (seconds) and `bench_memory.py` (bytes). No two files are equal.
+Shared by `bench_growth.py` (seconds) and `bench_memory.py` (bytes). No two files are equal; a shard has 200 of them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def png_files(folder: Path, images: int) -> None:
 
 
 def work(kind: str, folder: str, images: int) -> Callable[[], Any]:
-    """What is measured, after `start`. Feeding needs the cohort that ingest leaves."""
+    """What is measured, in a `session`. Feeding needs the cohort that ingest leaves."""
     place = Path(folder)
     if kind == INGEST:
         return partial(_ingest, place, images)
@@ -106,13 +107,17 @@ def _feed(place: Path, images: int) -> None:
         to_batch(arrays, device)
 
 
-def start(kind: str) -> None:
-    """Start what this kind of work runs on."""
+@contextmanager
+def session(kind: str) -> Iterator[None]:
+    """What this kind of work runs on."""
     if kind == ALONE:
         from mskray.training.memory import keep_memory
 
         keep_memory()  # as the command does
+        yield
         return
     import ray
 
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()

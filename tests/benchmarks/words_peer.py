@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import cv2
 import numpy as np
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.cluster import KMeans
+from sklearn.svm import SVC
+
+from mskray.estimators.words import deal
 
 MOST = 200
 """Key points of an image."""
@@ -13,18 +19,12 @@ Described = tuple[np.ndarray, np.ndarray]
 
 
 def clustered(rows: np.ndarray, start: np.ndarray) -> Any:
-    from sklearn.cluster import KMeans
-
+    """Lloyd's k-means from a start, as ours goes on from it."""
     return KMeans(len(start), init=start, n_init=1, max_iter=300, tol=1e-4, algorithm="lloyd").fit(rows)
 
 
 def judge(folder: str, found: Mapping[str, Described], vocabulary: Any, name: str) -> None:
     """Fit the SVM on the words of the training pairs, and leave what it says of the validation pairs."""
-    from sklearn.calibration import CalibratedClassifierCV
-    from sklearn.svm import SVC
-
-    from mskray.estimators.words import deal
-
     words = len(vocabulary.cluster_centers_)
     train = np.load(f"{folder}/train.npz")
     counts = {split: _counted(vocabulary.predict(rows), lengths, words) for split, (rows, lengths) in found.items()}
@@ -37,13 +37,11 @@ def judge(folder: str, found: Mapping[str, Described], vocabulary: Any, name: st
 
 def described(pairs: np.ndarray, cores: int) -> Described:
     """Find the strongest key points of all images."""
-    import cv2
-
     cv2.setNumThreads(cores)
     detector, found = cv2.SIFT.create(nfeatures=MOST, contrastThreshold=0.005), []
     for image in pairs.reshape(-1, *pairs.shape[2:]):
         points, descriptors = detector.detectAndCompute(image, None)
-        # Equally strong ones differ in their angle alone; in one image of 25 they would be cut apart either way.
+        # Of one place they differ in scale or angle: in one image of 25 the bound cuts equally strong ones apart.
         keys = [(-point.response, *point.pt[::-1]) for point in points]
         whole = descriptors.astype(np.uint8)
         strongest = sorted(range(len(points)), key=lambda place: (keys[place], whole[place].tobytes()))[:MOST]

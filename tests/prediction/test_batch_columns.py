@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from mskray.ensemble import Vote
-from mskray.prediction.batch import Rows, probability_columns
+from mskray.prediction.batch import Gathered, probability_columns
 
 WHOLE = np.array([[0.3, 0.7], [0.8, 0.2]], np.float32)
 GLOBAL, LOCAL = np.array([[0.2, 0.8], [0.9, 0.1]]), np.array([[0.4, 0.6], [0.7, 0.3]])
@@ -38,7 +38,7 @@ def test_a_vote_becomes_columns(vote: Vote, expected: dict[str, list]) -> None:
 
 def test_rows_of_many_tables_are_those_of_one() -> None:
     parts = [
-        pa.table({"path": ["a", "b"], "prob_x": pa.array([0.1, None], pa.float32()), "error": pa.array([None, "no"])}),
+        pa.table({"path": ["a", "b"], "prob_x": pa.array([0.1, None], pa.float32()), "error": pa.nulls(2)}),
         pa.table({"path": ["c"], "prob_x": pa.nulls(1, pa.float32()), "error": pa.array(["torn"])}),
         pa.table(
             {
@@ -50,7 +50,7 @@ def test_rows_of_many_tables_are_those_of_one() -> None:
         ),
         pa.table({"path": ["e"], "prob_x": pa.array([0.3], pa.float32()), "error": pa.nulls(1, pa.string())}),
     ]
-    rows = Rows()
+    rows = Gathered()
     for part in parts:
         rows.add(part)
     assert rows.count == 5
