@@ -51,7 +51,7 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
             LIMIT: partial(run, LIMIT, "mapped"),
             CACHE: partial(run, CACHE, "cached"),
         }
-        loaders = [f"torch DataLoader, {workers} workers" for workers in WORKERS]
+        loaders = [f"torch DataLoader, {workers} worker{'s' * (workers != 1)}" for workers in WORKERS]
         for loader, workers in zip(loaders, WORKERS, strict=True):
             subjects[loader] = partial(run, loader, "files", more=0, workers=workers)
         whole = alternate(subjects, options.rounds)

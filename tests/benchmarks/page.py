@@ -39,6 +39,7 @@ def page(result: Mapping[str, Any]) -> str:
         missed=[each for each in wanted if not each["reached"]],
         figure=figure,
         share=share,
+        rounds=rounds,
         growth=growth,
     )
 
@@ -46,6 +47,12 @@ def page(result: Mapping[str, Any]) -> str:
 def figure(value: float) -> str:
     """Three digits that count."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def rounds(found: Mapping[str, Any]) -> str:
+    """What stands in a table's column of medians."""
+    number = len(found["runs"][found["ours"]])
+    return "one round" if number == 1 else f"medians of {number} rounds"
 
 
 def share(found: Mapping[str, Any], name: str) -> float:
