@@ -147,12 +147,14 @@ def make_plan(
             listing.add(item)
         listing.end()
         dealt = deal(listing, spill, fractions, seed, resplit)
-        return _Cutting(listing, dealt, spill, max(1, min(shard_rows, SHARD_BYTES // image_bytes)), context).plan(
-            planned
-        )
+        most_rows = max(1, min(shard_rows, SHARD_BYTES // image_bytes))
+        plan = _Cutting(listing, dealt, spill, most_rows, context).plan(planned)
     except BaseException:
         spill.close()
         raise
+    # Arrow would keep what planning took, a KB an image, for as long as shards are written.
+    pa.default_memory_pool().release_unused()
+    return plan
 
 
 class _Cutting:

@@ -142,6 +142,10 @@ class Cohort:
             return self
         return open_cohort(self.location, check=False).through(replace(self.view, added=(), alone=""))
 
+    def unlisted(self) -> "Cohort":
+        """The same without its list of shards: it reads those that it is given, and is small however many there are."""
+        return replace(self, manifest=self.manifest.model_copy(update={"shards": ()}))
+
     def through(self, view: View) -> "Cohort":
         """See a cohort as it is on disk in another way, but for what is added (`mskray.cohorts.added`)."""
         seen = self.exchange() if view.exchanged else self

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mskray.cohorts import Cohort, Shard, open_cohort
+from mskray.cohorts import Cohort, Shard
 from mskray.cohorts.schema import is_pixels
 from mskray.imaging.inputs import InputFormat
 from mskray.training.digests import digest
@@ -40,13 +40,14 @@ class Split:
     """One split of a cohort as the loop reads it; small, so that it travels to every worker.
 
     Args:
+        cohort: what reads its shards; without a list of its own, which may be of thousands.
         samples: how rows become samples.
         input: what the network is given of each image.
         counts: samples of each shard, in the order of `Cohort.shards`.
         shards: the shards; those of a view know which of their rows it keeps.
     """
 
-    cohort: str
+    cohort: Cohort
     name: str
     samples: Samples
     input: InputFormat
@@ -59,8 +60,8 @@ class Split:
 
     def load(self, shard: int) -> Arrays:
         """Read one shard: what `samples.load` makes of it."""
-        cohort = open_cohort(self.cohort, check=False)
-        return self.samples.load(cohort.read_shard(self.shards[shard], ["image", *self.samples.columns]), self.input)
+        rows = self.cohort.read_shard(self.shards[shard], ["image", *self.samples.columns])
+        return self.samples.load(rows, self.input)
 
     def only(self, shard: int) -> "Split":
         """The split with one of its shards, as number 0."""
@@ -75,7 +76,7 @@ def describe_split(cohort: Cohort, name: str, samples: Samples, form: InputForma
     ends = np.cumsum([shard.rows for shard in shards])[:-1]
     parts = zip(*(np.split(values, ends) for values in rows.values()), strict=True)
     labels = [samples.labels(dict(zip(rows, part, strict=True))) for part in parts]
-    split = Split(str(cohort.location), name, samples, form, tuple(len(each) for each in labels), shards)
+    split = Split(cohort.unlisted(), name, samples, form, tuple(len(each) for each in labels), shards)
     return split, np.concatenate(labels)
 
 

@@ -15,12 +15,13 @@ import pytest
 import ray
 
 from mskray.cohorts import Cohort
-from mskray.cohorts.schema import ABNORMALITY
+from mskray.cohorts.schema import ABNORMALITY, Counts, ImageFormat, Manifest, SplitMethod
 from mskray.cohorts.views import Part
 from mskray.errors import UserError
 from mskray.estimators.pairs import AugmentSection
 from mskray.imaging.inputs import InputFormat
 from mskray.progress import Progress, Report, silent
+from mskray.storage import locate
 from mskray.training.digests import digest
 from mskray.training.feed import Split, describe_split, hold
 from mskray.training.on_ray.readers import RayReaders
@@ -33,13 +34,32 @@ class Other:
     column: str
 
 
+def cohort_at(uri: str) -> Cohort:
+    """A cohort that is nowhere, as a split knows it."""
+    manifest = Manifest(
+        source="manifest",
+        source_options={},
+        tasks=(ABNORMALITY,),
+        image=ImageFormat(size=64, dtype="uint8", fit="pad"),
+        masks=False,
+        split=SplitMethod(method="source", seed=0, fractions=None),
+        counts=Counts(listed=0, images=0, quarantined=0, splits={}),
+        shards=(),
+        hash_key_fingerprint="",
+        content_hash="",
+        created_by="",
+    )
+    return Cohort(locate(uri), manifest)
+
+
 def split_of(**changes: Any) -> Split:
-    given = {"cohort": "s3://b/c", "name": "train", "samples": EachImage("label_a"), "input": InputFormat(64)}
-    return Split(**{**given, "counts": (3, 4), "shards": (), **changes})
+    given = {"cohort": cohort_at("s3://bucket/c"), "name": "train", "samples": EachImage("label_a")}
+    return Split(**{**given, "input": InputFormat(64), "counts": (3, 4), "shards": (), **changes})
 
 
 def test_equal_values_have_one_digest() -> None:
-    assert digest(split_of(cohort="s3://b" + "/c")) == digest(split_of())
+    assert digest(split_of(cohort=cohort_at("s3://bucket/c"))) == digest(split_of())
+    assert digest(split_of(cohort=cohort_at("s3://bucket/d"))) != digest(split_of())
     assert digest({"a": 1, "b": AugmentSection()}) == digest({"b": AugmentSection(), "a": 1})
     assert digest(np.arange(6)) == digest(np.arange(12)[::2] // 2)
     assert digest(split_of(shards=(part(b"\xff"),))) == digest(split_of(shards=(part(b"\xff"),)))

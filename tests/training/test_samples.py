@@ -1,10 +1,14 @@
 """From rows of a shard to samples: labelled images, or studies of a bounded number of views."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
+from mskray.cohorts import Cohort
+from mskray.cohorts.schema import ABNORMALITY, MANIFEST
 from mskray.imaging.inputs import InputFormat
-from mskray.training.feed import Split, choose_cache
+from mskray.training.feed import Split, choose_cache, describe_split
 from mskray.training.on_ray import readers
 from mskray.training.samples import EachImage, Studies, study_starts
 
@@ -50,12 +54,26 @@ def test_studies_begin_where_the_name_changes(studies: str, starts: list[int]) -
     assert study_starts(np.array(list(studies), object)).tolist() == starts
 
 
-def test_shards_of_studies_are_weighed_with_all_their_views(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shard_is_read_without_the_list_of_all_shards(tiny_cohort: Callable[..., Cohort]) -> None:
+    """For many shards it is long, and each would fetch it."""
+    cohort = tiny_cohort((ABNORMALITY,), [{"abnormality": number % 2} for number in range(4)])
+    split, labels = describe_split(cohort, "test", EachImage(ABNORMALITY.column), FORM)
+    assert not split.cohort.manifest.shards
+    cohort.location.join(MANIFEST).delete()
+    made = split.only(0).load(0)
+    assert made["image"].shape == (4, SIDE, SIDE)
+    assert made["label"].tolist() == labels.tolist() == [0, 1, 0, 1]
+
+
+def test_shards_of_studies_are_weighed_with_all_their_views(
+    monkeypatch: pytest.MonkeyPatch, tiny_cohort: Callable[..., Cohort]
+) -> None:
     """1,000 samples of 1 MB fit in 40 % of 4 GB; with six views each they do not."""
     nodes = [{"Alive": True, "Resources": {"object_store_memory": 4e9}}]
     monkeypatch.setattr(readers.ray, "nodes", lambda: nodes)
     form = InputFormat(1000)
-    images = Split("c", "train", EachImage("label_a"), form, (1000,), ())
-    studies = Split("c", "train", Studies("label_a", views=6), form, (1000,), ())
+    cohort = tiny_cohort((ABNORMALITY,), [{}])
+    images = Split(cohort, "train", EachImage("label_a"), form, (1000,), ())
+    studies = Split(cohort, "train", Studies("label_a", views=6), form, (1000,), ())
     assert choose_cache("auto", [images], 1, readers.RayReaders()) == "memory"
     assert choose_cache("auto", [studies], 1, readers.RayReaders()) == "stream"
