@@ -58,10 +58,10 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-COHORTS = {
+COHORTS = {  # an epoch takes some 20 s: beside one of 3 s a checkpoint is a tenth, in any training it is nothing
     "small": ("phantom", {"patients": 450, "image_size": 192}, {"size": 160}),
-    "large": ("phantom", {"patients": 200, "image_size": 320}, {"size": 256}),
-    "discs": ("phantom-discs", {"patients": 200}, {"size": 160}),
+    "large": ("phantom", {"patients": 600, "image_size": 320}, {"size": 256}),
+    "discs": ("phantom-discs", {"patients": 1200}, {"size": 160}),
 }
 
 
