@@ -148,13 +148,10 @@ def make_plan(
         listing.end()
         dealt = deal(listing, spill, fractions, seed, resplit)
         most_rows = max(1, min(shard_rows, SHARD_BYTES // image_bytes))
-        plan = _Cutting(listing, dealt, spill, most_rows, context).plan(planned)
+        return _Cutting(listing, dealt, spill, most_rows, context).plan(planned)
     except BaseException:
         spill.close()
         raise
-    # Arrow would keep what planning took, a KB an image, for as long as shards are written.
-    pa.default_memory_pool().release_unused()
-    return plan
 
 
 class _Cutting:

@@ -4,7 +4,7 @@
     cohort.metadata("test", ["study_id", "label_abnormality"])     # pyarrow table, no pixel is read
     cohort.read_shard(cohort.shards("train")[0], ["image"])        # {"image": (n, size, size) uint8}
 
-A `Cohort` is small and can be sent to workers; it holds no open file.
+A `Cohort` can be sent to workers; it holds no open file, and of each shard some 230 bytes.
 """
 
 import hashlib
@@ -142,8 +142,11 @@ class Cohort:
             return self
         return open_cohort(self.location, check=False).through(replace(self.view, added=(), alone=""))
 
-    def unlisted(self) -> "Cohort":
-        """The same without its list of shards: it reads those that it is given, and is small however many there are."""
+    def without_shards(self) -> "Cohort":
+        """The same without its list of shards: for `read_shard` and `table` of those that are sent with it.
+
+        Of many shards the list is long (`infra/SCALING.md`), and whoever reads one needs no other.
+        """
         return replace(self, manifest=self.manifest.model_copy(update={"shards": ()}))
 
     def through(self, view: View) -> "Cohort":

@@ -31,10 +31,11 @@ def cohort_reader(cohort: Cohort, label_column: str | None) -> Reader:
         label_column: None where the cohort has none; every label is then null.
     """
     wanted = ["image", *IDENTITY] if label_column is None else ["image", label_column, *IDENTITY]
+    shards = {split: cohort.shards(split) for split in cohort.splits}
 
     def read(items: dict[str, np.ndarray]) -> pa.Table:
         split = str(items["split"][0])
-        shard = cohort.shards(split)[int(items["shard"][0])]
+        shard = shards[split][int(items["shard"][0])]
         data = cohort.read_shard(shard, wanted)
         labels = np.full(shard.rows, MISSING) if label_column is None else data[label_column]
         return pa.table(

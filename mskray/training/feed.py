@@ -37,13 +37,13 @@ LOADER_CPUS = 0.5
 
 @dataclass(frozen=True)
 class Split:
-    """One split of a cohort as the loop reads it; small, so that it travels to every worker.
+    """One split of a cohort as the loop reads it. It travels to every worker; what `only` returns, to every reader.
 
     Args:
-        cohort: what reads its shards; without a list of its own, which may be of thousands.
+        cohort: what reads shards, without a list of them.
         samples: how rows become samples.
         input: what the network is given of each image.
-        counts: samples of each shard, in the order of `Cohort.shards`.
+        counts: samples of each shard, in the order of `shards`.
         shards: the shards; those of a view know which of their rows it keeps.
     """
 
@@ -76,7 +76,7 @@ def describe_split(cohort: Cohort, name: str, samples: Samples, form: InputForma
     ends = np.cumsum([shard.rows for shard in shards])[:-1]
     parts = zip(*(np.split(values, ends) for values in rows.values()), strict=True)
     labels = [samples.labels(dict(zip(rows, part, strict=True))) for part in parts]
-    split = Split(cohort.unlisted(), name, samples, form, tuple(len(each) for each in labels), shards)
+    split = Split(cohort.without_shards(), name, samples, form, tuple(len(each) for each in labels), shards)
     return split, np.concatenate(labels)
 
 

@@ -58,7 +58,8 @@ JOBS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-COHORTS = {  # an epoch takes some 20 s: beside one of 3 s a checkpoint is a tenth, in any training it is nothing
+# Epochs of some 20 s: in one of 3 s the checkpoint alone takes a tenth, and real epochs are longer.
+COHORTS = {
     "small": ("phantom", {"patients": 450, "image_size": 192}, {"size": 160}),
     "large": ("phantom", {"patients": 600, "image_size": 320}, {"size": 256}),
     "discs": ("phantom-discs", {"patients": 1200}, {"size": 160}),

@@ -50,7 +50,7 @@ def figure(value: float) -> str:
 
 
 def rounds(found: Mapping[str, Any]) -> str:
-    """What stands in a table's column of medians."""
+    """How many rounds the figures of a table come from."""
     number = len(found["runs"][found["ours"]])
     return "one round" if number == 1 else f"medians of {number} rounds"
 

@@ -46,3 +46,28 @@ def test_four_times_the_rows_take_hardly_more_memory(tmp_path, request):
     few, many = (peak_mb(rows, tmp_path, here) for rows in (25_000, 100_000))
     # 75,000 rows more were 80 MB more in the planner that held them, and are a byte each and the plans of shards now.
     assert many - few < 12
+
+
+PLANNED = textwrap.dedent(
+    """
+    import sys, psutil, pyarrow as pa
+    from mskray.cohorts.ingest import _prepare
+    from mskray.progress import silent
+
+    run = _prepare("phantom", None, sys.argv[1], {"patients": 15_000}, {"size": 64}, silent, b"a key for the test")
+    plan, here = run.plan(), psutil.Process()
+    assert plan.images > 30_000
+    held = here.memory_info().rss
+    pa.default_memory_pool().release_unused()
+    print((held - here.memory_info().rss) / 1e6)
+    """
+)
+
+
+@pytest.mark.slow
+def test_what_planning_took_is_given_back_before_shards_are_written(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", PLANNED, str(tmp_path / "out")], capture_output=True, text=True, check=True, timeout=120
+    )
+    # Arrow held 45 MB that were free.
+    assert float(done.stdout) < 10

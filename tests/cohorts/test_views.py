@@ -222,7 +222,7 @@ def test_a_predictor_is_given_the_rows_of_the_view(cohort: Cohort, name: str) ->
 def test_a_loader_reads_the_rows_of_the_view(
     cohort: Cohort, name: str, samples: EachImage | Studies, tmp_path: Path
 ) -> None:
-    """Loaders open the cohort anew from its URI, and know a view's shards from the split that they are sent."""
+    """Loaders know a view's shards from the split that they are sent."""
     seen, form = SEES[name](cohort), InputFormat(PICTURES.size)
     for part in ("train", "validation"):
         split, labels = describe_split(seen, part, samples, form)

@@ -19,7 +19,8 @@ _MEMORY_SHARE = 0.4
 # Shards that a node took with it are read again from what is known of them, however often nodes go.
 @ray.remote(num_cpus=LOADER_CPUS, max_retries=-1, scheduling_strategy="SPREAD")
 def _read(work: Callable[[], Any]) -> Any:
-    # Arrow's own allocator, mimalloc, holds on to more with every small shard: 50 MB a reader after some hundred.
+    # For the rest of this process: Arrow's default allocator, mimalloc, holds on to more with every small shard, 50 MB
+    # after some hundred.
     pa.set_memory_pool(pa.system_memory_pool())
     return work()
 
