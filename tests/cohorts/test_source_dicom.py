@@ -3,6 +3,7 @@
 import io
 import shutil
 import zlib
+from dataclasses import replace
 
 import pydicom
 import pytest
@@ -93,6 +94,20 @@ def test_what_is_no_image_is_rejected(tmp_path):
         "empty": "not a DICOM file",
         "notes.txt": "not a DICOM file",
     }
+
+
+@pytest.mark.parametrize("bounded", [True, False], ids=["skipped", "read through"])
+def test_a_header_longer_than_a_page_is_read_to_its_end(tmp_path, bounded):
+    """Body part and series lie behind 300 KB that are no concern of the listing's."""
+    path = study(tmp_path, "long", 1)
+    data = pydicom.dcmread(path)
+    known = listing(tmp_path)[0]
+    data.ReferencedImageSequence = [pydicom.Dataset() for _ in range(40_000)]
+    data["ReferencedImageSequence"].is_undefined_length = not bounded
+    data.save_as(path)
+    (item,), rejected = listing(tmp_path)
+    assert not rejected
+    assert [replace(item, fingerprint="")] == [replace(each, fingerprint="") for each in known]
 
 
 def test_a_header_that_never_ends_is_cut(tmp_path, monkeypatch):

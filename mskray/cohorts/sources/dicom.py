@@ -24,6 +24,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, MediaStorageDirectorySto
 from mskray.cohorts.ahead import ahead
 from mskray.cohorts.schema import Task
 from mskray.cohorts.sources import BURNED_IN, UNKNOWN_PART, Item, Rejected, Source, fingerprint, register
+from mskray.cohorts.sources._paged import Paged, TooLong
 from mskray.cohorts.sources._table import Labels, find_labels, read_table
 from mskray.cohorts.unreadable import unreadable
 from mskray.config import Section, setting
@@ -34,7 +35,7 @@ from mskray.imaging.quiet import quiet
 from mskray.storage import FileEntry, Location, locate
 
 _THREADS = 16
-_WAITING = 256
+_WAITING = 64
 # Headers of images are a few KiB; private groups make some of them longer.
 _MOST_HEADER_BYTES = 16 * 2**20
 _PAGE = 64 * 2**10
@@ -122,7 +123,10 @@ class Dicom(Source[DicomOptions]):
         assert location is not None
         labels = _labels(options)
         headers: list[_Header] = []
-        for found in ahead(lambda entry: _read(location, entry), location.walk(), _THREADS, _WAITING):
+        # Threads read and this one parses: threads that parse wait for the interpreter, and take twice the time.
+        begun = ahead(lambda entry: (entry, _begin(location, entry)), location.walk(), _THREADS, _WAITING)
+        for entry, page in begun:
+            found = page if isinstance(page, Rejected) else _read(location, entry, page)
             if isinstance(found, Rejected):
                 yield found
             else:
@@ -169,19 +173,28 @@ def _labels(options: DicomOptions) -> _Labels:
     return _Labels(str(place), columns.tasks, found, {row["uid"]: line for line, row in table.rows})
 
 
-def _read(root: Location, entry: FileEntry) -> _Header | Rejected:
-    """Read one header. Raises UserError where the store, not the file, is at fault."""
-    place, mark = root.join(entry.path), fingerprint(entry)
+def _begin(root: Location, entry: FileEntry) -> bytes | Rejected:
+    """Read a file's first page. Raises UserError where the store, not the file, is at fault."""
+    place = root.join(entry.path)
     try:
         with place.filesystem.open_input_file(place.path) as source:
-            file = io.BufferedReader(_Bounded(source, _MOST_HEADER_BYTES), _PAGE)
-            start = file.peek(2048)[:2048]
-            if not is_dicom(start):
-                return Rejected(entry.path, "not a DICOM file")
-            if DeflatedExplicitVRLittleEndian.encode() not in start:
-                return _header(entry.path, mark, file)
-        return _deflated(entry.path, mark, place)
-    except _TooLong:
+            return bytes(source.read(_PAGE))
+    except (UserError, OSError) as error:
+        return Rejected(entry.path, unreadable(error, place, root).reason)
+
+
+def _read(root: Location, entry: FileEntry, page: bytes) -> _Header | Rejected:
+    """Read one header. Raises UserError where the store, not the file, is at fault."""
+    place, mark = root.join(entry.path), fingerprint(entry)
+    start = page[:2048]
+    if not is_dicom(start):
+        return Rejected(entry.path, "not a DICOM file")
+    try:
+        if DeflatedExplicitVRLittleEndian.encode() in start:
+            return _deflated(entry.path, mark, place)
+        with io.BufferedReader(Paged(place, entry.size, page, _MOST_HEADER_BYTES), _PAGE) as file:
+            return _header(entry.path, mark, file)
+    except TooLong:
         return Rejected(entry.path, f"its DICOM header is longer than {_MOST_HEADER_BYTES // 2**20} MiB")
     except (UserError, OSError) as error:
         return Rejected(entry.path, unreadable(error, place, root).reason)
@@ -193,7 +206,7 @@ def _header(path: str, mark: str, file: Any) -> _Header | Rejected:
             data = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
             words = {name: _word(data, name) for name in _TAGS}
             modality, part, view = (term(data, name) for name in ("Modality", "BodyPartExamined", "ViewPosition"))
-    except (_TooLong, OSError):
+    except (TooLong, OSError):
         raise
     # pydicom raises many kinds of errors on damaged headers; each of them is this file's alone.
     except Exception as error:
@@ -252,36 +265,3 @@ def _number(text: str) -> int:
         return int(float(text))
     except (ValueError, OverflowError):
         return 0
-
-
-class _TooLong(Exception):
-    """A header went on beyond the bound."""
-
-
-class _Bounded(io.RawIOBase):
-    """An Arrow file of which at most `most` bytes can be read."""
-
-    name = ""  # pydicom asks for it
-
-    def __init__(self, file: Any, most: int) -> None:
-        self._file, self._left = file, most
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self._file.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._file.tell())
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
-        self._left -= len(data)
-        if self._left < 0:
-            raise _TooLong
-        buffer[: len(data)] = data
-        return len(data)
