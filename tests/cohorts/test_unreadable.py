@@ -69,11 +69,11 @@ def test_a_forbidden_dicom_file_is_listed_as_rejected(tmp_path, s3_folder, proxy
     assert [(item.path, item.reason) for item in found if isinstance(item, Rejected)] == [("secret", REASON)]
 
 
-def test_a_store_that_refuses_all_headers_ends_the_listing(tmp_path, s3_folder, proxy):
+def test_keys_that_expire_after_the_files_were_found_end_the_listing(tmp_path, s3_folder, proxy, monkeypatch):
     s3_folder.join("a").write_bytes(dicom(tmp_path / "a", StudyInstanceUID="1.2.1").read_bytes())
-    entries = list(s3_folder.walk())
+    entries, source = list(s3_folder.walk()), get_source("dicom")
+    assert [entry.path for entry in entries] == ["a"]
+    monkeypatch.setattr(Location, "walk", lambda location: iter(entries))
     refuse(proxy, "", "ExpiredToken")
-    from mskray.cohorts.sources import dicom as module
-
     with pytest.raises(UserError, match="no longer valid"):
-        module._read(s3_folder, entries[0])
+        list(source.items(s3_folder, source.Options()))
