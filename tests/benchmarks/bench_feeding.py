@@ -4,25 +4,38 @@
 
 Every subject gives shuffled batches of 32 as float tensors in [0, 1] with their labels, each in a process of its own:
 
-- ours: shards to batches as `mskray train` does it, held in memory in its own process, held or streamed on Ray;
+- ours: shards to batches as `mskray train` does it, held in memory in its own process, held or streamed by
+  a worker on Ray, with the environment of training's;
 - memory-mapped tensors of the stored pixels, the limit: rows copied from the page cache;
 - torch DataLoader over the PNG files that the cohort was made of, with 0 to 4 workers, decoding in each epoch;
 - MONAI CacheDataset over the same files, which decodes in its first epoch.
 """
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import Case, Found, Reach, alternate, apart, main
+import torch
+from measure import APART_SECONDS, Case, Found, Reach, alternate, apart, main
+
+from mskray.cohorts import open_cohort
+from mskray.imaging.inputs import InputFormat
+from mskray.training.feed import Shards, Split, describe_split, feed, hold
+from mskray.training.memory import keep_memory
+from mskray.training.plan import Plan
+from mskray.training.readers import Readers, Threads
+from mskray.training.recipe import to_batch
+from mskray.training.samples import EachImage
 
 BATCH = 32
+CORES = len(os.sched_getaffinity(0))
 SIZE, SIDE = 224, 512
 WORKERS = (0, 1, 2, 4)
 HERE, HELD, STREAMED = "mskray, one process", "mskray on Ray, held in memory", "mskray on Ray, streamed"
@@ -45,9 +58,9 @@ def cases(options: argparse.Namespace) -> Iterator[Found]:
             return statistics.harmonic_mean(rates[:epochs])
 
         subjects = {
-            HERE: partial(run, HERE, "ours", cache="memory", on_ray=False),
-            HELD: partial(run, HELD, "ours", cache="memory", on_ray=True),
-            STREAMED: partial(run, STREAMED, "ours", cache="stream", on_ray=True),
+            HERE: partial(run, HERE, "here"),
+            HELD: partial(run, HELD, "on_ray", cache="memory"),
+            STREAMED: partial(run, STREAMED, "on_ray", cache="stream"),
             LIMIT: partial(run, LIMIT, "mapped"),
             CACHE: partial(run, CACHE, "cached"),
         }
@@ -69,12 +82,11 @@ def prepare(folder: str, images: int) -> int:
     import ray
     from bench_ingest import png_files
 
-    from mskray.cohorts import open_cohort
     from mskray.cohorts.ingest import ingest
 
     place = Path(folder)
     png_files(place / "in", images)
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     settings = {"size": SIZE, "split_fractions": [0.98, 0.01, 0.01]}
     ingest("knee-oa", place / "in", place / "cohort", settings=settings, key=b"a key for the benchmark")
     cohort = open_cohort(place / "cohort")
@@ -87,45 +99,60 @@ def prepare(folder: str, images: int) -> int:
     return len(labels)
 
 
-def ours(folder: str, epochs: int, cache: str, on_ray: bool) -> list[float]:
+def here(folder: str, epochs: int) -> list[float]:
+
+    keep_memory()  # as the command does
+    split, content_hash = _split(folder)
+    readers, started = Threads(), time.perf_counter()
+    return _ours(readers, split, hold(readers, split, content_hash, 1), epochs, started)
+
+
+def on_ray(folder: str, epochs: int, cache: str) -> list[float]:
+    """As `mskray train` does it: the driver holds, and a worker that runs already trains, with all cores."""
     import ray
-    import torch
 
-    from mskray.cohorts import open_cohort
-    from mskray.imaging.inputs import InputFormat
-    from mskray.training.feed import Shards, describe_split, feed, hold
-    from mskray.training.memory import keep_memory
+    from mskray.training.on_ray.driver import WORKER_ENVIRONMENT
     from mskray.training.on_ray.readers import RayReaders
-    from mskray.training.plan import Plan
-    from mskray.training.readers import Threads
-    from mskray.training.recipe import to_batch
-    from mskray.training.samples import EachImage
 
-    if on_ray:
-        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    else:
-        keep_memory()  # as the command does
-    cohort = open_cohort(f"{folder}/cohort")
-    task = cohort.tasks[0]
-    split, _ = describe_split(cohort, "train", EachImage(task.column), InputFormat(SIZE))
-    plan = Plan(split.counts, BATCH, 4096, 0)
-    device = torch.device("cpu")
+    @ray.remote(num_cpus=1, runtime_env={"env_vars": WORKER_ENVIRONMENT})
+    class Worker:
+        def __init__(self) -> None:
+            torch.set_num_threads(CORES)
+
+        def run(self, *given: Any) -> list[float]:
+            return _ours(RayReaders(), *given)
+
+        def ready(self) -> None: ...
+
+    ray.init("local", num_cpus=CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    worker = Worker.remote()
+    ray.get(worker.ready.remote(), timeout=APART_SECONDS)
+    split, content_hash = _split(folder)
     started = time.perf_counter()
-    readers = RayReaders() if on_ray else Threads()
-    shards = Shards(readers, split, hold(readers, split, cohort.content_hash, 1) if cache == "memory" else ())
-    order = ((epoch, rows) for epoch in range(epochs) for rows in plan.batches(epoch))
-    batches = feed(shards, order, ahead=max(2, plan.window // BATCH))
-    found = []
-    for _ in range(epochs):
-        found.append(_epoch((to_batch(next(batches)[1], device) for _ in range(plan.steps)), plan.steps, started))
-        started = time.perf_counter()
+    held = hold(RayReaders(), split, content_hash, 1) if cache == "memory" else ()
+    found: list[float] = ray.get(worker.run.remote(split, held, epochs, started), timeout=APART_SECONDS)
     ray.shutdown()
     return found
 
 
-def mapped(folder: str, epochs: int) -> list[float]:
-    import torch
+def _split(folder: str) -> tuple[Split, str]:
+    cohort = open_cohort(f"{folder}/cohort")
+    split, _ = describe_split(cohort, "train", EachImage(cohort.tasks[0].column), InputFormat(SIZE))
+    return split, cohort.content_hash
 
+
+def _ours(readers: Readers, split: Split, held: Sequence[Any], epochs: int, started: float) -> list[float]:
+    plan, device = Plan(split.counts, BATCH, 4096, 0), torch.device("cpu")
+    order = ((epoch, rows) for epoch in range(epochs) for rows in plan.batches(epoch))
+    batches = feed(Shards(readers, split, held), order, ahead=max(2, plan.window // BATCH))
+    found = []
+    for _ in range(epochs):
+        found.append(_epoch((to_batch(next(batches)[1], device) for _ in range(plan.steps)), plan.steps, started))
+        started = time.perf_counter()
+    return found
+
+
+def mapped(folder: str, epochs: int) -> list[float]:
     pixels = np.load(f"{folder}/pixels.npy", mmap_mode="r")
     labels = np.load(f"{folder}/labels.npy")
     steps = len(labels) // BATCH
@@ -153,7 +180,6 @@ class Files:
 
     def __getitem__(self, number: int) -> Any:
         import cv2
-        import torch
 
         image = cv2.imread(self.paths[number], cv2.IMREAD_GRAYSCALE)
         image = cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
@@ -210,4 +236,4 @@ def _epoch(batches: Iterable[Any], steps: int, started: float) -> float:
 
 
 if __name__ == "__main__":
-    main(cases, prepare, ours, mapped, files, cached)
+    main(cases, prepare, here, on_ray, mapped, files, cached)

@@ -90,9 +90,9 @@ def case(name: str, job: dict[str, Any], folder: Path, rounds: int) -> Case:
 
 def worker_environment() -> dict[str, str]:
     """The allocator's and OpenMP's settings that ours gives its workers."""
-    from mskray.training.on_ray.driver import _WORKER_ENVIRONMENT
+    from mskray.training.on_ray.driver import WORKER_ENVIRONMENT
 
-    return _WORKER_ENVIRONMENT
+    return WORKER_ENVIRONMENT
 
 
 def prepare(folder: str, share: float) -> None:

@@ -34,7 +34,7 @@ _WORK, _WEIGHTS = "work", "weights"
 # Left to itself, glibc gives the memory of every large tensor back to the kernel and faults it in again: on the CPU
 # nearly half the time of a step. A worker keeps it, in one arena, because Ray Train calls the loop from a thread. Ray's
 # processes take a CPU away now and then: threads that spin until the other one is back lose less than those that sleep.
-_WORKER_ENVIRONMENT = {
+WORKER_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
@@ -122,7 +122,7 @@ def _train(work: Assignment, weights: ray.ObjectRef, run: Run) -> list[dict[str,
         scaling_config=scaling,
         run_config=RunConfig(
             name=run.name,
-            worker_runtime_env={"env_vars": _WORKER_ENVIRONMENT},  # type: ignore[call-arg]  # typed as its first version
+            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},  # type: ignore[call-arg]  # typed as its first version
             storage_path=run.location.path,
             storage_filesystem=run.location.filesystem,
             callbacks=[TellsOfLosses(work.say, resources.max_failures)],  # type: ignore[list-item]  # as above
