@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_feeding import Files
 from measure import Case, Found, Reach, alternate, apart, main, rate
 
 OURS, ON_RAY, LOOP = "mskray predict", "mskray predict on Ray", "DataLoader and model loop"
@@ -101,7 +102,6 @@ def loop(folder: str, source: str, images: int) -> float:
 
 def _batches(folder: str, source: str) -> Iterator[Any]:
     import torch
-    from bench_feeding import Files
     from torch.utils.data import DataLoader
 
     if source == "cohort":
