@@ -91,7 +91,7 @@ def case(work: Work, pool: ProcessPoolExecutor, rounds: int) -> Case:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = work.make(folder / "in")
-        share = max(1, min(50, len(paths) // (8 * CORES)))
+        share = max(1, min(50, len(paths) // (40 * CORES)))  # small: none waits long for the last
         shares = [paths[start : start + share] for start in range(0, len(paths), share)]
         turn = count()
 
